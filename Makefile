@@ -1,0 +1,57 @@
+# Every target sets up what it needs in .venv; a second call reuses it. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RESULTS := outputs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format benchmark lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## install the locked environment in .venv
+
+# torch and the build tools come with what they declare (a CUDA build brings its own libraries); everything else is taken
+# from the lock to the letter, because escnn and torchattacks declare more than they use (see pyproject.toml).
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, found " + sys.version.split()[0] + "; choose one with make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock torch setuptools hatchling editables
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --requirement requirements.lock --editable .
+	touch $@
+
+demo: $(READY)  ## train and judge three networks on the embedded data set (minutes on two cores)
+	$(BIN)/symrob train experiment=demo hydra.sweep.dir=$(RESULTS)
+	$(BIN)/symrob report $(RESULTS) --output $(RESULTS)/report
+
+test: $(READY)  ## run all tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## format, lint, types, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+format: $(READY)  ## rewrite the sources in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(READY)  ## measure side by side against plain loops, torchattacks and ART
+	$(BIN)/python -m benchmarks
+
+lock:  ## resolve the newest allowed versions into requirements.lock
+	$(PYTHON) -m venv --clear .lock
+	.lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.lock/bin/python -m pip install --quiet 'torch<2.14' 'numpy<2'
+	.lock/bin/python -m pip install --quiet --group dev .
+	.lock/bin/python -m pip install --quiet --no-deps --group without-their-requirements
+	(sed -n '/^#/p' requirements.lock; .lock/bin/python -m pip freeze --all --exclude pip --exclude symmetry-robustness \
+	  | sed -E 's/\+(cpu|cu[0-9]+)$$//; /^(nvidia-|cuda-|triton)/d') >requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .lock
+
+clean:  ## remove the environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

@@ -1,0 +1,8 @@
+"""The one exception type that stands for a mistake of the user's rather than of the program's."""
+
+
+class UserError(ValueError):
+    """Bad input; the message is one line that names the setting, the value and the remedy.
+
+    The command line prints the message without a traceback and exits with status 2.
+    """
