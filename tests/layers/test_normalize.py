@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.layers.normalize import Normalize
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), ([0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616])])
+def test_standardises_each_channel_and_exports(mean, std):
+    images = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    layer = Normalize(mean, std)
+    shape = (1, -1, 1, 1)
+    expected = (images - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+    torch.testing.assert_close(layer(images), expected)
+    torch.testing.assert_close(layer.export()(images), expected)
+    assert layer(images).is_contiguous(memory_format=torch.channels_last)
+    assert not layer.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        (0.5, 0.0, "std must be positive"),
+        ([0.5, 0.5], 0.5, "mean must be one number or 3"),
+        ("half", 0.5, "mean must be one number or 3, got 'half'"),
+    ],
+)
+def test_a_bad_setting_is_named(mean, std, message):
+    with pytest.raises(UserError, match=message):
+        Normalize(mean, std)

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.models import build_network, load_network
+
+
+class Harm:
+    """Pickles into a call that leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+@pytest.fixture
+def contents(compose_model) -> dict:
+    config = compose_model("parallel_rotation_scale_4layer")
+    network = build_network(config)
+    state = {f"network.{key}": value for key, value in network.state_dict().items()}
+    return {
+        "config": OmegaConf.to_yaml(config, resolve=True),
+        "state_dict": {**state, "accuracy.total": torch.tensor(3)},
+        "epoch": 4,
+    }
+
+
+def write(path: Path, contents: object) -> Path:
+    torch.save(contents, path)
+    return path
+
+
+def test_loads_the_network_that_was_saved(contents, compose_model, tmp_path):
+    network = build_network(compose_model("parallel_rotation_scale_4layer"))
+    network.load_state_dict(
+        {key.removeprefix("network."): value for key, value in contents["state_dict"].items() if "network" in key}
+    )
+    loaded = load_network(write(tmp_path / "last.ckpt", contents))
+    images = torch.rand(3, 3, 32, 32)
+    assert not loaded.training
+    torch.testing.assert_close(loaded(images), network.eval()(images), rtol=0, atol=1e-5)
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_network(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_directories_are_named(tmp_path):
+    refused(tmp_path / "absent.ckpt", "absent.ckpt is no file")
+    refused(tmp_path, "is no file")
+
+
+@pytest.mark.parametrize("wrong", [b"", b"PK\x03\x04", b"not a checkpoint\n" * 100, b"\x80\x02]q\x00.", bytes(4096)])
+def test_files_of_another_kind_are_refused(tmp_path, wrong):
+    (tmp_path / "wrong.ckpt").write_bytes(wrong)
+    refused(tmp_path / "wrong.ckpt", "wrong.ckpt (is damaged|lacks)")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_truncated_files_are_refused(contents, tmp_path, share):
+    whole = write(tmp_path / "whole.ckpt", contents).read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: int(share * len(whole))])
+    refused(tmp_path / "cut.ckpt", "cut.ckpt is damaged")
+
+
+def test_pickled_code_does_not_run(contents, tmp_path):
+    trace = tmp_path / "trace"
+    refused(write(tmp_path / "harm.ckpt", {**contents, "epoch": Harm(trace)}), "harm.ckpt is damaged or no checkpoint")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": None}, "lacks config or state_dict"),
+        ({"state_dict": [1, 2]}, "lacks config or state_dict"),
+        ({"state_dict": {"network.stem": "x"}}, "lacks config or state_dict"),
+        ({"config": "[unclosed"}, "unreadable configuration"),
+        ({"config": "!!python/object/apply:os.getcwd []"}, "unreadable configuration"),
+        ({"config": "just a text"}, "no model in its configuration"),
+        ({"config": "data: {num_classes: 10}"}, "no model in its configuration"),
+        ({"config": "model: {_target_: os.system, command: 'true'}"}, "os.system"),
+        ({"state_dict": {}}, "does not fit its own configuration"),
+    ],
+)
+def test_damaged_contents_are_named(contents, tmp_path, change, message):
+    refused(write(tmp_path / "last.ckpt", {**contents, **change}), message)
+
+
+def test_weights_of_another_network_are_refused(contents, tmp_path):
+    contents["config"] = contents["config"].replace("- 64", "- 48")
+    refused(write(tmp_path / "last.ckpt", contents), r"does not fit its own configuration .*size mismatch")
