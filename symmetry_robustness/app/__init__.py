@@ -1,0 +1,1 @@
+"""The commands: thin Hydra or argparse mains over the rest of the package."""

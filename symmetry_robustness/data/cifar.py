@@ -1,0 +1,136 @@
+"""CIFAR-10 and CIFAR-100, from the official binary or Python layout."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from symmetry_robustness.data.augmentation import RandomCropFlip
+from symmetry_robustness.data.batches import Batch, Split
+from symmetry_robustness.data.files import Copy, check_files, find_directory
+from symmetry_robustness.data.module import ImageDataModule
+from symmetry_robustness.data.official import CIFAR, CIFAR10, CIFAR100
+from symmetry_robustness.data.readers import read_binary, read_python
+from symmetry_robustness.errors import UserError
+
+
+def read_cifar(cifar: CIFAR, root: Path, copy: Copy, *, train: bool) -> Batch:
+    """Training or test images and labels, in the official order.
+
+    Args:
+        cifar: The data set.
+        root: Directory that holds the unpacked folder; the binary layout is preferred to the Python one.
+        copy: `official` compares checksums, `other` accepts a deliberate other copy, for example a re-encoded one.
+        train: Which images.
+
+    Returns:
+        uint8 (N, 3, 32, 32) and int64 (N,).
+
+    Raises:
+        UserError: if a file is missing, truncated, altered, or has labels that CIFAR does not have.
+    """
+    archive, directory = find_directory([cifar.binary, cifar.python], root)
+    binary = archive is cifar.binary
+    names = [f"{name}.bin" if binary else name for name in (cifar.train if train else cifar.test)]
+    check_files(archive, directory, names, copy)
+    size = cifar.train_images if train else cifar.test_images
+    images, labels = torch.empty(size, 3, 32, 32, dtype=torch.uint8), torch.empty(size, dtype=torch.int64)
+    per_file = size // len(names)
+    for index, name in enumerate(names):
+        rows = slice(index * per_file, (index + 1) * per_file)
+        if binary:
+            read_binary(directory / name, images[rows], labels[rows], cifar.label_bytes)
+        else:
+            read_python(directory / name, images[rows], labels[rows], cifar.label_key)
+    _check_labels(cifar, labels, directory, f"run `{archive.mend(directory.parent)}`")
+    return images, labels
+
+
+def _check_labels(cifar: CIFAR, labels: Tensor, directory: Path, remedy: str) -> None:
+    classes = len(cifar.class_names)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(
+            f"{directory} has labels {labels.min()} to {labels.max()}, expected 0 to {classes - 1}; {remedy}"
+        )
+    counts = labels.bincount(minlength=classes)
+    if (counts != len(labels) // classes).any():
+        raise UserError(
+            f"{directory} has {counts.min()} to {counts.max()} images of a class, expected {len(labels) // classes}; "
+            f"{remedy}"
+        )
+
+
+class CIFARDataModule(ImageDataModule):
+    """A CIFAR data set read from disk; it never downloads anything itself.
+
+    Args:
+        root: Directory that holds the unpacked folder.
+        copy: `official` compares checksums; `other` accepts a deliberate other copy and says so in `provenance`.
+        num_classes: Must be the data set's own number.
+        batch_size: Images per optimiser step, summed over all ranks.
+        evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
+        validation_size: Images set aside from the training images; 0, the paper's way, leaves no validation loader.
+        train_size: How many of the remaining images to train on; None means all.
+        seed: Of the order, the validation split and the augmentation.
+        augmentation: Of training batches; None, the paper's way, leaves them as they are.
+
+    Raises:
+        UserError: if a setting is out of range; on reading, if a file is missing, truncated or altered.
+    """
+
+    cifar: ClassVar[CIFAR]
+
+    def __init__(
+        self,
+        root: str | Path,
+        num_classes: int,
+        copy: Copy = "official",
+        batch_size: int = 128,
+        evaluation_batch_size: int = 512,
+        validation_size: int = 5_000,
+        train_size: int | None = None,
+        seed: int = 0,
+        augmentation: RandomCropFlip | None = None,
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes,
+            class_names=self.cifar.class_names,
+            batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+            validation_size=validation_size,
+            train_size=train_size,
+            seed=seed,
+            augmentation=augmentation,
+        )
+        if copy not in ("official", "other"):
+            raise UserError(f"data.copy={copy!r} is unknown; choose official, or other for a deliberate other copy")
+        self.root, self.copy = Path(root).expanduser(), copy
+
+    @property
+    def provenance(self) -> str:
+        """The data set, and whether its files are the official ones."""
+        return (
+            f"{self.cifar.title}, {'official files' if self.copy == 'official' else 'another copy (data.copy=other)'}"
+        )
+
+    def load_train(self) -> Batch:
+        """The official training images."""
+        return read_cifar(self.cifar, self.root, self.copy, train=True)
+
+    def load_test(self) -> list[Split]:
+        """The official test images."""
+        images, labels = read_cifar(self.cifar, self.root, self.copy, train=False)
+        return [Split("test", images, labels, torch.arange(len(labels)))]
+
+
+class CIFAR10DataModule(CIFARDataModule):
+    """CIFAR-10. Source: https://www.cs.toronto.edu/~kriz/cifar.html."""
+
+    cifar = CIFAR10
+
+
+class CIFAR100DataModule(CIFARDataModule):
+    """CIFAR-100 with its 100 fine labels. Source: https://www.cs.toronto.edu/~kriz/cifar.html."""
+
+    cifar = CIFAR100

@@ -1,0 +1,202 @@
+"""CIFAR-10-C and CIFAR-100-C: the clean training images, and the test images corrupted in many ways."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from symmetry_robustness.data.augmentation import RandomCropFlip
+from symmetry_robustness.data.batches import Split
+from symmetry_robustness.data.cifar import CIFARDataModule, read_cifar
+from symmetry_robustness.data.files import Archive, Copy, check_files, find_directory
+from symmetry_robustness.data.official import CIFAR, CIFAR10, CIFAR100
+from symmetry_robustness.errors import UserError
+
+# The benchmark, in the order of its paper. Source: arXiv 1903.12261, sec. 4.1.
+BENCHMARK = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+# Published beside the benchmark, for the choice of hyperparameters. Source: arXiv 1903.12261, appendix B.
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+SEVERITIES = (1, 2, 3, 4, 5)
+_GROUPS = {"benchmark": BENCHMARK, "extra": EXTRA, "all": BENCHMARK + EXTRA}
+
+
+def _archive(title: str, command: str, record: int) -> Archive:
+    files = dict.fromkeys([*(f"{name}.npy" for name in BENCHMARK + EXTRA), "labels.npy"])
+    return Archive(command=command, filename=f"{title}.tar", folder=title, files=files, record=record)
+
+
+CIFAR10C_ARCHIVE = _archive("CIFAR-10-C", "cifar10c", 2535967)
+CIFAR100C_ARCHIVE = _archive("CIFAR-100-C", "cifar100c", 3555552)
+
+
+def _load_array(path: Path) -> Tensor:
+    """A saved array as a tensor over the mapped file; nothing is read before it is indexed."""
+    try:
+        # Copy on write, because torch warns of tensors that cannot be written; nothing writes, so nothing is copied.
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise UserError(
+            f"{path} is truncated or no array ({' '.join(str(error).split())}); download it again"
+        ) from error
+
+
+def check_labels(directory: Path, clean: Tensor) -> None:
+    """Check that the labels are the clean test labels, once for each severity.
+
+    Raises:
+        UserError: if they are not.
+    """
+    labels, path = _load_array(directory / "labels.npy"), directory / "labels.npy"
+    if not torch.equal(labels.to(torch.int64), clean.repeat(len(SEVERITIES))):
+        raise UserError(
+            f"{path} does not repeat the {len(clean)} clean test labels {len(SEVERITIES)} times; download it again"
+        )
+
+
+def read_corruption(path: Path, clean: Tensor, severities: Sequence[int]) -> list[Split]:
+    """The images of one corruption, a split for each severity, mapped from the file.
+
+    Args:
+        path: An array of uint8 (5 N, 32, 32, 3): N images of severity 1, then N of severity 2, and so on.
+        clean: Labels of the N clean test images.
+        severities: Which of 1 to 5, in the order wanted.
+
+    Raises:
+        UserError: if the array has another shape or type.
+    """
+    images = _load_array(path)
+    expected = (len(SEVERITIES) * len(clean), 32, 32, 3)
+    if tuple(images.shape) != expected or images.dtype != torch.uint8:
+        raise UserError(
+            f"{path} holds {images.dtype} {tuple(images.shape)}, expected uint8 {expected}; download it again"
+        )
+    images = images.permute(0, 3, 1, 2)
+    rows = torch.arange(len(clean))
+    slices = {severity: images[(severity - 1) * len(clean) : severity * len(clean)] for severity in severities}
+    return [Split(f"{path.stem}_{severity}", part, clean, rows) for severity, part in slices.items()]
+
+
+def choose_corruptions(
+    names: str | Sequence[str], severities: Sequence[int]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names of corruptions, with a group's name standing for its members, and severities, both checked.
+
+    Raises:
+        UserError: if one is unknown or none is left.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    chosen = [member for name in wanted for member in _GROUPS.get(name, (name,))]
+    for name in chosen:
+        if name not in _GROUPS["all"]:
+            raise UserError(
+                f"data.corruptions={name!r} is unknown; "
+                f"choose benchmark, extra, all or some of {', '.join(_GROUPS['all'])}"
+            )
+    for severity in severities:
+        if severity not in SEVERITIES:
+            raise UserError(f"data.severities={severity!r} is unknown; choose from 1 to 5")
+    if not chosen or not severities:
+        raise UserError("data.corruptions and data.severities must not be empty; choose at least one of each")
+    return tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(severities))
+
+
+class CorruptedCIFARDataModule(CIFARDataModule):
+    """Trains on the clean images, tests on corruption × severity, one test loader for each pair.
+
+    Args:
+        root: Directory that holds both unpacked folders, the clean and the corrupted one.
+        corruptions: `benchmark` (15), `extra` (4), `all` (19), or names.
+        severities: Of 1 (weak) to 5 (strong).
+        copy: `official` compares checksums; `other` accepts a deliberate other copy of either folder.
+        num_classes: Must be the data set's own number.
+        batch_size: Images per optimiser step, summed over all ranks.
+        evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
+        validation_size: Clean images set aside from the training images; 0 leaves no validation loader.
+        train_size: How many of the remaining images to train on; None means all.
+        seed: Of the order, the validation split and the augmentation.
+        augmentation: Of training batches; None leaves them as they are.
+
+    Raises:
+        UserError: if a setting is out of range; on reading, if a file is missing, truncated or altered.
+    """
+
+    archive: ClassVar[Archive]
+
+    def __init__(
+        self,
+        root: str | Path,
+        num_classes: int,
+        corruptions: str | Sequence[str] = "benchmark",
+        severities: Sequence[int] = SEVERITIES,
+        copy: Copy = "official",
+        batch_size: int = 128,
+        evaluation_batch_size: int = 512,
+        validation_size: int = 5_000,
+        train_size: int | None = None,
+        seed: int = 0,
+        augmentation: RandomCropFlip | None = None,
+    ) -> None:
+        super().__init__(
+            root=root,
+            num_classes=num_classes,
+            copy=copy,
+            batch_size=batch_size,
+            evaluation_batch_size=evaluation_batch_size,
+            validation_size=validation_size,
+            train_size=train_size,
+            seed=seed,
+            augmentation=augmentation,
+        )
+        self.corruptions, self.severities = choose_corruptions(corruptions, severities)
+
+    @property
+    def test_names(self) -> list[str]:
+        """`gaussian_noise_1`, `gaussian_noise_2` and so on."""
+        return [f"{corruption}_{severity}" for corruption in self.corruptions for severity in self.severities]
+
+    @property
+    def provenance(self) -> str:
+        """Both data sets, and whether their files are the official ones."""
+        return f"{self.archive.folder}, trained on {super().provenance}"
+
+    def load_test(self) -> list[Split]:
+        """The corrupted images, mapped from their files, in the order of `test_names`."""
+        archive, directory = find_directory([self.archive], self.root)
+        check_files(archive, directory, [f"{name}.npy" for name in ("labels", *self.corruptions)], self.copy)
+        _, clean = read_cifar(self.cifar, self.root, self.copy, train=False)
+        check_labels(directory, clean)
+        parts = [read_corruption(directory / f"{name}.npy", clean, self.severities) for name in self.corruptions]
+        return [split for part in parts for split in part]
+
+
+class CIFAR10C(CorruptedCIFARDataModule):
+    """CIFAR-10-C. Source: arXiv 1903.12261; https://zenodo.org/records/2535967."""
+
+    cifar: ClassVar[CIFAR] = CIFAR10
+    archive = CIFAR10C_ARCHIVE
+
+
+class CIFAR100C(CorruptedCIFARDataModule):
+    """CIFAR-100-C. Source: arXiv 1903.12261; https://zenodo.org/records/3555552."""
+
+    cifar: ClassVar[CIFAR] = CIFAR100
+    archive = CIFAR100C_ARCHIVE

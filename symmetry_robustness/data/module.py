@@ -1,0 +1,212 @@
+"""The base of all data modules: splits, loaders and the step from uint8 to float."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from symmetry_robustness.data.augmentation import RandomCropFlip
+from symmetry_robustness.data.batches import (
+    Batch,
+    EvaluationBatches,
+    Split,
+    TrainingBatches,
+    seeded_generator,
+)
+from symmetry_robustness.errors import UserError
+
+SplitName = Literal["train", "validation", "test"]
+
+# Keep the purposes of one seed apart: the order of epoch e is drawn from (seed, e), the rest from longer keys.
+_VALIDATION, _SUBSET, _AUGMENTATION = 1, 2, 3
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 pixels as float32 in [0, 1]."""
+    return images.to(torch.float32).div_(255)
+
+
+def split_train(size: int, validation_size: int, train_size: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows for training and for validation: disjoint, ascending, drawn from the seed.
+
+    The validation rows do not depend on `train_size`.
+
+    Raises:
+        UserError: if more images are asked for than there are.
+    """
+    wanted = validation_size + (1 if train_size is None else train_size)
+    if wanted > size:
+        raise UserError(
+            f"data.validation_size={validation_size} and data.train_size={train_size} ask for at least {wanted} of "
+            f"{size} training images; choose smaller sizes"
+        )
+    order = torch.randperm(size, generator=seeded_generator(seed, 0, _VALIDATION))
+    rest = order[validation_size:]
+    return rest[:train_size].sort().values, order[:validation_size].sort().values
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Images that stay uint8 in memory until they reach their device.
+
+    The training file is read when training, validation or a subset of them is first asked for, the test file when the
+    test is; so the test images stay untouched until the end.
+
+    Args:
+        num_classes: Must be the data set's own number; the configuration states it so that a network can refer to it.
+        class_names: In the order of the labels.
+        batch_size: Images per optimiser step, summed over all ranks.
+        evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
+        validation_size: Images set aside from the training images; 0 leaves no validation loader.
+        train_size: How many of the remaining images to train on; None means all.
+        seed: Of the order, the validation split and the augmentation.
+        augmentation: Applied to training batches on their device; None leaves them as they are.
+
+    Raises:
+        UserError: if a size is out of range or the number of classes is not the data set's.
+    """
+
+    image_shape: tuple[int, int, int] = (3, 32, 32)
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        class_names: Sequence[str],
+        batch_size: int,
+        evaluation_batch_size: int,
+        validation_size: int,
+        train_size: int | None,
+        seed: int,
+        augmentation: RandomCropFlip | None,
+    ) -> None:
+        super().__init__()
+        if num_classes != len(class_names):
+            raise UserError(f"data.num_classes={num_classes}, but the data set has {len(class_names)}; set it to that")
+        sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size, "train_size": train_size}
+        for name, value in sizes.items():
+            if value is not None and value < 1:
+                raise UserError(f"data.{name} must be at least 1, got {value}; choose a positive number")
+        for name, value in {"validation_size": validation_size, "seed": seed}.items():
+            if value < 0:
+                raise UserError(f"data.{name} must not be negative, got {value}; choose 0 or more")
+        self.num_classes, self.class_names = num_classes, tuple(class_names)
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.validation_size, self.train_size = validation_size, train_size
+        self.seed, self.augmentation = seed, augmentation
+        self._splits: dict[SplitName, list[Split]] = {}
+        self._training: TrainingBatches | None = None
+
+    @abstractmethod
+    def load_train(self) -> Batch:
+        """All training images, uint8 (N, 3, 32, 32), and labels, int64 (N,), in the data set's order."""
+
+    @abstractmethod
+    def load_test(self) -> list[Split]:
+        """The test sets, one for each name in `test_names`."""
+
+    @property
+    def test_names(self) -> list[str]:
+        """Names of the test loaders, in their order."""
+        return ["test"]
+
+    @property
+    def provenance(self) -> str:
+        """What exactly the images are, to be stated beside every number measured on them."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        # Lightning's own text asks for every loader and so would read the test images.
+        return self.provenance
+
+    def setup(self, stage: str) -> None:
+        """Read what a stage of Lightning needs; runs on every process, so that a mistake stops all of them."""
+        if stage in ("fit", "validate"):
+            self._parts("train")
+        elif stage == "test":
+            self._parts("test")
+
+    def _parts(self, name: SplitName) -> list[Split]:
+        if name == "test" and name not in self._splits:
+            self._splits[name] = self.load_test()
+        elif name not in self._splits:
+            images, labels = self.load_train()
+            train, validation = split_train(len(labels), self.validation_size, self.train_size, self.seed)
+            self._splits["train"] = [Split("train", images, labels, train)]
+            self._splits["validation"] = [Split("validation", images, labels, validation)] if len(validation) else []
+        return self._splits[name]
+
+    def _loader_settings(self) -> dict[str, Any]:
+        if self.trainer is None:
+            return {}
+        on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "pin_memory": on_gpu}
+
+    def train_dataloader(self) -> TrainingBatches:
+        """Batches of this rank in the seeded order."""
+        (split,) = self._parts("train")
+        self._training = TrainingBatches(split, self.batch_size, self.seed, **self._loader_settings())
+        return self._training
+
+    def val_dataloader(self) -> list[EvaluationBatches]:
+        """One loader in data order, or none where `validation_size` is 0."""
+        if self.validation_size == 0:
+            # Lightning would warn of what the setting asks for.
+            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+        return self._evaluation("validation")
+
+    def test_dataloader(self) -> list[EvaluationBatches]:
+        """One loader in data order for each name in `test_names`."""
+        return self._evaluation("test")
+
+    def _evaluation(self, name: SplitName) -> list[EvaluationBatches]:
+        settings = self._loader_settings()
+        return [EvaluationBatches(split, self.evaluation_batch_size, **settings) for split in self._parts(name)]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Pixels to float32 in [0, 1] on the device, then the augmentation if the batch is a training batch."""
+        images, labels = batch
+        images = to_float(images)
+        if self.augmentation is not None and self._training is not None and self.trainer and self.trainer.training:
+            loader = self._training
+            position = loader.position - 1  # the loader counts the batches it has handed out
+            generator = seeded_generator(self.seed, loader.epoch, position, _AUGMENTATION)
+            images = self.augmentation(images, generator, *loader.batch_rows(position))
+        return images, labels
+
+    def subset(self, split: SplitName, size: int | None, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A fixed choice of images of a split, the same on every rank and in every process.
+
+        Args:
+            split: Which images; where there are several test sets, their images one set after the other.
+            size: How many; None means all.
+            seed: Of the choice.
+
+        Returns:
+            Images float32 in [0, 1] (N, 3, 32, 32), labels int64 (N,), and their indices int64 (N,), ascending: rows of
+            the training file, or positions in the test sets one after the other.
+
+        Raises:
+            UserError: if the split has fewer images or does not exist.
+        """
+        parts = self._parts(split)
+        total = sum(map(len, parts))
+        if total == 0:
+            raise UserError("data.validation_size=0 leaves no validation images; set a size or choose another split")
+        if size is not None and not 1 <= size <= total:
+            raise UserError(
+                f"a subset of {size} images of the {split} split was asked for, which has {total}; choose 1 to {total}"
+            )
+        chosen = torch.randperm(total, generator=seeded_generator(seed, 0, _SUBSET))[:size].sort().values
+        images, labels, indices, start = [], [], [], 0
+        for part in parts:
+            positions = chosen[(chosen >= start) & (chosen < start + len(part))]
+            part_images, part_labels = part.gather(positions - start)
+            images.append(to_float(part_images))
+            labels.append(part_labels)
+            indices.append(positions if split == "test" else part.indices[positions - start])
+            start += len(part)
+        return torch.cat(images), torch.cat(labels), torch.cat(indices)
