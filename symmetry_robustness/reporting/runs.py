@@ -1,0 +1,96 @@
+"""Run directories, read from their files alone."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.reporting.figures import Curve
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        directory: where it lies.
+        summary: content of summary.json.
+        report: content of robustness/test.json, the final evaluation; None where robustness was not evaluated.
+    """
+
+    directory: Path
+    summary: dict[str, Any]
+    report: dict[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """The network, as tables call it."""
+        return str(self.summary["name"])
+
+    @property
+    def attacks(self) -> list[str]:
+        """Names of the attacks of the final evaluation."""
+        return list(self.report["attacks"]) if self.report else []
+
+    def curve(self, attack: str) -> Curve:
+        """Accuracy over epsilon under one attack on the evaluated images, beginning with the clean accuracy at 0."""
+        assert self.report is not None
+        scalars, norm = self.report["summary"], self.report["norm"]
+        epsilons = [0.0, *self.report["epsilons"]]
+        keys = ["clean_accuracy", *(f"robust_accuracy.{attack}.{norm}_{e:.4g}" for e in epsilons[1:])]
+        shares = np.array([scalars[key] for key in keys])
+        return Curve(np.array(epsilons), shares, np.sqrt(shares * (1 - shares) / self.report["images"]))
+
+    def examples(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float64]]]:
+        """What `attack_panel` takes: images (k, 3, H, W) by attack and "clean", and where each attack broke them."""
+        with np.load(self.directory / "robustness" / "test.npz", allow_pickle=False) as arrays:
+            images = {key.removeprefix("examples."): arrays[key] for key in arrays.files if key.startswith("examples.")}
+            first = np.argsort(arrays["indices"], kind="stable")[: len(images.get("clean", ()))]
+            return images, {attack: arrays[f"broken_at.{attack}"][first] for attack in self.attacks}
+
+
+def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """Every finished run in or below the given directories.
+
+    Returns:
+        The runs, ordered by directory, and one line for each run that is unfinished, failed or damaged.
+
+    Raises:
+        UserError: a path that does not exist or holds no run at all.
+    """
+    runs: list[Run] = []
+    problems: list[str] = []
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path} is not a directory; give run or sweep directories")
+        directories = sorted({config.parent for config in path.rglob("config.yaml")})
+        if not directories:
+            raise UserError(f"{path} holds no run (no config.yaml in it or below it); give run or sweep directories")
+        for directory in directories:
+            try:
+                found = _read(directory)
+            except (OSError, ValueError, KeyError) as error:
+                problems.append(f"{directory}: damaged ({error})")
+                continue
+            if isinstance(found, Run):
+                runs.append(found)
+            else:
+                problems.append(f"{directory}: {found}")
+    return list({run.directory.resolve(): run for run in runs}.values()), problems
+
+
+def _read(directory: Path) -> Run | str:
+    """The run, or why it is none."""
+    path = directory / "summary.json"
+    if not path.exists():
+        return "unfinished"
+    summary = json.loads(path.read_text())
+    if summary["status"] != "done":
+        return f"{summary['status']}: {summary.get('error', '')}"
+    report = directory / "robustness" / "test.json"
+    return Run(directory, summary, json.loads(report.read_text()) if report.exists() else None)
