@@ -1,0 +1,160 @@
+"""Training throughput against a plain loop, on the same data, in one process.
+
+The plain loop is what a hand-written script does: float32, channels first, escnn's own layers, Adam, the loss read back
+after every batch. Per-sample transforms are left out on both sides: batches come from tensors in memory.
+"""
+
+import time
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness import build_network, load_config
+from symmetry_robustness.training.compute import fastest_precision
+
+BATCH_SIZE = 128
+
+
+class Plain(nn.Module):
+    """A network written by hand: a stem in escnn's or torch's layers, then the convolutions of a configured trunk."""
+
+    def __init__(self, stem: nn.Module, channels: int, trunk: list[int | str], num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for entry in trunk:
+            if entry == "pool":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(channels, int(entry), 3, padding=1), nn.BatchNorm2d(int(entry)), nn.ReLU()]
+                channels = int(entry)
+        self.stem = stem
+        self.trunk = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.trunk(self.stem((images - 0.5) / 0.5))
+
+
+def convolution(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Rotation(nn.Module):
+    """escnn's convolution of C4 into 16 regular fields, wrapped and unwrapped as its documentation shows."""
+
+    def __init__(self, inputs: int | None) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from escnn import gspaces
+            from escnn import nn as enn
+
+            space = gspaces.rot2dOnR2(4)
+            regular = enn.FieldType(space, 16 * [space.regular_repr])
+            self.type = regular if inputs is None else enn.FieldType(space, inputs * [space.trivial_repr])
+            self.wrap = enn.GeometricTensor
+            self.convolution = enn.R2Conv(self.type, regular, kernel_size=3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.convolution(self.wrap(images, self.type)).tensor
+
+
+class Parallel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.standard, self.rotation = convolution(3, 16), Rotation(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([self.standard(images), self.rotation(images)], dim=1)
+
+
+def plain_network(name: str, trunk: list[int | str]) -> nn.Module:
+    """The hand-written counterpart of a released network."""
+    if name == "standard":
+        return Plain(convolution(3, 16), 16, trunk, 10)
+    if name == "parallel_rotation":
+        return Plain(Parallel(), 80, trunk, 10)
+    return Plain(nn.Sequential(convolution(3, 64), Rotation(None), nn.ReLU()), 64, trunk, 10)
+
+
+def plain_loop(network: nn.Module, images: Tensor, labels: Tensor, device: str) -> float:
+    """Seconds for one pass."""
+    network.train().to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    criterion = nn.CrossEntropyLoss()
+    start, running_loss = time.perf_counter(), 0.0
+    for batch, targets in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
+        inputs, targets = (batch.float() / 255).to(device), targets.to(device)
+        optimizer.zero_grad()
+        loss = criterion(network(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        running_loss += loss.item()
+    return time.perf_counter() - start
+
+
+def our_fit(name: str, images: Tensor, device: str) -> float:
+    """Seconds for one epoch of the project's own Trainer, data module and settings, without validation."""
+    import pytorch_lightning as pl
+    from hydra.utils import instantiate
+
+    from symmetry_robustness.training import Classifier
+
+    accelerator = "gpu" if device == "cuda" else "cpu"
+    config = load_config(
+        "train", [f"model={name}", f"trainer={accelerator}", "data.validation_size=0", f"data.train_size={len(images)}"]
+    )
+    datamodule = instantiate(config.data)
+    classifier = Classifier(
+        build_network(config),
+        objective=instantiate(config.objective),
+        optimizer=instantiate(config.optimizer),
+        num_classes=datamodule.num_classes,
+        test_names=datamodule.test_names,
+        channels_last=config.compute.channels_last,
+    )
+    clock = _Clock()
+    trainer = pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=fastest_precision(accelerator),  # type: ignore[arg-type]
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock.callback()],
+    )
+    trainer.fit(classifier, datamodule=datamodule)
+    return clock.seconds
+
+
+class _Clock:
+    seconds = 0.0
+
+    def callback(self) -> object:
+        from pytorch_lightning.callbacks import LambdaCallback
+
+        return LambdaCallback(
+            on_train_epoch_start=lambda *_: setattr(self, "seconds", -time.perf_counter()),
+            on_train_epoch_end=lambda *_: setattr(self, "seconds", self.seconds + time.perf_counter()),
+        )
+
+
+def run(device: str = "cpu", batches: int = 12) -> list[dict[str, float | str]]:
+    """Images per second of both, interleaved, per network; the ratio is what counts."""
+    count = BATCH_SIZE * batches * (20 if device == "cuda" else 1)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (count,))
+    rows: list[dict[str, float | str]] = []
+    for name in ("standard", "parallel_rotation", "cascaded"):
+        trunk = list(load_config("train", [f"model={name}"]).model.trunk)
+        network = plain_network(name, trunk)
+        plain_loop(network, images[: 2 * BATCH_SIZE], labels[: 2 * BATCH_SIZE], device)  # warm-up
+        ours, plain = [], []
+        for _ in range(3):
+            plain.append(count / plain_loop(network, images, labels, device))
+            ours.append(count / our_fit(name, images, device))
+        best, reference = sorted(ours)[1], sorted(plain)[1]
+        rows.append({"network": name, "plain images/s": reference, "ours images/s": best, "ratio": best / reference})
+    return rows

@@ -1,0 +1,111 @@
+"""`symrob COMMAND …`: finds the command, and turns a user's mistake into one line and exit status 2."""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from symmetry_robustness.errors import UserError
+
+_COMMANDS = {
+    "train": "train a network, evaluate its robustness after each epoch (Hydra; -m for sweeps)",
+    "evaluate": "evaluate the robustness of one checkpoint (Hydra)",
+    "report": "tables and figures from run directories",
+    "data": "download, check and unpack a data set",
+}
+
+
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENAMETOOLONG}
+
+
+def usage() -> str:
+    """The text of `symrob --help`."""
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in _COMMANDS.items()]
+    return "\n".join(["usage: symrob COMMAND …", "", *lines, "", "`symrob COMMAND --help` tells more."])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `symrob`; the process's own by default.
+
+    Returns:
+        The exit status: 0, 2 for a user's mistake, else what the command says.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] not in _COMMANDS:
+        print(f"symrob: unknown command {words[0]!r}; choose from {', '.join(_COMMANDS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"symmetry_robustness.app.{words[0]}")
+    return guarded(lambda: module.main(words[1:]))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run `command`; print a user's mistake in one line on standard error and return 2, let any other error pass."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would otherwise print and exit by itself
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        mistake = find_mistake(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+
+
+def find_mistake(error: BaseException) -> str | None:
+    """The one line that tells a user's mistake, if `error` or anything it was raised from is one; else None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return _one_line(cause)
+        cause = cause.__cause__ or cause.__context__
+    return _composition_mistake(error) or _file_mistake(error)
+
+
+def _composition_mistake(error: BaseException) -> str | None:
+    """What Hydra, OmegaConf and Lightning complain of in names and values."""
+    from hydra.errors import HydraException, InstantiationException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
+    inner = error.__cause__
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's; not worth seconds of importing it
+        return _one_line(error)
+    if isinstance(error, InstantiationException):
+        where = str(error).rpartition("full_key: ")[2]
+        refused = isinstance(inner, ValueError) or type(inner).__name__ == "MisconfigurationException"
+        # Anything else is a bug behind a well-formed setting, and keeps its traceback.
+        return f"{where}: {_one_line(inner)}" if inner and refused else None
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {_one_line(error)}"
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return "a group of the configuration cannot be null; choose its option none, as in robustness=none"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    detail = f" ({_one_line(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
+    return _one_line(error).split(" Config search path:")[0] + detail
+
+
+def _file_mistake(error: BaseException) -> str | None:
+    """A path that the machine refuses to write; a file that is merely absent may be a bug and keeps its traceback."""
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; choose another place with output=…"
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

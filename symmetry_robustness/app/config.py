@@ -1,0 +1,151 @@
+"""Composing a configuration, and refusing a wrong one before anything runs."""
+
+import inspect
+import typing
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from symmetry_robustness.app.schema import register_schemas
+from symmetry_robustness.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+
+
+def config_directory() -> Path:
+    """The folder conf/: beside the package in a checkout, inside it in an installed wheel."""
+    beside = _PACKAGE.parent / "conf"
+    return beside if (beside / "train.yaml").is_file() else _PACKAGE / "conf"
+
+
+def load_config(app: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose, resolve and check the configuration of a command.
+
+    Args:
+        app: "train" or "evaluate".
+        overrides: Hydra overrides as on the command line, e.g. `["model=cascaded", "seed=1"]`.
+
+    Returns:
+        The resolved configuration.
+
+    Raises:
+        UserError: an unknown app, name or value.
+    """
+    if app not in ("train", "evaluate"):
+        raise UserError(f"app must be 'train' or 'evaluate', got {app!r}")
+    register_schemas()
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        config = compose(app, overrides=list(overrides), return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    with open_dict(config):
+        del config["hydra"]
+    return finalize_config(config, choices)
+
+
+def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None = None) -> DictConfig:
+    """Fill in the names that follow from Hydra's choices, resolve every interpolation and check every value.
+
+    Raises:
+        UserError: a value that is missing, cannot be resolved, or is not what its class declares.
+    """
+    choices = HydraConfig.get().runtime.choices if choices is None else choices
+    config = config.copy()
+    if "model" in config:
+        config.name = config.name or choices["model"]
+        config.group = config.group or choices["experiment"]
+    elif not config.name:
+        config.name = choices["robustness"]
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=…")
+    for path, node in _targets(config, ""):
+        _check_target(path, node)
+    return config
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping with a `_target_` below `node`, with the path of its keys."""
+    if isinstance(node, DictConfig) and node._is_none():
+        return
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, typing.cast(dict[str, Any], OmegaConf.to_container(node))
+        for key in node:
+            yield from _targets(node[key], f"{path}.{key!s}".removeprefix("."))
+    elif isinstance(node, ListConfig) and not node._is_none():
+        for index, child in enumerate(node):
+            yield from _targets(child, f"{path}[{index}]")
+
+
+def _check_target(path: str, node: dict[str, Any]) -> None:
+    """Hold a node's names and values against the signature of the class or function it names."""
+    target: Any = locate(str(node["_target_"]))
+    if not callable(target):
+        raise UserError(
+            f"{path}._target_: nothing callable is found at {str(node['_target_'])!r}; give a class by its full path"
+        )
+    parameters = inspect.signature(target).parameters
+    settings = {name: value for name, value in node.items() if name not in _RESERVED}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in settings if name not in parameters and not open_ended]
+    if unknown:
+        near = get_close_matches(unknown[0], parameters, n=1)
+        known = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters)}"
+        raise UserError(f"{path}.{unknown[0]}: {target.__qualname__} has no such setting; {known}")
+    if not node.get("_partial_") and "_args_" not in node:
+        required = [
+            p.name
+            for p in parameters.values()
+            if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        absent = [name for name in required if name not in settings]
+        if absent:
+            raise UserError(f"{path}.{absent[0]} is not set; {target.__qualname__} needs it")
+    hints = _type_hints(target)
+    for name, value in settings.items():
+        if name in hints and not _holds_target(value):
+            _check_value(f"{path}.{name}", value, hints[name])
+
+
+def _type_hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):  # a foreign class whose annotations only its type checker can resolve
+        return {}
+
+
+def _holds_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_holds_target(child) for child in value.values())
+    return isinstance(value, list) and any(_holds_target(child) for child in value)
+
+
+def _check_value(path: str, value: Any, hint: Any) -> None:
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:
+        try:  # a dataclass or model brings its own config and refuses a second one
+            adapter = TypeAdapter(hint)
+        except PydanticUserError:  # a type that pydantic has no opinion of
+            return
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{path} = {value!r}: {error.errors()[0]['msg']}") from error

@@ -1,0 +1,89 @@
+"""`symrob data NAME`: put an official data set in place, or accept the one that is there."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from symmetry_robustness.app.cli import guarded
+from symmetry_robustness.data.corruptions import CIFAR10C_ARCHIVE, CIFAR100C_ARCHIVE
+from symmetry_robustness.data.download import ask_zenodo, fetch, unpack
+from symmetry_robustness.data.files import Archive, check_files
+from symmetry_robustness.data.official import CIFAR10, CIFAR100
+from symmetry_robustness.errors import UserError
+
+ARCHIVES = {
+    ("cifar10", "binary"): CIFAR10.binary,
+    ("cifar10", "python"): CIFAR10.python,
+    ("cifar100", "binary"): CIFAR100.binary,
+    ("cifar100", "python"): CIFAR100.python,
+    ("cifar10c", "binary"): CIFAR10C_ARCHIVE,
+    ("cifar100c", "binary"): CIFAR100C_ARCHIVE,
+}
+
+
+def provide(archive: Archive, root: Path, console: Console) -> Path:
+    """The folder of an official archive, downloaded and unpacked unless it is there and valid already.
+
+    Args:
+        archive: What to provide.
+        root: Directory to hold the folder; created if absent.
+        console: Where progress is shown.
+
+    Raises:
+        UserError: if it cannot be downloaded, checked, unpacked or written.
+    """
+    directory = root / archive.folder
+    if directory.is_dir():
+        try:
+            check_files(archive, directory, list(archive.files), "official")
+        except UserError as error:
+            console.print(f"{directory} is not taken as it is: {error}")
+        else:
+            console.print(f"{directory} is already there and valid")
+            return directory
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        had_archive = (root / archive.filename).exists()
+        if archive.record is not None:
+            stated = ask_zenodo(archive)
+            archive = replace(stated, url=archive.url or stated.url)
+        source = fetch(archive, root, console)
+        unpack(archive, source, root, console)
+        if not had_archive:
+            source.unlink()
+    except OSError as error:
+        raise UserError(f"--root {root} cannot be used ({error}); choose another directory") from error
+    console.print(f"{directory} is ready; use it with data.root={root}")
+    return directory
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 when the data set is in place.
+
+    Raises:
+        UserError: if it could not be put in place.
+    """
+    parser = argparse.ArgumentParser(prog="symrob data", description="Download, check and unpack an official data set.")
+    parser.add_argument("name", choices=sorted({name for name, _ in ARCHIVES}))
+    parser.add_argument("--root", type=Path, default=Path("data"), help="directory to hold it (default: data)")
+    parser.add_argument("--layout", choices=["binary", "python"], default="binary", help="of CIFAR-10 and CIFAR-100")
+    parser.add_argument("--url", default="", help="a mirror of the archive; its checksum must be the official one")
+    arguments = parser.parse_args(argv)
+    archive = ARCHIVES.get((arguments.name, arguments.layout))
+    if archive is None:
+        raise UserError(f"--layout {arguments.layout} does not exist for {arguments.name}; leave it out")
+    if arguments.url:
+        archive = replace(archive, url=arguments.url)
+    provide(archive, arguments.root.expanduser(), Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,97 @@
+"""The typed roots of the configuration; what stands below a `_target_` is typed by the class it names."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class ComputeConfig:
+    """How tensors are laid out and computed, apart from what the Trainer takes itself."""
+
+    precision: str = (
+        "auto"  # a precision of the Trainer; auto: bf16-mixed where the device computes in it, else 32-true
+    )
+    channels_last: bool = True
+    compile: bool = False
+
+
+@dataclass
+class CheckpointConfig:
+    """Which epoch becomes checkpoints/best.ckpt; last.ckpt is always kept."""
+
+    monitor: str | None = (
+        None  # any logged metric, e.g. validation/accuracy or robust/pgd/linf_0.03137; null: no best.ckpt
+    )
+    mode: str = "max"
+
+
+@dataclass
+class WandbConfig:
+    """Where a run is tracked in Weights & Biases."""
+
+    project: str = "symmetry_robustness"
+    entity: str | None = None
+    mode: str = "auto"  # online | offline | auto: online if there is a key and the server answers, else offline
+
+
+@dataclass
+class LoggerConfig:
+    """Trackers beside metrics.csv, which is always written."""
+
+    wandb: WandbConfig | None = None
+
+
+@dataclass
+class CallbackConfig:
+    """How often, and on how many images, robustness is evaluated during training and after it."""
+
+    every_n_epochs: int = 1  # 0: only at the end
+    num_images: int = 256  # of the validation split, each time
+    final_num_images: int = 1000  # of the test set, once at the end
+
+
+@dataclass
+class TrainConfig:
+    """Root of `symrob train`."""
+
+    name: str = ""  # names the run in tables and trackers; empty: the chosen model's name
+    group: str = ""  # runs that belong together; empty: the chosen experiment's name
+    tags: list[str] = field(default_factory=list)
+    seed: int = 0
+    output: str = "outputs"
+    data: Any = MISSING
+    model: Any = MISSING
+    objective: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    robustness: Any = MISSING
+    callback: CallbackConfig = field(default_factory=CallbackConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    trainer: Any = MISSING
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+
+@dataclass
+class EvaluateConfig:
+    """Root of `symrob evaluate`."""
+
+    checkpoint: str = MISSING
+    output: str = ""  # where the report goes; empty: the folder robustness/ of the checkpoint's run
+    name: str = ""  # stem of the report's files; empty: the chosen protocol's name
+    seed: int = 0
+    data: Any = None  # null: the data set the checkpoint was trained on
+    split: str = "test"
+    num_images: int | None = 1000  # null: the whole split
+    accelerator: str = "auto"
+    robustness: Any = MISSING
+
+
+def register_schemas() -> None:
+    """Make the typed roots known to Hydra under the names `train_schema` and `evaluate_schema`."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)

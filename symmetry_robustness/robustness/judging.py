@@ -1,0 +1,197 @@
+"""Attacks applied to a window of images, and what they return judged by the evaluator."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.attacks.gradient import PGD, Ball, GradientAttack
+from symmetry_robustness.attacks.library import LibraryAttack
+from symmetry_robustness.attacks.randomness import example_generator
+from symmetry_robustness.attacks.threat import NORMS, Attack
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.robustness.protocol import EvaluationProtocol
+from symmetry_robustness.robustness.soundness import TOLERANCE
+from symmetry_robustness.robustness.walk import Grid, distances, excess, misclassified, walk
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class Progress(NamedTuple):
+    """How far a stage ("clean", an attack's name or "clever") has come, in images."""
+
+    stage: str
+    done: int
+    total: int
+
+
+Reporter = Callable[[Progress], None]
+
+
+class Clean(NamedTuple):
+    """The network at the clean images: logits (N, K) and the gradient of the cross-entropy (N, C, H, W)."""
+
+    logits: Tensor
+    gradient: Tensor
+
+
+class Setting(NamedTuple):
+    """What every attack on a window of N images needs; `correct` and `keep` are masks (N,)."""
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    numbers: IntArray
+    protocol: EvaluationProtocol
+    clean: Clean
+    correct: BoolArray
+    keep: BoolArray
+    notify: Reporter
+
+
+class Outcome(NamedTuple):
+    """What one attack did to the N images of a window; (N,) each, `fooled` (N, E) only when judged by epsilon."""
+
+    broken_at: FloatArray
+    distance: FloatArray
+    adversarial: dict[int, Tensor]
+    violations: list[str]
+    fooled: BoolArray | None = None
+    gradients: int = 0
+    nonfinite: int = 0
+
+
+def apply_attack(setting: Setting, name: str, attack: Attack) -> Outcome:
+    """Try an attack on a window of images, in the way that suits the attack and the protocol."""
+    if setting.protocol.judge == "returned":
+        return _by_epsilon(setting, name, attack)
+    if isinstance(attack, GradientAttack):
+        return _by_walk(setting, name, attack.rule)
+    return _while_standing(setting, name, attack)
+
+
+def _by_walk(setting: Setting, name: str, rule: PGD) -> Outcome:
+    """A gradient attack on the correctly classified images, driven by continuous batching."""
+    protocol, images = setting.protocol, setting.images
+    standing = np.flatnonzero(setting.correct)
+    rows = torch.as_tensor(standing, device=images.device)
+    lost = len(images) - len(standing)
+    result = walk(
+        setting.network,
+        images[rows],
+        setting.labels[rows],
+        rule,
+        Grid(NORMS[protocol.norm], protocol.grid, protocol.bounds),
+        indices=setting.numbers[standing],
+        logits=setting.clean.logits[rows],
+        seed=protocol.seed,
+        batch_size=protocol.batch_size,
+        first_gradient=setting.clean.gradient[rows],
+        keep=np.flatnonzero(setting.keep[standing]).tolist(),
+        progress=lambda done: setting.notify(Progress(name, lost + done, len(images))),
+    )
+    broken_at = np.zeros(len(images))
+    # A perturbation found at one epsilon may fit into the ball of a smaller one.
+    grid = np.array([*protocol.grid, np.inf])
+    reached = np.searchsorted(grid[:-1] * (1 + TOLERANCE), result.distance)
+    broken_at[standing] = grid[np.minimum(result.broken, reached)]
+    distance = np.zeros(len(images))
+    distance[standing] = result.distance
+    violations = []
+    if result.excess > TOLERANCE * max(1.0, protocol.grid[-1]):
+        violations.append(
+            f"attack {name}: an iterate leaves its {protocol.norm} ball or the bounds by {result.excess:.3g}"
+        )
+    adversarial = {int(standing[row]): image for row, image in result.adversarial.items()}
+    return Outcome(broken_at, distance, adversarial, violations, None, result.gradients, result.nonfinite)
+
+
+class _Judged(NamedTuple):
+    """What an attack returned, judged by the evaluator: rows (n,) that broke, with their distance and images."""
+
+    fooled: BoolArray
+    distance: FloatArray
+    adversarial: Tensor
+    violation: str | None
+
+
+def _call(setting: Setting, name: str, attack: Attack, rows: IntArray, position: int) -> _Judged:
+    """Call an attack on some rows at one epsilon and judge the result; what leaves the ball does not count."""
+    protocol, epsilon = setting.protocol, setting.protocol.grid[position]
+    index = torch.as_tensor(rows, device=setting.images.device)
+    images, labels = setting.images[index], setting.labels[index]
+    source = [example_generator(protocol.seed, int(number)) for number in setting.numbers[rows]]
+    returned = attack(setting.network, images, labels, protocol.threat(epsilon), generator=source)
+    if returned.shape != images.shape:
+        raise UserError(
+            f"attack {name} returned the shape {tuple(returned.shape)} for {tuple(images.shape)}; mend the attack"
+        )
+    returned = returned.detach().to(images.dtype)
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        wrong = misclassified(setting.network(returned), labels).cpu().numpy()
+    ball = Ball(NORMS[protocol.norm], images, torch.full_like(images[:, 0, 0, 0], epsilon), protocol.bounds)
+    length = distances(ball.norm, returned, images)
+    leaving = excess(ball, returned, length)
+    outside = leaving > TOLERANCE * max(1.0, epsilon)
+    violation = None
+    if outside.any():
+        violation = (
+            f"attack {name}, {protocol.norm} epsilon {epsilon:.4g}: {int(outside.sum())} of {len(rows)} images leave "
+            f"the ball or the bounds, by up to {leaving.max():.3g}"
+        )
+    return _Judged(wrong & ~outside, length, returned, violation)
+
+
+def _while_standing(setting: Setting, name: str, attack: Attack) -> Outcome:
+    """Any attack, epsilon by epsilon, each on the images that no smaller epsilon broke."""
+    protocol, grid = setting.protocol, np.array(setting.protocol.grid)
+    broken_at = np.where(setting.correct, np.inf, 0.0)
+    distance = broken_at.copy()
+    adversarial: dict[int, Tensor] = {}
+    violations: list[str] = []
+    # An attack that looks for the smallest change gives the same answer at every epsilon: one call tells all.
+    minimal = isinstance(attack, LibraryAttack) and attack.minimal
+    for position in [len(grid) - 1] if minimal else range(len(grid)):
+        standing = np.flatnonzero(np.isinf(broken_at))
+        for rows in np.array_split(standing, range(protocol.batch_size, len(standing), protocol.batch_size)):
+            if not len(rows):
+                continue
+            judged = _call(setting, name, attack, rows, position)
+            violations += [judged.violation] if judged.violation else []
+            hit = rows[judged.fooled]
+            distance[hit] = judged.distance[judged.fooled]
+            # The perturbation found may be shorter than the epsilon it was looked for at.
+            reached = np.searchsorted(grid * (1 + TOLERANCE), distance[hit])
+            broken_at[hit] = grid[np.minimum(reached, position)]
+            kept = [(int(row), image) for row, image in zip(rows, judged.adversarial, strict=True) if setting.keep[row]]
+            adversarial |= {row: image for row, image in kept if np.isfinite(broken_at[row])}
+            setting.notify(Progress(name, int(np.isfinite(broken_at).sum()), len(broken_at)))
+    return Outcome(broken_at, distance, adversarial, violations)
+
+
+def _by_epsilon(setting: Setting, name: str, attack: Attack) -> Outcome:
+    """Any attack on all images at every epsilon on its own; only what it returns counts."""
+    protocol, grid = setting.protocol, setting.protocol.grid
+    count = len(setting.images)
+    fooled = np.zeros((count, len(grid)), dtype=bool)
+    broken_at = np.where(setting.correct, np.inf, 0.0)
+    distance = broken_at.copy()
+    adversarial: dict[int, Tensor] = {}
+    violations: list[str] = []
+    for position, epsilon in enumerate(grid):
+        for start in range(0, count, protocol.batch_size):
+            rows = np.arange(start, min(start + protocol.batch_size, count))
+            judged = _call(setting, name, attack, rows, position)
+            violations += [judged.violation] if judged.violation else []
+            fooled[rows, position] = judged.fooled
+            first = judged.fooled & np.isinf(broken_at[rows])
+            broken_at[rows[first]] = epsilon
+            distance[rows[first]] = judged.distance[first]
+            adversarial |= {int(row): judged.adversarial[row - start] for row in rows[first] if setting.keep[row]}
+        setting.notify(Progress(name, count * (position + 1) // len(grid), count))
+    return Outcome(broken_at, distance, adversarial, violations, fooled)

@@ -1,0 +1,99 @@
+"""What is measured: attacks, norm, grid of epsilons, CLEVER, seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, Literal, final
+
+from symmetry_robustness.attacks.library import LibraryAttack
+from symmetry_robustness.attacks.threat import Attack, NormName, ThreatModel, check_bounds, find_norm, parse_epsilon
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.robustness.clever import Clever
+
+
+@final
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """Settings of an evaluation; two reports can be compared where these agree.
+
+    Args:
+        attacks: name to attack; names appear in the report. Empty for clean accuracy only.
+        norm: "linf" or "l2".
+        epsilons: radii in pixel units of [0, 1], numbers or fractions such as "8/255", in any order.
+        clever: settings of the CLEVER score, None to leave it out.
+        seed: of every random draw, together with the number of the image.
+        batch_size: images per pass through the network.
+        keep_examples: of how many images (those with the lowest numbers) adversarial images are kept.
+        clever_images: of how many images (those with the lowest numbers) CLEVER is computed; None for all.
+        judge: "any" counts every iterate of a gradient attack and takes an image broken at one epsilon as broken at all
+            larger ones; "returned" counts only what the attack returns, at each epsilon on its own.
+        bounds: smallest and largest pixel value an attack may use.
+    """
+
+    attacks: Mapping[str, Attack] = field(default_factory=dict)
+    norm: NormName = "linf"
+    epsilons: Sequence[float | str] = (2 / 255, 4 / 255, 8 / 255)
+    clever: Clever | None = None
+    seed: int = 0
+    batch_size: int = 128
+    keep_examples: int = 8
+    clever_images: int | None = None
+    judge: Literal["any", "returned"] = "any"
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        # Plain containers, whatever the configuration library hands over.
+        object.__setattr__(self, "attacks", dict(self.attacks))
+        object.__setattr__(self, "epsilons", tuple(self.epsilons))
+        find_norm(self.norm)
+        object.__setattr__(self, "bounds", check_bounds(self.bounds))
+        grid = self.grid
+        if len(set(grid)) != len(grid):
+            raise UserError(f"epsilons must differ, got {list(self.epsilons)}; remove the repetition")
+        if self.attacks and not grid:
+            raise UserError("epsilons must not be empty when attacks are given, got []; add one or remove the attacks")
+        for name, attack in self.attacks.items():
+            if not callable(attack):
+                raise UserError(f"attack {name} must be an attack, got {attack!r}; give it a _target_ such as PGD")
+            if name == "clean" or not str(name).isidentifier():
+                raise UserError(f"attacks: {name!r} cannot name an attack; use letters, digits and _, and not clean")
+        if self.judge not in ("any", "returned"):
+            raise UserError(f"judge must be any or returned, got {self.judge!r}; choose one of them")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {self.batch_size}; 128 suits most machines")
+        for option, count in (("keep_examples", self.keep_examples), ("clever_images", self.clever_images or 0)):
+            if count < 0:
+                raise UserError(f"{option} must not be negative, got {count}; 0 keeps none")
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """Epsilons as numbers, increasing."""
+        return tuple(sorted(parse_epsilon(epsilon) for epsilon in self.epsilons))
+
+    def threat(self, epsilon: float) -> ThreatModel:
+        """The threat of one epsilon."""
+        return ThreatModel(self.norm, epsilon, self.bounds)
+
+    def describe(self) -> dict[str, Any]:
+        """Settings as plain values for a JSON file."""
+        return {
+            "attacks": {name: describe(attack) for name, attack in self.attacks.items()},
+            "norm": self.norm,
+            "epsilons": list(self.grid),
+            "clever": None if self.clever is None else describe(self.clever),
+            "seed": self.seed,
+            "clever_images": self.clever_images,
+            "judge": self.judge,
+            "bounds": list(self.bounds),
+        }
+
+
+def describe(settings: object) -> dict[str, Any]:
+    """An object of settings as its class name and plain values."""
+    if isinstance(settings, LibraryAttack):
+        return {"class": f"torchattacks.{settings.name}", **{k: _plain(v) for k, v in settings.settings.items()}}
+    values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
+    return {"class": type(settings).__name__, **{k: _plain(v) for k, v in values.items()}}
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, bool | int | float | str | None) else repr(value)

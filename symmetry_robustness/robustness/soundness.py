@@ -1,0 +1,179 @@
+"""Checks that tell whether a robustness number should be believed: each a small function with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.attacks.gradient import training_layers
+
+if TYPE_CHECKING:
+    from symmetry_robustness.robustness.report import RobustnessReport
+
+Status = Literal["passed", "warned", "failed"]
+_SEVERITY: Final[dict[str, int]] = {"passed": 0, "warned": 1, "failed": 2}
+
+# Float32 rounding of images and of the sums in a norm stays well below this, relative to a ball of radius one.
+TOLERANCE: Final = 1e-6
+
+
+class Check(NamedTuple):
+    """Outcome of one check: its name, "passed", "warned" or "failed", and the evidence in one line."""
+
+    name: str
+    status: Status
+    evidence: str
+
+
+def merge_checks(groups: Iterable[Sequence[Check]]) -> tuple[Check, ...]:
+    """Checks of several shares as one list; of each name the worst outcome, the first where they agree."""
+    merged: dict[str, Check] = {}
+    for check in (check for group in groups for check in group):
+        known = merged.get(check.name)
+        if known is None or _SEVERITY[check.status] > _SEVERITY[known.status]:
+            merged[check.name] = check
+    return tuple(merged.values())
+
+
+def conclude(report: RobustnessReport) -> tuple[Check, ...]:
+    """The report's checks, those that follow from its numbers computed anew, for the whole instead of for shares."""
+    counts, total = report.counts, len(report)
+    correct = {
+        name: np.stack([report.correct(name, epsilon) for epsilon in report.epsilons], axis=1)
+        for name in report.broken_at
+    }
+    single = {name: values for name, values in correct.items() if _single_step(report, name)}
+    iterative = {name: values for name, values in correct.items() if name not in single}
+    derived: list[Check | None] = [
+        finite_logits(int(counts.get("nonfinite_logits", 0)), total),
+        finite_gradients(int(counts.get("nonfinite_gradients", 0)), int(_passes(counts))),
+        nonzero_gradients(int(counts.get("zero_gradients", 0)), int(report.clean_correct.sum())),
+    ]
+    if correct and total:
+        derived.append(falls_with_epsilon({name: values.mean(0).tolist() for name, values in correct.items()}))
+        derived.append(iterative_at_least_single(single, iterative))
+        derived.append(zero_at_largest(report.worst_case(report.epsilons[-1]).value, report.epsilons[-1], total))
+        derived.append(_clever_check(report))
+    fresh = {check.name: check for check in derived if check is not None}
+    return (*(check for check in report.checks if check.name not in fresh), *fresh.values())
+
+
+def _passes(counts: Mapping[str, float]) -> float:
+    return sum(value for name, value in counts.items() if name.startswith("gradients."))
+
+
+def _single_step(report: RobustnessReport, name: str) -> bool:
+    settings = report.settings.get("attacks", {}).get(name, {})
+    return settings.get("class") in ("FGSM", "torchattacks.FGSM", "torchattacks.FFGSM") or settings.get("steps") == 1
+
+
+def _clever_check(report: RobustnessReport) -> Check | None:
+    """Compare scores with distances, where both are measured in the same norm."""
+    if report.clever is None or report.clever.settings.get("norm") != report.norm:
+        return None
+    shared, rows, scores = np.intersect1d(report.indices, report.clever_indices, return_indices=True)
+    distance = report.minimal_distance()[rows]
+    known = np.isfinite(distance) & (distance > 0)
+    value = report.clever.value.numpy()[scores]
+    return clever_below_distance(int((value > distance)[known].sum()), int(known.sum())) if len(shared) else None
+
+
+def images_in_bounds(images: Tensor, bounds: tuple[float, float]) -> Check:
+    """Images lie within the pixel bounds; otherwise epsilon is not in pixel units. Source: arXiv 1902.06705, sec. 4."""
+    if not len(images):
+        return Check("images_in_bounds", "passed", "no images")
+    low, high = (float(value) for value in torch.aminmax(images))
+    inside = bounds[0] <= low and high <= bounds[1]
+    spread = f"pixels span [{low:.4g}, {high:.4g}], bounds are [{bounds[0]:g}, {bounds[1]:g}]"
+    return Check("images_in_bounds", "passed" if inside else "failed", spread)
+
+
+def evaluation_mode(network: nn.Module) -> Check:
+    """No normalisation or dropout layer is in training mode: they would see the attacked batch."""
+    names = training_layers(network)
+    if names:
+        return Check("evaluation_mode", "failed", f"{len(names)} layers in training mode, first {names[0]}")
+    return Check("evaluation_mode", "passed", "no normalisation or dropout layer is in training mode")
+
+
+def deterministic_forward(network: nn.Module, images: Tensor) -> Check:
+    """Two passes of the same images give the same logits; randomness hides gradients. Source: arXiv 1802.00420."""
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        difference = (network(images) - network(images)).abs()
+    worst = float(difference.nan_to_num(0.0).max()) if difference.numel() else 0.0
+    # GPU kernels may sum in another order from call to call.
+    status: Status = "passed" if worst <= 1e-4 else "failed"
+    return Check("deterministic_forward", status, f"logits of {len(images)} images differ by at most {worst:.2g}")
+
+
+def finite_logits(broken: int, total: int) -> Check:
+    """Logits of clean images are finite; images whose logits are not count as misclassified."""
+    status: Status = "failed" if broken else "passed"
+    return Check("finite_logits", status, f"{broken} of {total} images have non-finite logits")
+
+
+def finite_gradients(broken: int, total: int) -> Check:
+    """Input gradients are finite; an attack cannot follow others."""
+    status: Status = "failed" if broken else "passed"
+    return Check("finite_gradients", status, f"{broken} of {total} input gradients are not finite")
+
+
+def nonzero_gradients(zero: int, total: int) -> Check:
+    """Input gradients of the loss are not exactly zero; zeros mean masking. Source: arXiv 2106.09947, indicator I1."""
+    share = zero / total if total else 0.0
+    status: Status = "failed" if share > 0.5 else "warned" if share > 0.05 else "passed"
+    return Check("nonzero_gradients", status, f"{zero} of {total} correctly classified images have a zero gradient")
+
+
+def inside_ball(violations: Sequence[str]) -> Check:
+    """What attacks returned lies in its ball and in the bounds; anything outside did not count as broken."""
+    if violations:
+        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        return Check("inside_ball", "failed", violations[0] + more)
+    return Check("inside_ball", "passed", f"no perturbation leaves ball or bounds by more than {TOLERANCE:g}")
+
+
+def falls_with_epsilon(curves: Mapping[str, Sequence[float]]) -> Check:
+    """Robust accuracy does not rise with epsilon. Source: arXiv 1902.06705, sec. 5."""
+    rising = [name for name, curve in curves.items() if np.any(np.diff(curve) > 1e-12)]
+    if rising:
+        return Check("falls_with_epsilon", "failed", f"accuracy rises with epsilon under {', '.join(rising)}")
+    return Check("falls_with_epsilon", "passed", "robust accuracy never rises with epsilon")
+
+
+def iterative_at_least_single(
+    single: Mapping[str, npt.NDArray[np.bool_]], iterative: Mapping[str, npt.NDArray[np.bool_]]
+) -> Check | None:
+    """Attacks of many steps break at least as many images as those of one. Source: arXiv 1802.00420, sec. 3.1.
+
+    Both map the attack's name to whether each image is correct at each epsilon, (N, E).
+    """
+    if not single or not iterative:
+        return None
+    total = next(iter(single.values())).shape[0]
+    one = np.min([correct.mean(0) for correct in single.values()], axis=0)
+    many = np.min([correct.mean(0) for correct in iterative.values()], axis=0)
+    gap = float((many - one).max()) if one.size and total else 0.0
+    # Two standard errors of a difference of proportions at their widest.
+    noise = 2 * float(np.sqrt(0.5 / max(total, 1)))
+    status: Status = "passed" if gap <= 0 else "warned" if gap <= noise else "failed"
+    detail = f"largest excess of accuracy under {'/'.join(iterative)} over {'/'.join(single)}: {gap:.4f}"
+    return Check("iterative_at_least_single", status, detail)
+
+
+def zero_at_largest(accuracy: float, epsilon: float, total: int) -> Check:
+    """Accuracy is near zero at the largest epsilon, so the grid is wide enough to show an attack that does not work."""
+    status: Status = "passed" if accuracy <= 0.05 or not total else "warned"
+    return Check("zero_at_largest", status, f"worst-case accuracy at epsilon {epsilon:.4g} is {accuracy:.3f}")
+
+
+def clever_below_distance(exceeding: int, total: int) -> Check:
+    """CLEVER estimates a lower bound, so it should not exceed the length of a change that broke the image."""
+    share = exceeding / total if total else 0.0
+    status: Status = "passed" if share <= 0.05 else "warned"
+    return Check("clever_below_distance", status, f"{exceeding} of {total} scores exceed the distance of an attack")

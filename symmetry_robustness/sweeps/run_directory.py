@@ -1,0 +1,133 @@
+"""A run directory: what stands in it, and how it comes to be."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from symmetry_robustness.errors import UserError
+
+CONFIG = "config.yaml"
+PROVENANCE = "provenance.json"
+SUMMARY = "summary.json"
+_PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "escnn", "torchattacks", "hydra-core", "numpy", "wandb")
+
+
+def freeze(config: DictConfig, directory: Path, command: list[str]) -> None:
+    """Make `directory` the run directory of a job that is still to start.
+
+    Args:
+        config: resolved and checked.
+        directory: new, or without a run in it.
+        command: the words the user typed.
+
+    Raises:
+        UserError: the directory already holds a run; nothing is overwritten.
+    """
+    if (directory / CONFIG).exists():
+        raise UserError(
+            f"{directory} already holds a run; choose another directory (hydra.run.dir=… or hydra.sweep.dir=…)"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(
+        directory / PROVENANCE,
+        {
+            "command": command,
+            "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": config.seed,
+            "wandb_id": secrets.token_hex(4),
+            **code_version(),
+        },
+    )
+    write_text(directory / CONFIG, OmegaConf.to_yaml(config))
+
+
+def read_config(directory: Path) -> DictConfig:
+    """The frozen configuration of a run.
+
+    Raises:
+        UserError: `directory` is not a run directory.
+    """
+    path = directory / CONFIG
+    if not path.is_file():
+        raise UserError(f"{directory} is not a run directory: it has no {CONFIG}")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def add_environment(directory: Path) -> None:
+    """Add to a run's provenance where it runs: machine, devices, versions."""
+    path = directory / PROVENANCE
+    known = read_json(path) if path.exists() else {}
+    write_json(path, known | {"started": datetime.now(UTC).isoformat(timespec="seconds")} | environment())
+
+
+def code_version() -> dict[str, Any]:
+    """The commit of the checkout this package runs from, and whether it was changed since; the version otherwise."""
+    here = Path(__file__).parent
+    version = {"version": importlib.metadata.version("symmetry-robustness")}
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        changed = bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return version | {"commit": None}
+    return version | {"commit": commit, "changed_since_commit": changed}
+
+
+def _git(directory: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", directory, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """Machine, devices and versions."""
+    import torch
+
+    return {
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _package_version(name) for name in _PACKAGES},
+    }
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader never sees half of it."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text so that a reader never sees half of it."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text)
+    unfinished.replace(path)

@@ -1,0 +1,7 @@
+"""Training with Lightning, and robustness measured while it runs."""
+
+from symmetry_robustness.training.callback import RobustnessCallback
+from symmetry_robustness.training.classifier import Classifier
+from symmetry_robustness.training.objectives import CleanAndFGSM, CrossEntropy, Objective
+
+__all__ = ["Classifier", "CleanAndFGSM", "CrossEntropy", "Objective", "RobustnessCallback"]

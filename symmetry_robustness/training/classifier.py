@@ -1,0 +1,148 @@
+"""The LightningModule: one network, one objective, an optimiser and a schedule."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.training.objectives import Objective
+
+Batch = tuple[Tensor, Tensor]
+_CHECK_EVERY = 50  # batches; reading the loss waits for the device
+
+
+class Meter(nn.Module):
+    """Mean loss and accuracy over an epoch, from sums that ranks can add up."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric(nan_strategy="disable")  # a NaN must show
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss (), logits (B, K), labels (B,)."""
+        self.loss.update(loss, weight=len(labels))
+        self.accuracy.update(logits, labels)
+
+
+class Classifier(pl.LightningModule):
+    """Trains a network to classify images.
+
+    Logged: train/{loss,accuracy} and validation/{loss,accuracy} per epoch, test/{loss,accuracy} per test set (under
+    several test sets, test/{name}/…); counts, not means, are reduced over ranks.
+
+    Args:
+        network: images (B, 3, H, W) in [0, 1] to logits (B, num_classes).
+        objective: what is minimised.
+        optimizer: takes the parameters, e.g. a partial of `torch.optim.Adam`.
+        scheduler: takes the optimiser, stepped after each epoch; None keeps the learning rate.
+        num_classes: number of classes, for the accuracies.
+        test_names: a name for each test set of the data module.
+        channels_last: lay out images and weights channels-last.
+        config: the resolved configuration, kept in every checkpoint so that a network can be rebuilt from it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        *,
+        num_classes: int,
+        test_names: list[str],
+        channels_last: bool = False,
+        config: DictConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network: nn.Module = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.test_names = test_names
+        self.config = config
+        names = ["train", "validation", *(self._test_key(name) for name in test_names)]
+        self.meters = nn.ModuleDict({f"{n} meter": Meter(num_classes) for n in names})
+
+    def _test_key(self, name: str) -> str:
+        return "test" if len(self.test_names) == 1 else f"test/{name}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, 3, H, W) in [0, 1]."""
+        return self.network(images.contiguous(memory_format=self.memory_format))  # type: ignore[no-any-return]
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The objective on one batch; a loss that is not finite ends the training.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        images, labels = batch
+        loss, logits = self.objective(self.network, images.contiguous(memory_format=self.memory_format), labels)
+        if batch_index % _CHECK_EVERY == 0:
+            self._check_finite(loss, f"training loss in batch {batch_index}")
+        self._update("train", loss.detach(), logits.detach(), labels)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """End the training where its last steps went wrong, before a checkpoint is written."""
+        for name in ("train", "validation"):
+            loss = self.trainer.callback_metrics.get(f"{name}/loss")
+            if loss is not None:
+                self._check_finite(loss, f"{name} loss")
+
+    def _check_finite(self, loss: Tensor, name: str) -> None:
+        if not torch.isfinite(loss):
+            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            raise UserError(
+                f"the {name} of epoch {self.current_epoch} is {loss.item()}; "
+                f"lower optimizer.lr (now {lr:g}) or set compute.precision=32-true"
+            )
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Cross-entropy and accuracy on validation images."""
+        self._judge("validation", batch)
+
+    def test_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Cross-entropy and accuracy on one of the test sets."""
+        self._judge(self._test_key(self.test_names[dataloader_idx]), batch)
+
+    def _judge(self, name: str, batch: Batch) -> None:
+        logits = self(batch[0])
+        self._update(name, F.cross_entropy(logits, batch[1]), logits, batch[1])
+
+    def _update(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        meter = cast(Meter, self.meters[f"{name} meter"])
+        meter.update(loss, logits, labels)
+        common: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
+        self.log(f"{name}/loss", meter.loss, **common)
+        self.log(f"{name}/accuracy", meter.accuracy, prog_bar=True, **common)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over the network's parameters, and the schedule stepped once per epoch.
+
+        Raises:
+            UserError: a value the optimiser refuses.
+        """
+        try:
+            optimizer = self.make_optimizer(self.network.parameters())
+        except ValueError as error:  # torch.optim checks its numbers when it is called
+            raise UserError(f"optimizer: {error}; see conf/optimizer for usual values") from error
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the configuration as text, which can be read without running anything."""
+        if self.config is not None:
+            checkpoint["config"] = OmegaConf.to_yaml(self.config)

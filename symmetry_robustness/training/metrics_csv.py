@@ -1,0 +1,75 @@
+"""metrics.csv: one row per step, complete after every row, kept when a run is resumed."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+_FIRST = ("step", "epoch")
+
+
+class MetricsCSV(Logger):
+    """Writes metrics.csv in a run directory.
+
+    Lightning's own CSVLogger deletes what an earlier part of the run wrote. Metrics logged for one step share a row; a
+    metric never seen before adds a column.
+
+    Args:
+        directory: the run directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._path = Path(directory) / "metrics.csv"
+        self._rows: list[dict[str, Any]] | None = None
+
+    @property
+    def name(self) -> str:
+        """Nothing: the run directory names the run."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Nothing: there is one file per run."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run directory."""
+        return str(self._path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run directory already holds config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add `metrics` to the row of `step`."""
+        rows = self._read() if self._rows is None else self._rows
+        self._rows = rows
+        if not rows or str(rows[-1]["step"]) != str(step):
+            rows.append({"step": step})
+        rows[-1].update(metrics)
+        self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write all rows, by way of a second file so that a crash never leaves half a table."""
+        if not self._rows:
+            return
+        seen = {key for row in self._rows for key in row}
+        columns = [*(key for key in _FIRST if key in seen), *sorted(seen.difference(_FIRST))]
+        unfinished = self._path.with_suffix(".csv.tmp")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        unfinished.replace(self._path)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        with self._path.open(newline="") as file:
+            return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]

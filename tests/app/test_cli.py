@@ -1,0 +1,49 @@
+import errno
+
+import pytest
+
+from symmetry_robustness.app import cli
+from symmetry_robustness.errors import UserError
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("train", "evaluate", "report", "data"))
+
+
+def test_no_command_and_an_unknown_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert cli.main(["trian"]) == 2
+    assert "unknown command 'trian'" in capsys.readouterr().err
+
+
+def test_a_mistake_is_one_line_wherever_it_was_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        try:
+            raise UserError("epsilon must be positive,\n  got -1")
+        except UserError as error:
+            raise RuntimeError("while instantiating") from error
+
+    assert cli.guarded(command) == 2
+    assert capsys.readouterr().err == "error: epsilon must be positive, got -1\n"
+
+
+def test_a_refused_write_is_a_mistake_and_an_absent_file_a_bug() -> None:
+    assert cli.find_mistake(PermissionError(errno.EACCES, "Permission denied", "/x")) is not None
+    assert cli.find_mistake(FileNotFoundError(errno.ENOENT, "No such file", "/x")) is None
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def command() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.guarded(command)
+
+
+def test_an_interruption_has_the_shell_s_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise KeyboardInterrupt
+
+    assert cli.guarded(command) == 130

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from symmetry_robustness import load_config
+from symmetry_robustness.app.cli import find_mistake
+from symmetry_robustness.app.config import config_directory
+from symmetry_robustness.errors import UserError
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (config_directory() / group).glob("*.yaml"))
+
+
+GROUPS = ("data", "objective", "optimizer", "robustness", "trainer", "logger", "model")
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
+def test_every_option_composes_and_passes_the_checks(group: str, option: str) -> None:
+    config = load_config("train", [f"{group}={option}"])
+    assert not OmegaConf.missing_keys(config)
+
+
+@pytest.mark.parametrize("scheduler", options("scheduler"))
+def test_every_scheduler_drives_every_optimizer(scheduler: str) -> None:
+    import torch
+
+    for optimizer in options("optimizer"):
+        config = load_config("train", [f"optimizer={optimizer}", f"scheduler={scheduler}"])
+        made = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+        if config.scheduler:
+            schedule = instantiate(config.scheduler)(made)
+            assert schedule.get_last_lr() == [config.optimizer.lr]
+        assert made.param_groups[0]["lr"] == config.optimizer.lr
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes_for_each_of_its_models(experiment: str) -> None:
+    sweep = OmegaConf.load(config_directory() / "experiment" / f"{experiment}.yaml")
+    models = OmegaConf.select(sweep, "hydra.sweeper.params.model", default="standard").split(",")
+    for model in models:
+        config = load_config("train", [f"experiment={experiment}", f"model={model}"])
+        assert (config.name, config.group) == (model, experiment)
+        assert config.model.num_classes == config.data.num_classes
+
+
+def test_an_experiment_may_be_refined_by_another() -> None:
+    config = load_config("train", ["experiment=paper_cifar100", "model=cascaded"])
+    assert config.data.num_classes == 100
+    assert config.scheduler.step_size == 50
+    assert load_config("train", ["experiment=paper_cifar100", "model=standard"]).scheduler == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model=standart", "standart"),
+        ("modle=standard", "modle"),
+        ("seed=abc", "abc"),
+        ("model.trunkk=[32]", "trunkk"),
+        ("+model.trunkk=[32]", "model.trunkk"),
+        ("+optimizer.learning_rate=1", "optimizer.learning_rate"),
+        ("optimizer.lr=fast", "fast"),
+        ("trainer.max_epochs=many", "many"),
+        ("+trainer.max_epoch=1", "max_epochs"),
+        ("data._target_=symmetry_robustness.data.Nothing", "Nothing"),
+        ("callback.num_images=lots", "lots"),
+        ("robustness.epsilons=wide", "wide"),
+        ("data=null", "none"),
+        ("data.root=???", "data.root"),
+    ],
+)
+def test_a_typing_error_is_named_at_composition(override: str, named: str) -> None:
+    with pytest.raises((UserError, HydraException, ValueError)) as caught:
+        load_config("train", [override])
+    line = find_mistake(caught.value)
+    assert line is not None
+    assert named in line
+    assert "\n" not in line
+
+
+def test_an_unknown_app_is_refused() -> None:
+    with pytest.raises(UserError, match="app must be"):
+        load_config("trian")
+
+
+def test_the_configuration_stands_beside_the_package() -> None:
+    assert config_directory() == Path(__file__).parents[2] / "conf"

@@ -1,0 +1,128 @@
+"""What a user can get wrong: one clear line that names it, exit status 2, no traceback, nothing half-written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from symmetry_robustness.app import cli
+
+# Refused while the configuration is composed and checked: (words, what the line must name).
+AT_COMPOSITION = {
+    "unknown model": (["train", "model=standart"], "standart"),
+    "unknown data set": (["train", "data=cifar11"], "cifar11"),
+    "unknown experiment": (["train", "experiment=first_lite"], "first_lite"),
+    "unknown setting": (["train", "epochs=3"], "epochs"),
+    "unknown model setting": (["train", "+model.widht=3"], "model.widht"),
+    "unknown attack setting": (["train", "+robustness.attacks.pgd.step=3"], "robustness.attacks.pgd.step"),
+    "group set to null": (["train", "robustness=null"], "robustness=none"),
+    "seed no number": (["train", "seed=one"], "seed"),
+    "learning rate no number": (["train", "optimizer.lr=high"], "optimizer.lr"),
+    "epochs no number": (["train", "trainer.max_epochs=many"], "trainer.max_epochs"),
+    "class that does not exist": (["train", "optimizer._target_=torch.optim.Adamm"], "torch.optim.Adamm"),
+    "malformed override": (["train", "model=[standard"], "model=[standard"),
+    "missing value": (["train", "data.batch_size=???"], "data.batch_size"),
+    "interpolation to nowhere": (["train", "data.seed=${seeed}"], "seeed"),
+    "no checkpoint": (["evaluate"], "checkpoint"),
+    "checkpoint that is not there": (["evaluate", "checkpoint=nothing.ckpt"], "nothing.ckpt"),
+    "unknown protocol": (["evaluate", "checkpoint=x", "robustness=quik"], "quik"),
+    "report of nothing": (["report", "nowhere", "--output", "out"], "nowhere"),
+    "report of an empty folder": (["report", ".", "--output", "out"], "no run"),
+    "unknown command": (["trian"], "trian"),
+}
+
+# Refused by the job, which knows the classes: each a run of its own.
+IN_THE_JOB = {
+    "negative epsilon": (["robustness.epsilons=[-0.1]"], "-0.1"),
+    "epsilon no number": (["robustness.epsilons=[wide]"], "wide"),
+    "no steps": (["robustness.attacks.pgd.steps=0"], "steps"),
+    "unknown norm": (["robustness.norm=l7"], "l7"),
+    "missing data": (["data=cifar10", "data.root=nowhere"], "symrob data cifar10"),
+    "batch of nothing": (["data.batch_size=0"], "batch_size"),
+    "too large a validation split": (["data=shapes", "callback.num_images=100000"], "100000"),
+    "pool too many": (["model.trunk=[pool,pool,pool,pool,pool,pool,8]"], "pools"),
+    "unknown group": (["model=parallel_rotation", "model.stem.branches.rotation.group=X4"], "X4"),
+    "negative learning rate": (["optimizer.lr=-1"], "-1"),
+    "loss that is not finite": (["optimizer.lr=1e30", "compute.precision=32-true"], "optimizer.lr"),
+    "metric that is never logged": (["checkpoint.monitor=validation/acuracy"], "validation/acuracy"),
+    "no such accelerator": (["trainer=gpu"], "trainer.accelerator"),
+    "unknown precision": (["compute.precision=13-bit"], "13-bit"),
+    "no epochs of a negative number": (["trainer.max_epochs=-5"], "max_epochs"),
+}
+SMALL = [
+    "model=standard_4layer",
+    "data.train_size=64",
+    "data.validation_size=32",
+    "data.test_size=32",
+    "trainer.max_epochs=1",
+    "callback.num_images=8",
+    "callback.final_num_images=8",
+    "robustness.clever=null",
+]
+
+
+def one_line(text: str) -> str:
+    """The single line that a mistake may print."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+@pytest.mark.parametrize(("words", "named"), AT_COMPOSITION.values(), ids=AT_COMPOSITION.keys())
+def test_refused_at_composition(
+    words: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["symrob"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert cli.main(words) == 2
+    assert named in one_line(capfd.readouterr().err)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def symrob(*words: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "symmetry_robustness.app.cli", *words],
+        cwd=directory,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
+@pytest.mark.parametrize(("words", "named"), IN_THE_JOB.values(), ids=IN_THE_JOB.keys())
+def test_refused_by_the_job(words: list[str], named: str, tmp_path: Path) -> None:
+    small = [word for word in SMALL if "data=cifar10" not in words or not word.startswith("data.")]
+    done = symrob("train", *small, *words, "hydra.run.dir=run", directory=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stdout + done.stderr
+    assert named in one_line(done.stderr)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    done = symrob("train", *SMALL, f"output={tmp_path / 'file'}", directory=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert str(tmp_path / "file") in one_line(done.stderr)
+
+
+@pytest.mark.parametrize("damage", ["not a checkpoint", "truncated", "another program's"])
+def test_a_checkpoint_that_is_none(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"weights": torch.zeros(100)}, path)
+    if damage == "not a checkpoint":
+        path.write_text("hello")
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:200])
+    monkeypatch.setattr(sys, "argv", ["symrob"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert cli.main(["evaluate", f"checkpoint={path}", "data=shapes", f"output={tmp_path}"]) == 2
+    assert "last.ckpt" in one_line(capfd.readouterr().err)

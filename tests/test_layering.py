@@ -1,0 +1,62 @@
+"""The imports point one way, as docs/architecture.md says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "symmetry_robustness"
+# What each part may import of the others; `errors` is open to all.
+ALLOWED = {
+    "layers": set(),
+    "models": {"layers"},
+    "attacks": set(),
+    "data": set(),
+    "reporting": set(),
+    "robustness": {"attacks"},
+    "training": {"models", "attacks", "robustness", "reporting"},
+    "sweeps": set(),
+    "app": {"models", "data", "attacks", "robustness", "training", "reporting", "sweeps"},
+}
+# Third-party packages that only some parts may import.
+CONFINED = {
+    "pytorch_lightning": {"data", "training", "app"},
+    "hydra": {"app", "sweeps", "models"},
+    "escnn": {"layers"},
+    "torchattacks": {"attacks"},
+    "matplotlib": {"reporting", "app"},
+    "wandb": {"training"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_imports_point_one_way(part: str) -> None:
+    files = list((PACKAGE / part).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imported(path):
+            words = name.split(".")
+            if words[0] == "symmetry_robustness":
+                assert words[1] in ALLOWED[part] | {part, "errors"}, f"{path} imports {name}"
+            elif words[0] in CONFINED:
+                assert part in CONFINED[words[0]], f"{path} imports {name}"
+
+
+def test_escnn_has_one_importer() -> None:
+    importers = {p.name for p in PACKAGE.rglob("*.py") if any(n.split(".")[0] == "escnn" for n in imported(p))}
+    assert importers == {"rotation.py"}
+
+
+def test_every_part_is_covered() -> None:
+    assert {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"} == set(ALLOWED)
