@@ -36,7 +36,7 @@ def evaluate(config: DictConfig) -> RobustnessReport:
     datamodule = instantiate(config.data or read_config(run).data)
     images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed)
     device = find_device(config.accelerator)
-    network = network.to(device)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
         classes = network(images[:1].to(device)).shape[1]
     if classes != datamodule.num_classes:

@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from torch import distributed, nn
 
 from symmetry_robustness.errors import UserError
@@ -80,7 +81,7 @@ class RobustnessCallback(pl.Callback):
         start = time.perf_counter()
         images, labels, indices = trainer.datamodule.subset(split, size, self.seed)  # type: ignore[attr-defined]
         share = slice(trainer.global_rank, None, trainer.world_size)
-        network = export(cast(nn.Module, module.network)).to(module.device)
+        network = export(cast(nn.Module, module.network)).to(module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         report = evaluate_robustness(
             network,
             images[share].to(module.device),
