@@ -27,13 +27,13 @@ demo: $(READY)  ## train and judge three networks on the embedded data set (minu
 	$(BIN)/symrob report $(RESULTS) --output $(RESULTS)/report
 
 test: $(READY)  ## run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 check: $(READY)  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not slow"
 
 format: $(READY)  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .

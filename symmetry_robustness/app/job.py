@@ -13,10 +13,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from rich.console import Console
 
 from symmetry_robustness.app.cli import find_mistake, guarded
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import build_network
+from symmetry_robustness.reporting import tables
+from symmetry_robustness.reporting.runs import find_runs
 from symmetry_robustness.sweeps.run_directory import SUMMARY, add_environment, read_config, read_json, write_json
 from symmetry_robustness.training import Classifier, RobustnessCallback, tracking
 from symmetry_robustness.training.compute import fastest_precision
@@ -81,7 +84,9 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     summary = summarize(config, datamodule.provenance, parameters, tested, robustness)
     if trainer.is_global_zero:
         write_json(directory / SUMMARY, summary)
-        log.info("%s", describe(summary))
+        log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
+        runs, _ = find_runs([directory])
+        Console().print(tables.terminal(tables.result_rows(runs), str(directory)))
     return summary
 
 
@@ -159,12 +164,6 @@ def summarize(
         "test_accuracy": accuracies,
         "robustness_images": len(report) if report else 0,
     }
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """The final line of a run."""
-    shown = {k.removeprefix("robust_accuracy."): v for k, v in summary.items() if isinstance(v, float)}
-    return "done: " + ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""W&B in processes of their own, because it keeps its state per process; offline files are counted, nothing is faked."""
+"""W&B in processes of their own, because it keeps its state per process; its offline files are counted."""
 
 import os
 import subprocess
@@ -15,8 +15,10 @@ import logging, sys
 from pathlib import Path
 from symmetry_robustness.training import tracking
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-logger = tracking.wandb_logger(directory=Path(sys.argv[1]), project="p", entity=None, mode=sys.argv[2], run_id="abcd1234",
-                               name="n", group="g", job_type="standard", tags=["t"], config={"model": {"width": 3}})
+logger = tracking.wandb_logger(
+    directory=Path(sys.argv[1]), project="p", entity=None, mode=sys.argv[2], run_id="abcd1234", name="n", group="g",
+    job_type="standard", tags=["t"], config={"model": {"width": 3}},
+)
 logger.log_metrics({"train/loss": 1.0}, step=7)
 tracking.finish(0)
 """
@@ -58,7 +60,7 @@ def test_a_run_always_goes_on_and_leaves_one_offline_run(
 
 
 def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="logger.wandb.mode"):
+    with pytest.raises(UserError, match=r"logger\.wandb\.mode"):
         wandb_logger(
             directory=tmp_path, project="p", entity=None, mode="sometimes", run_id="x", name="n", group="g",
             job_type="j", tags=[], config={},
