@@ -173,7 +173,14 @@ def _seed(generator: RandomSource | None) -> int:
 
 
 def _library_class(name: str) -> Any:
-    import torchattacks  # here, because importing it takes a second that most programs need not spend
+    try:
+        import torchattacks  # here, because importing it takes a second that most programs need not spend
+    except ModuleNotFoundError as error:
+        if error.name != "torchattacks":
+            raise
+        raise UserError(
+            f"attack {name!r} needs torchattacks; install it alone: pip install --no-deps torchattacks==3.5.1"
+        ) from error
 
     known = [n for n in torchattacks.__all__ if n not in _NOT_ATTACKS]
     if name not in known:

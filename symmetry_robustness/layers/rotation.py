@@ -78,8 +78,15 @@ def steerable_basis(
         ):
             warnings.filterwarnings("ignore", message=".*py3nj.*")  # needed in three dimensions only
             # Imported here because it takes seconds, which networks without rotation layers need not spend.
-            from escnn import gspaces
-            from escnn import nn as escnn_nn
+            try:
+                from escnn import gspaces
+                from escnn import nn as escnn_nn
+            except ModuleNotFoundError as error:
+                if error.name != "escnn":
+                    raise
+                raise UserError(
+                    f"group {group!r} needs escnn; install it alone: pip install --no-deps escnn==1.0.11"
+                ) from error
 
             rotations = order if group[0] == "C" else order // 2
             space = (gspaces.rot2dOnR2 if group[0] == "C" else gspaces.flipRot2dOnR2)(rotations)

@@ -1,0 +1,29 @@
+"""Two packages are installed apart from the rest; without them one line says how to get them, and the rest works."""
+
+import subprocess
+import sys
+
+import pytest
+
+HIDDEN = """
+import sys
+sys.modules[sys.argv[1]] = None  # what an import of a package that is not installed finds
+from symmetry_robustness import build_network, load_config
+from symmetry_robustness.attacks import PGD, LibraryAttack
+from symmetry_robustness.errors import UserError
+build_network(load_config("train", ["model=standard_4layer"]))
+PGD()
+try:
+    build_network(load_config("train", ["model=parallel_rotation_4layer"]))
+    LibraryAttack("APGD")
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("package", ["escnn", "torchattacks"])
+def test_one_line_says_how_to_get_what_is_missing(package: str) -> None:
+    done = subprocess.run([sys.executable, "-c", HIDDEN, package], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert f"pip install --no-deps {package}==" in line
