@@ -19,7 +19,9 @@ def result_rows(runs: Sequence[Run]) -> list[Row]:
     for run in runs:
         summary = run.summary
         row = {"network": run.name, "seed": str(summary["seed"]), "parameters": f"{summary['parameters']:,}"}
-        row["clean %"] = f"{100 * summary['clean_accuracy']:.1f}"
+        row["clean, whole test set %"] = f"{100 * summary['clean_accuracy']:.1f}"
+        if run.report:
+            row["images attacked"] = f"{run.report['images']:,}"
         for attack in run.attacks:
             for epsilon, share, error in list(zip(*run.curve(attack), strict=True))[1:]:
                 row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
