@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from symmetry_robustness.errors import UserError
@@ -97,10 +98,16 @@ def _composition_mistake(error: BaseException) -> str | None:
 
 def _file_mistake(error: BaseException) -> str | None:
     """A path that the machine refuses to write; a file that is merely absent may be a bug and keeps its traceback."""
-    if isinstance(error, OSError) and error.errno in _REFUSALS:
+    if isinstance(error, OSError) and (error.errno in _REFUSALS or _made_a_directory(error)):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; choose another place with output=…"
     return None
+
+
+def _made_a_directory(error: OSError) -> bool:
+    """Whether a directory could not be made, for which the missing path is the user's and not a bug's."""
+    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    return names[-1:] in (["mkdir"], ["makedirs"])
 
 
 def _one_line(error: BaseException) -> str:

@@ -68,11 +68,18 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed must lie in 0 … 2^32 - 1, got {config.seed}; 0 is the default")
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=…")
     for path, node in _targets(config, ""):
         _check_target(path, node)
+    epochs = OmegaConf.select(config, "trainer.max_epochs")
+    if epochs is not None and epochs < 1:
+        raise UserError(
+            f"trainer.max_epochs must be at least 1, got {epochs}; robustness of a checkpoint: symrob evaluate"
+        )
     return config
 
 

@@ -30,8 +30,8 @@ def run_hydra(app: str, job: Callable[[DictConfig], int], words: Sequence[str]) 
     @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=app)
     def task(config: DictConfig) -> None:
         statuses.append(guarded(lambda: job(config)))
-        if statuses[-1] == 130:
-            raise KeyboardInterrupt
+        if statuses[-1] >= 128:  # ended by a signal: the user wants the sweep to end
+            sys.exit(statuses[-1])
 
     task()
     return next((status for status in statuses if status), 0)

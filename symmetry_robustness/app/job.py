@@ -26,7 +26,10 @@ from symmetry_robustness.training.compute import fastest_precision
 from symmetry_robustness.training.console import EpochLog, progress_bars, set_up_logging
 from symmetry_robustness.training.metrics_csv import MetricsCSV
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("symmetry_robustness.app.job")  # __name__ is __main__ here
+
+# Weights stay float32: attacks and exported networks rely on it.
+_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
 def train(config: DictConfig, directory: Path) -> dict[str, Any]:
@@ -41,7 +44,12 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     """
     pl.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
+    datamodule.setup("test")  # a file that is missing or altered must show before the training, not after it
     network = build_network(config)
+    if config.model.num_classes != datamodule.num_classes:
+        raise UserError(
+            f"model.num_classes={config.model.num_classes}, but the data set has {datamodule.num_classes}; leave it out"
+        )
     parameters = sum(p.numel() for p in network.parameters())
     log.info(
         "%s on %s: %s parameters, seed %d, %s",
@@ -71,7 +79,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         logger=loggers(config, directory),
         enable_progress_bar=sys.stdout.isatty(),
         callbacks=[
-            *checkpoints(config, directory),
+            *checkpoints(config, directory, robustness),
             *([robustness] if robustness else []),
             EpochLog(),
             *progress_bars(),
@@ -97,6 +105,8 @@ def precision(config: DictConfig) -> str:
         UserError: a device is asked for that is not there.
     """
     chosen, accelerator = str(config.compute.precision), config.trainer.get("accelerator", "auto")
+    if chosen not in _PRECISIONS:
+        raise UserError(f"compute.precision must be one of {', '.join(_PRECISIONS)}, got {chosen}")
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={accelerator}, but no CUDA device is found; use trainer=cpu")
     return fastest_precision(accelerator) if chosen == "auto" else chosen
@@ -109,17 +119,27 @@ def robustness_callback(config: DictConfig) -> RobustnessCallback | None:
     return RobustnessCallback(instantiate(config.robustness, _convert_="all"), **config.callback)
 
 
-def checkpoints(config: DictConfig, directory: Path) -> list[Callback]:
-    """last.ckpt after every epoch; best.ckpt as well if a metric to choose by is configured."""
+def checkpoints(config: DictConfig, directory: Path, robustness: RobustnessCallback | None) -> list[Callback]:
+    """last.ckpt after every epoch; best.ckpt as well if a metric to choose by is configured.
+
+    Raises:
+        UserError: a metric that is never logged.
+    """
     folder = directory / "checkpoints"
     # Saved at the very end of an epoch, after the robustness callback has logged what may be monitored.
     common: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
     made: list[Callback] = [ModelCheckpoint(filename="last", save_top_k=1, **common)]
-    if config.checkpoint.monitor is not None:
-        made.append(
-            ModelCheckpoint(filename="best", monitor=config.checkpoint.monitor, mode=config.checkpoint.mode, **common)
-        )
-    return made
+    monitor = config.checkpoint.monitor
+    if monitor is None:
+        return made
+    measured = robustness.metric_names if robustness and robustness.every_n_epochs else set()
+    known = {"train/loss", "train/accuracy"} | measured
+    known |= {"validation/loss", "validation/accuracy"} if config.data.get("validation_size") else set()
+    if monitor not in known:
+        raise UserError(f"checkpoint.monitor={monitor} is never logged; choose one of {', '.join(sorted(known))}")
+    every = robustness.every_n_epochs if robustness and monitor in measured else 1
+    mode = config.checkpoint.mode
+    return [*made, ModelCheckpoint(filename="best", monitor=monitor, mode=mode, every_n_epochs=every, **common)]
 
 
 def loggers(config: DictConfig, directory: Path) -> list[Logger]:
@@ -183,18 +203,28 @@ def main(argv: list[str] | None = None) -> int:
         train(config, directory)
         status = 0
     except BaseException as error:
-        status = 130 if isinstance(error, KeyboardInterrupt) else 2 if find_mistake(error) else 1
+        status = _status(error)
         if leader:
             _keep_failure(directory, error)
-        raise
+        if status < 128:
+            raise
     finally:
         tracking.finish(status)
     return status
 
 
+def _status(error: BaseException) -> int:
+    """Exit status: 130 for an interruption, 143 for SIGTERM, 2 for a user's mistake, else 1."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit):  # Lightning ends a training on SIGTERM with one
+        return 143
+    return 2 if find_mistake(error) else 1
+
+
 def _keep_failure(directory: Path, error: BaseException) -> None:
     """summary.json says failed and why; log.txt gets the traceback, unless the mistake is the user's."""
-    mistake = find_mistake(error) if isinstance(error, Exception) else "interrupted"
+    mistake = find_mistake(error) if isinstance(error, Exception) else f"ended by a signal ({type(error).__name__})"
     last_line = traceback.format_exception_only(error)[-1].strip()
     write_json(directory / SUMMARY, {"status": "failed", "error": mistake or last_line})
     with (directory / "log.txt").open("a") as file:

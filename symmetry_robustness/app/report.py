@@ -1,6 +1,7 @@
 """`symrob report RUN… --output DIR`: tables and figures from run or sweep directories."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,23 +42,30 @@ def write_report(runs: list[Run], output: Path) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(tables.terminal(rows, "accuracy ± standard error"))
     (output / "table.md").write_text(tables.markdown(rows))
     (output / "table.csv").write_text(tables.comma_separated(rows))
-    attacked = [run for run in runs if run.attacks]
+    attacked = {label: run for label, run in zip(labels(runs), runs, strict=True) if run.attacks}
     if attacked:
-        names = [run.name for run in attacked]
-        labels = [
-            run.name if names.count(run.name) == 1 else f"{run.name} (seed {run.summary['seed']})" for run in attacked
-        ]
-        curves = {
-            label: {attack: run.curve(attack) for attack in run.attacks}
-            for label, run in zip(labels, attacked, strict=True)
-        }
-        norms = sorted({run.report["norm"] for run in attacked if run.report})
+        curves = {label: {attack: run.curve(attack) for attack in run.attacks} for label, run in attacked.items()}
+        norms = sorted({run.report["norm"] for run in attacked.values() if run.report})
         save(epsilon_curves(curves, x_label=f"ε ({', '.join(norms)}, pixels in [0, 1])"), output / "curves")
-    for run in attacked:
+    for label, run in attacked.items():
         panel = attack_panel(*run.examples())
         if panel is not None:
-            save(panel, output / f"examples_{run.directory.name}")
+            save(panel, output / f"examples_{re.sub(r'[^A-Za-z0-9=._-]+', '_', label)}")
     print(f"tables and figures: {output}")
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A label for each run, told apart by as little as is needed: its name, its seed, its directory."""
+    forms = (
+        lambda run: run.name,
+        lambda run: f"{run.name} seed={run.summary['seed']}",
+        lambda run: f"{run.name} seed={run.summary['seed']} {run.directory}",
+    )
+    for form in forms:
+        made = [form(run) for run in runs]
+        if len(set(made)) == len(made):
+            break
+    return made
 
 
 def save(figure: Figure, stem: Path) -> None:

@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         directory = Path(HydraConfig.get().runtime.output_dir)
         freeze(finalize_config(config), directory, ["symrob", "train", *words])
         status = run_job(directory)
-        if status not in (0, 2, 130):  # the job's own line has told a user's mistake already
-            print(f"error: the job in {directory} ended with exit status {status}; see its log.txt", file=sys.stderr)
+        if status not in (0, 2):  # the job's own line has told a user's mistake already
+            how = "was interrupted" if status == 130 else f"ended with exit status {status}"
+            print(f"error: the job in {directory} {how}; see its log.txt", file=sys.stderr)
         return status
 
     return run_hydra("train", job, words)

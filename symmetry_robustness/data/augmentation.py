@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from symmetry_robustness.errors import UserError
+
 
 @dataclass(frozen=True)
 class RandomCropFlip:
@@ -20,6 +22,10 @@ class RandomCropFlip:
 
     padding: int = 4
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise UserError(f"data.augmentation.padding must not be negative, got {self.padding}; 0 shifts nothing")
 
     def __call__(self, images: Tensor, generator: torch.Generator, rows: slice, batch_size: int) -> Tensor:
         """Augment one rank's share of a batch.

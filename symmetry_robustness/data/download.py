@@ -75,8 +75,8 @@ def fetch(archive: Archive, root: Path, console: Console) -> Path:
 
 def _check_space(archive: Archive, root: Path) -> int:
     """Size of the archive in bytes, after checking that the disk has room for it; 0 if the server does not say."""
-    request = urllib.request.Request(archive.url, method="HEAD")
     try:
+        request = urllib.request.Request(archive.url, method="HEAD")
         with urllib.request.urlopen(request, timeout=60) as response:
             size = int(response.headers.get("Content-Length") or 0)
     except urllib.error.HTTPError as error:

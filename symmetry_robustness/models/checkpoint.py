@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
-from yaml import YAMLError
+from yaml import AliasToken, YAMLError, scan
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models.build import build_network_from_untrusted
@@ -76,6 +76,10 @@ def _read(checkpoint: Path) -> Mapping[str, Any]:
 def _model_node(config: str, checkpoint: Path) -> dict[str, Any]:
     """The model node of a configuration in YAML, as a plain dictionary with nothing resolved."""
     try:
+        if any(isinstance(token, AliasToken) for token in scan(config)):  # a few of them can unfold to gigabytes
+            raise UserError(
+                f"checkpoint {checkpoint} repeats parts of its configuration by alias; do not trust the file"
+            )
         root = OmegaConf.to_container(OmegaConf.create(config), resolve=False)
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"checkpoint {checkpoint} holds an unreadable configuration; it is damaged") from error

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +75,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         for directory in directories:
             try:
                 found = _read(directory)
-            except (OSError, ValueError, KeyError) as error:
-                problems.append(f"{directory}: damaged ({error})")
+            except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+                problems.append(f"{directory}: damaged ({type(error).__name__}: {error})")
                 continue
             if isinstance(found, Run):
                 runs.append(found)
@@ -85,12 +86,31 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _read(directory: Path) -> Run | str:
-    """The run, or why it is none."""
+    """The run, or why it is none; everything a report will ask of it is tried here.
+
+    Raises:
+        ValueError, KeyError, TypeError, OSError, BadZipFile: a damaged file.
+    """
     path = directory / "summary.json"
     if not path.exists():
         return "unfinished"
-    summary = json.loads(path.read_text())
+    summary = _mapping(path)
     if summary["status"] != "done":
         return f"{summary['status']}: {summary.get('error', '')}"
     report = directory / "robustness" / "test.json"
-    return Run(directory, summary, json.loads(report.read_text()) if report.exists() else None)
+    run = Run(directory, summary, _mapping(report) if summary["robustness_images"] else None)
+    for name in ("name", "seed", "parameters", "clean_accuracy"):
+        if summary[name] is None:
+            raise ValueError(f"{path.name} has no {name}")
+    for attack in run.attacks:
+        run.curve(attack)
+    if run.report:
+        run.examples()
+    return run
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no mapping")
+    return content

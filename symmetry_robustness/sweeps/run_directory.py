@@ -73,7 +73,7 @@ def add_environment(directory: Path) -> None:
 def code_version() -> dict[str, Any]:
     """The commit of the checkout this package runs from, and whether it was changed since; the version otherwise."""
     here = Path(__file__).parent
-    version = {"version": importlib.metadata.version("symmetry-robustness")}
+    version = {"version": _package_version("symmetry-robustness")}
     try:
         commit = _git(here, "rev-parse", "HEAD")
         changed = bool(_git(here, "status", "--porcelain", "--untracked-files=no"))

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class RobustnessCallback(pl.Callback):
-    """Evaluates robustness on fixed seeded images after every n-th epoch, and on the test set at the end.
+    """Evaluates robustness on fixed seeded images after every n-th epoch, and on test images at the end.
 
     Attacks run on an exported copy of the network, draw from their own generators and leave gradients alone, so
     training with and without the callback gives bit-identical weights. Logged as robust/{attack}/{norm}_{epsilon},
@@ -29,9 +29,13 @@ class RobustnessCallback(pl.Callback):
     Args:
         protocol: attacks, epsilons, CLEVER.
         every_n_epochs: how often; 0 evaluates only at the end.
-        num_images: how many images of the validation split each time (of the test split where nothing is held out).
+        num_images: how many images each time: of the validation split, or of the training split where nothing is held
+            out, so that no checkpoint is ever chosen by the test set.
         final_num_images: how many images of the test split once at the end.
-        seed: chooses the images.
+        seed: chooses the images; the same for all runs, so that networks are compared on the same images.
+
+    Raises:
+        UserError: a count that cannot be; before the first epoch, a split with fewer images.
     """
 
     def __init__(
@@ -55,45 +59,55 @@ class RobustnessCallback(pl.Callback):
         self.final_num_images = final_num_images
         self.seed = seed
         self.final_report: RobustnessReport | None = None
+        self._subsets: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @property
+    def metric_names(self) -> set[str]:
+        """What is logged after an epoch, and can choose a checkpoint."""
+        names = {"robust/clean"} | ({"robust/clever"} if self.protocol.clever else set())
+        for attack in (*self.protocol.attacks, "worst_case"):
+            names |= {f"robust/{attack}/{self.protocol.norm}_{epsilon:.4g}" for epsilon in self.protocol.grid}
+        return names
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the images, so that a mistake about them shows before the training and not after it."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        during = "validation" if datamodule.validation_size else "train"
+        if self.every_n_epochs:
+            self._subsets[during] = datamodule.subset(during, self.num_images, self.seed)
+        self._subsets["test"] = datamodule.subset("test", self.final_num_images, self.seed)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate after every n-th epoch; this hook runs outside of inference mode, where gradients can be taken."""
         if not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        split = "validation" if trainer.datamodule.validation_size else "test"  # type: ignore[attr-defined]
-        report = self._evaluate(
-            trainer, pl_module, split, self.num_images, f"{split}-epoch={trainer.current_epoch:03d}"
-        )
+        split = next(iter(self._subsets))
+        report = self._evaluate(trainer, pl_module, split, f"{split}-epoch={trainer.current_epoch:03d}")
         pl_module.log_dict({f"robust/{name}": value for name, value in flat_metrics(report).items()}, sync_dist=True)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate the final weights on the test set."""
+        """Evaluate the weights of the last epoch on the test images."""
         if trainer.interrupted:
             return
-        self.final_report = self._evaluate(trainer, pl_module, "test", self.final_num_images, "test")
+        self.final_report = self._evaluate(trainer, pl_module, "test", "test")
         metrics = {f"test/robust/{name}": value for name, value in flat_metrics(self.final_report).items()}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
 
-    def _evaluate(
-        self, trainer: pl.Trainer, module: pl.LightningModule, split: str, size: int, stem: str
-    ) -> RobustnessReport:
+    def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, split: str, stem: str) -> RobustnessReport:
         start = time.perf_counter()
-        images, labels, indices = trainer.datamodule.subset(split, size, self.seed)  # type: ignore[attr-defined]
-        share = slice(trainer.global_rank, None, trainer.world_size)
+        images, labels, indices = (tensor[trainer.global_rank :: trainer.world_size] for tensor in self._subsets[split])
         network = export(cast(nn.Module, module.network)).to(module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        report = evaluate_robustness(
-            network,
-            images[share].to(module.device),
-            labels[share].to(module.device),
-            self.protocol,
-            indices=indices[share],
+        agree(network)
+        report = gather(
+            evaluate_robustness(
+                network, images.to(module.device), labels.to(module.device), self.protocol, indices=indices
+            )
         )
-        report = gather(report)
         if trainer.is_global_zero:
             report.save(Path(trainer.default_root_dir) / "robustness", stem)
             log.info("%s: %s (%.1f s)", stem, describe(report), time.perf_counter() - start)
-            self._show(trainer, report, stem.split("-")[0])
+            self._show(trainer, report, split)
         return report
 
     def _show(self, trainer: pl.Trainer, report: RobustnessReport, split: str) -> None:
@@ -110,6 +124,13 @@ class RobustnessCallback(pl.Callback):
             pixels = as_pixels(figure)
             for logger in keepers:
                 logger.log_image(f"robust/{split}/{key}", [pixels], step=trainer.global_step)
+
+
+def agree(network: nn.Module) -> None:
+    """Give every rank the running statistics of rank 0, whose checkpoint is written: DDP lets them drift apart."""
+    if distributed.is_available() and distributed.is_initialized():
+        for statistics in network.buffers():
+            distributed.broadcast(statistics, src=0)
 
 
 def gather(report: RobustnessReport) -> RobustnessReport:

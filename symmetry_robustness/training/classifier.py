@@ -114,8 +114,9 @@ class Classifier(pl.LightningModule):
         self._judge("validation", batch)
 
     def test_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Cross-entropy and accuracy on one of the test sets."""
-        self._judge(self._test_key(self.test_names[dataloader_idx]), batch)
+        """Cross-entropy and accuracy on one of the test sets, in float32 like the attacks."""
+        with torch.autocast(self.device.type, enabled=False):
+            self._judge(self._test_key(self.test_names[dataloader_idx]), batch)
 
     def _judge(self, name: str, batch: Batch) -> None:
         logits = self(batch[0])

@@ -50,8 +50,11 @@ def wandb_logger(
     """
     if mode not in _MODES:
         raise UserError(f"logger.wandb.mode must be one of {', '.join(_MODES)}, got {mode!r}")
+    told = os.environ.get("WANDB_MODE") or mode
+    if told not in (*_MODES, "disabled"):
+        raise UserError(f"the environment sets WANDB_MODE={told}; make it online, offline or disabled, or unset it")
     run = _start(
-        mode=os.environ.get("WANDB_MODE") or mode,
+        mode=told,
         arguments={
             "dir": str(directory),
             "project": project,
@@ -85,6 +88,8 @@ def _start(mode: str, arguments: dict[str, Any]) -> Any:
         )
     try:
         run = wandb.init(mode=cast(Any, mode), settings=settings, **arguments)
+    except wandb.errors.UsageError as error:
+        raise UserError(f"logger.wandb: {' '.join(str(error).split())}") from error
     except (wandb.errors.Error, OSError, TimeoutError) as error:
         log.warning("W&B: offline, could not start online (%s)", " ".join(str(error).split()))
         wandb.teardown()  # the service would hold on to the run's id

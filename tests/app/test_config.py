@@ -47,6 +47,30 @@ def test_every_experiment_composes_for_each_of_its_models(experiment: str) -> No
         assert config.model.num_classes == config.data.num_classes
 
 
+@pytest.mark.parametrize(
+    ("model", "epochs", "batch_size", "step_size"),
+    [
+        ("standard", 200, 128, None),
+        ("parallel_rotation", 200, 128, 50),
+        ("parallel_scale", 200, 128, None),
+        ("parallel_rotation_scale", 200, 128, None),
+        ("cascaded", 200, 128, 50),
+        ("weighted", 200, 128, 50),
+        ("fully_equivariant", 50, 64, None),
+        ("standard_matched", 200, 128, None),
+        ("cascaded_4layer", 200, 128, 50),
+        ("fully_equivariant_4layer", 50, 64, None),
+    ],
+)
+def test_the_paper_s_training_is_as_released(model: str, epochs: int, batch_size: int, step_size: int | None) -> None:
+    for experiment in ("paper_cifar10", "paper_cifar100", "paper_cifar10c"):
+        config = load_config("train", [f"experiment={experiment}", f"model={model}"])
+        assert (config.trainer.max_epochs, config.data.batch_size) == (epochs, batch_size)
+        assert config.scheduler.get("step_size") == step_size
+        assert config.data.validation_size == 0
+        assert config.optimizer.lr == 1e-3
+
+
 def test_an_experiment_may_be_refined_by_another() -> None:
     config = load_config("train", ["experiment=paper_cifar100", "model=cascaded"])
     assert config.data.num_classes == 100

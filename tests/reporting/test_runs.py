@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from symmetry_robustness.app.report import labels
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting import tables
 from symmetry_robustness.reporting.runs import find_runs
@@ -24,6 +25,7 @@ def write_run(directory: Path, status: str = "done") -> Path:
         "parameters": 1234,
         "clean_accuracy": 0.85,
         "clever": 0.25,
+        "robustness_images": 10,
     }
     (directory / "summary.json").write_text(json.dumps(summary | shares))
     report = {
@@ -38,6 +40,7 @@ def write_run(directory: Path, status: str = "done") -> Path:
         ],
     }
     (directory / "robustness" / "test.json").write_text(json.dumps(report))
+    np.savez(directory / "robustness" / "test.npz", **{"indices": np.arange(10), "broken_at.pgd": BROKEN_AT})
     return directory
 
 
@@ -63,6 +66,30 @@ def test_unfinished_failed_and_damaged_runs_are_told_apart(tmp_path: Path) -> No
     assert [run.directory.name for run in runs] == ["good"]
     reasons = [problem.removeprefix(f"{tmp_path}/").split()[:2] for problem in problems]
     assert reasons == [["damaged:", "damaged"], ["failed:", "failed:"], ["unfinished:", "unfinished"]]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("summary.json", "[]"),
+        ("summary.json", '{"status": "done"}'),
+        ("robustness/test.json", "{}"),
+        ("robustness/test.json", ""),
+        ("robustness/test.npz", "PK"),
+    ],
+)
+def test_damage_of_any_file_leaves_out_that_run_alone(file: str, content: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "good")
+    (write_run(tmp_path / "damaged") / file).write_text(content)
+    runs, (problem,) = find_runs([tmp_path])
+    assert [run.directory.name for run in runs] == ["good"]
+    assert "damaged (" in problem
+
+
+def test_labels_tell_runs_apart_by_as_little_as_is_needed(tmp_path: Path) -> None:
+    one, two = (find_runs([write_run(tmp_path / sweep / "0_standard_seed=0")])[0][0] for sweep in "ab")
+    assert labels([one]) == ["standard"]
+    assert len(set(labels([one, two]))) == 2
 
 
 def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:
