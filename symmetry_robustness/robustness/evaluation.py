@@ -59,7 +59,7 @@ def evaluate_robustness(
         raise UserError(
             "evaluate_robustness called inside torch.inference_mode, where no gradients exist; call it outside"
         )
-    numbers = _numbers(indices, len(images))
+    numbers = check_numbers(indices, len(images))
     _check_device(network, images)
     _check_inputs(images, labels, protocol)
     images = images.detach().clone() if images.is_inference() else images.detach()
@@ -84,7 +84,12 @@ def evaluate_robustness(
     return replace(report, checks=soundness.conclude(report))
 
 
-def _numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
+def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
+    """Numbers of the images, (N,).
+
+    Raises:
+        UserError: where they are not as many different numbers as there are images.
+    """
     numbers = np.arange(count) if indices is None else np.array(torch.as_tensor(indices).cpu(), dtype=np.int64)
     if numbers.shape != (count,) or len(np.unique(numbers)) != count or (count and numbers.min() < 0):
         raise UserError(

@@ -53,6 +53,7 @@ class RobustnessReport:
         checks: soundness checks.
         settings: the protocol as plain values.
         counts: what adds up over shares: seconds and gradients spent, zero and non-finite gradients, non-finite logits.
+        provenance: what was evaluated (checkpoint, data, software), as plain values.
     """
 
     norm: str
@@ -69,6 +70,7 @@ class RobustnessReport:
     checks: tuple[Check, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -210,6 +212,7 @@ class RobustnessReport:
             "checks": [check._asdict() for check in self.checks],
             "clever": None if self.clever is None else dict(self.clever.settings),
             "counts": dict(self.counts),
+            "provenance": dict(self.provenance),
         }
         arrays = {name: getattr(self, name) for name in _PLAIN}
         for group in _NAMED:
@@ -240,6 +243,7 @@ class RobustnessReport:
                 checks=tuple(Check(**check) for check in content["checks"]),
                 settings=content["settings"],
                 counts=content["counts"],
+                provenance=content.get("provenance", {}),
                 **named,
             )
         except (KeyError, TypeError) as error:
