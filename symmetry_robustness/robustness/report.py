@@ -52,7 +52,8 @@ class RobustnessReport:
         clever_indices: (M,) numbers of the images that have a score.
         checks: soundness checks.
         settings: the protocol as plain values.
-        counts: what adds up over shares: seconds and gradients spent, zero and non-finite gradients, non-finite logits.
+        counts: what adds up over shares: seconds and gradients spent, zero and non-finite gradients, non-finite logits;
+            in a cascade also how many images each attack was given and how many it broke further.
         provenance: what was evaluated (checkpoint, data, software), as plain values.
     """
 

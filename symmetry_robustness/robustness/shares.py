@@ -25,8 +25,8 @@ IntArray = npt.NDArray[np.int64]
 _POINTS: Final = 2**12
 
 
-# Images of a share by device. At the end of each share the engine's batch runs empty, which on one core cost half as much
-# again with 128 images and nothing with 512 (40 steps at 15 epsilons, 4-layer network). An attack of a library works
+# Images of a share by device. At the end of each share the engine's batch runs empty, which on one core took 1.4 times
+# as long with 128 images and nothing with 512 (40 steps at 15 epsilons, 4-layer network). An attack of a library works
 # minutes on as many images, so that smaller shares cost little and save much.
 _WINDOWS: Final = {"cpu": 512, "cuda": 1024}
 _LIBRARY_WINDOWS: Final = {"cpu": 64, "cuda": 512}
