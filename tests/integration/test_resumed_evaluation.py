@@ -20,6 +20,8 @@ from symmetry_robustness.robustness import RobustnessReport
 KILLS = int(os.environ.get("SYMROB_TEST_KILLS", "3"))
 SHARES = 18
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
