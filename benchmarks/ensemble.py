@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.sweep import subject
 from symmetry_robustness import load_config
 from symmetry_robustness.attacks import PGD, ThreatModel
-from symmetry_robustness.robustness import RobustnessReport, evaluate_robustness
+from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
 
 EPSILON, BATCH_SIZE = 8 / 255, 128
 
@@ -33,10 +33,11 @@ def harden(network: nn.Module, overrides: tuple[str, ...], device: str, steps: i
     return network
 
 
-def strong(network: nn.Module, images: Tensor, labels: Tensor) -> RobustnessReport:
-    """The report of robustness=strong."""
+def strong() -> EvaluationProtocol:
+    """The protocol of robustness=strong."""
     config = load_config("evaluate", ["checkpoint=none", "robustness=strong"]).robustness
-    return evaluate_robustness(network, images, labels, instantiate(config, _convert_="all"))
+    protocol: EvaluationProtocol = instantiate(config, _convert_="all")
+    return protocol
 
 
 def autoattack(network: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -55,8 +56,8 @@ def autoattack(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def compare(name: str, network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float | str]:
     """Seconds and robust accuracies of both on one network."""
-    start = time.perf_counter()
-    report = strong(network.requires_grad_(False), images, labels)
+    protocol, start = strong(), time.perf_counter()
+    report = evaluate_robustness(network.requires_grad_(False), images, labels, protocol)
     ours, start = time.perf_counter() - start, time.perf_counter()
     accuracy = autoattack(network.requires_grad_(True), images, labels)
     theirs = time.perf_counter() - start
@@ -76,6 +77,6 @@ def run(
 ) -> list[dict[str, float | str]]:
     """A row for the network as it is, and one for it after adversarial training."""
     network, images, labels = subject(device, checkpoint, overrides, size)
-    strong(network, images[:2], labels[:2])  # warm-up
+    evaluate_robustness(network, images[:2], labels[:2], strong())  # warm-up
     rows = [compare("as trained", network, images, labels)]
     return [*rows, compare("adversarially trained", harden(network, overrides, device), images, labels)]
