@@ -16,7 +16,7 @@ import torch
 from symmetry_robustness.reporting.tables import markdown
 from symmetry_robustness.sweeps.run_directory import code_version, environment
 
-PARTS = ("training", "sweep", "clever")
+PARTS = ("training", "sweep", "clever", "ensemble")
 
 
 def formatted(row: dict[str, float | str]) -> dict[str, str]:

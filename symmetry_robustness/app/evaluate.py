@@ -1,30 +1,47 @@
 """`symrob evaluate checkpoint=… robustness=…`: the robustness of one checkpoint."""
 
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.config import finalize_config
 from symmetry_robustness.app.hydra_main import run_hydra
+from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_network
-from symmetry_robustness.robustness import RobustnessReport, evaluate_robustness
+from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
 from symmetry_robustness.sweeps.run_directory import CONFIG, read_config
 
 
-def evaluate(config: DictConfig) -> RobustnessReport:
-    """Evaluate a checkpoint and save the report.
+def evaluate(config: DictConfig) -> RobustnessReport | None:
+    """Evaluate a checkpoint and save the report; an interrupted evaluation goes on where it was.
+
+    Finished shares wait beside the report in `NAME.partial/KEY/`, where the key stands for all that decides the result,
+    so that shares of other settings are never mixed in. Processes that torchrun or Slurm started together share the
+    work through that folder.
 
     Args:
         config: resolved configuration of `symrob evaluate`.
 
+    Returns:
+        The report; None where another process of the same job completed it.
+
     Raises:
-        UserError: a checkpoint that is none, or data that do not fit it.
+        UserError: a checkpoint that is none, data that do not fit it, or a report of other settings in the way.
     """
     checkpoint = Path(config.checkpoint)
     network = load_network(checkpoint)
@@ -33,26 +50,115 @@ def evaluate(config: DictConfig) -> RobustnessReport:
         raise UserError(
             f"{checkpoint} does not lie in a run directory, so its data set is unknown; set data=… and output=…"
         )
-    datamodule = instantiate(config.data or read_config(run).data)
+    turn, device = find_turn(), find_device(config.accelerator)
+    if turn.ranks > 1 and config.overwrite:
+        raise UserError("overwrite=true would make processes overwrite each other; remove the old report instead")
+    data = config.data or read_config(run).data
+    provenance = describe_subject(config, checkpoint, data, device)
+    directory = Path(config.output) if config.output else run / "robustness"
+    path = directory / f"{config.name}.json"
+    partial = directory / f"{config.name}.partial" / provenance["key"]
+
+    def find() -> RobustnessReport | None:
+        return None if config.overwrite else find_report(path, provenance)
+
+    if report := find():
+        print("already evaluated with the same settings; overwrite=true evaluates again")
+    else:
+        report = _evaluate(config, data, network.to(device), partial, turn, lambda: find() is not None)
+        if report is not None:
+            report = replace(report, provenance=provenance)
+            report.save(directory, config.name)
+    _remove(partial)
+    if report is not None:
+        _show(report, path)
+    return report
+
+
+def _evaluate(
+    config: DictConfig, data: DictConfig, network: nn.Module, partial: Path, turn: Turn, is_over: Callable[[], bool]
+) -> RobustnessReport | None:
+    """Read the images and evaluate the network on them, in shares that are kept in a folder."""
+    datamodule = instantiate(data)
     images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed)
-    device = find_device(config.accelerator)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
-        classes = network(images[:1].to(device)).shape[1]
+        classes = network(images[:1].to(next(network.parameters()).device)).shape[1]
     if classes != datamodule.num_classes:
         raise UserError(
             f"the checkpoint has {classes} classes, the data set {datamodule.num_classes}; choose data=… to fit"
         )
-    report = evaluate_robustness(
-        network, images.to(device), labels.to(device), instantiate(config.robustness, _convert_="all"), indices=indices
-    )
-    path = report.save(Path(config.output) if config.output else run / "robustness", config.name)
+    with shown_progress() as progress:
+        return evaluate_in_shares(
+            network,
+            images,
+            labels,
+            instantiate(config.robustness, _convert_="all"),
+            partial,
+            indices=indices,
+            window=config.window,
+            turn=turn,
+            is_over=is_over,
+            progress=progress if turn.rank == 0 else None,
+        )
+
+
+def describe_subject(config: DictConfig, checkpoint: Path, data: DictConfig, device: torch.device) -> dict[str, Any]:
+    """All that decides the result of an evaluation, as plain values; `key` is a digest of the others."""
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    values = {
+        "checkpoint": digest,
+        "data": OmegaConf.to_container(data),
+        "robustness": OmegaConf.to_container(config.robustness),
+        "split": config.split,
+        "num_images": config.num_images,
+        "seed": config.seed,
+        "window": config.window,
+        "device": device.type,
+        "software": {name: importlib.metadata.version(name) for name in ("symmetry-robustness", "torch")},
+    }
+    text = json.dumps(values, sort_keys=True)
+    return {**values, "key": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def find_report(path: Path, provenance: Mapping[str, Any]) -> RobustnessReport | None:
+    """The report that already holds this very evaluation, None where there is no report.
+
+    Raises:
+        UserError: the report is one of something else.
+    """
+    if not path.exists():
+        return None
+    report = RobustnessReport.load(path)
+    if report.provenance.get("key") == provenance["key"]:
+        return report
+    other = [name for name, value in provenance.items() if name != "key" and report.provenance.get(name) != value]
+    raise UserError(f"{path} holds a report of another {', '.join(other)}; choose another name=… or set overwrite=true")
+
+
+def _remove(partial: Path) -> None:
+    """Remove the folder of shares, and the one it is in unless shares of other settings wait there."""
+    shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        partial.parent.rmdir()
+
+
+def _show(report: RobustnessReport, path: Path) -> None:
+    """Print the numbers and the path; checks that did not pass on standard error."""
     print("\n".join(f"{name}: {value:.4f}" for name, value in report.summary().items()))
     for check in report.checks:
         if check.status != "passed":
             print(f"{check.status}: {check.name}: {check.evidence}", file=sys.stderr)
     print(f"report: {path}")
-    return report
+
+
+def find_turn() -> Turn:
+    """Which of the processes started together by torchrun or Slurm this one is; the only one otherwise."""
+    for rank, ranks in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and ranks in os.environ:
+            return Turn(int(os.environ[rank]), int(os.environ[ranks]))
+    return Turn()
 
 
 def find_device(accelerator: str) -> torch.device:
@@ -65,7 +171,10 @@ def find_device(accelerator: str) -> torch.device:
         raise UserError(f"accelerator must be auto, cpu or gpu, got {accelerator!r}")
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("accelerator=gpu, but no CUDA device is available; use accelerator=cpu")
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    return torch.device("cuda", local % torch.cuda.device_count())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -87,6 +87,8 @@ class EvaluateConfig:
     split: str = "test"
     num_images: int | None = 1000  # null: the whole split
     accelerator: str = "auto"
+    window: int | None = None  # images saved together, at most lost by an interruption; null: suits protocol and device
+    overwrite: bool = False  # replace a report that is already there
     robustness: Any = MISSING
 
 

@@ -15,7 +15,16 @@ from symmetry_robustness.attacks.gradient import PGD, check_labels, loss_gradien
 from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import soundness
-from symmetry_robustness.robustness.judging import Clean, Outcome, Progress, Reporter, Setting, apply_attack
+from symmetry_robustness.robustness.judging import (
+    Clean,
+    Outcome,
+    Progress,
+    Reporter,
+    Setting,
+    apply_attack,
+    follow,
+    given,
+)
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.report import RobustnessReport, concatenate
 from symmetry_robustness.robustness.soundness import Check
@@ -59,7 +68,7 @@ def evaluate_robustness(
         raise UserError(
             "evaluate_robustness called inside torch.inference_mode, where no gradients exist; call it outside"
         )
-    numbers = _numbers(indices, len(images))
+    numbers = check_numbers(indices, len(images))
     _check_device(network, images)
     _check_inputs(images, labels, protocol)
     images = images.detach().clone() if images.is_inference() else images.detach()
@@ -84,7 +93,12 @@ def evaluate_robustness(
     return replace(report, checks=soundness.conclude(report))
 
 
-def _numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
+def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
+    """Numbers of the images, (N,).
+
+    Raises:
+        UserError: where they are not as many different numbers as there are images.
+    """
     numbers = np.arange(count) if indices is None else np.array(torch.as_tensor(indices).cpu(), dtype=np.int64)
     if numbers.shape != (count,) or len(np.unique(numbers)) != count or (count and numbers.min() < 0):
         raise UserError(
@@ -176,8 +190,9 @@ def _evaluate(
     checks.append(soundness.deterministic_forward(network, images[: protocol.batch_size]))
     clean = _clean_pass(network, images, labels, protocol.batch_size, notify)
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
-    setting = Setting(network, images, labels, numbers, protocol, clean, correct, keep, notify)
-    outcomes = {name: apply_attack(setting, name, attack) for name, attack in protocol.attacks.items()}
+    nothing = np.full(len(images), np.inf)
+    setting = Setting(network, images, labels, numbers, protocol, clean, correct, keep, notify, nothing)
+    outcomes, effort = _apply_all(setting)
     checks.append(soundness.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
     finite = torch.isfinite(clean.logits).all(1)
     return RobustnessReport(
@@ -192,8 +207,23 @@ def _evaluate(
         examples=_examples(images, np.flatnonzero(keep), outcomes),
         checks=tuple(checks),
         settings=protocol.describe(),
-        counts=_counts(clean, correct, outcomes),
+        counts=_counts(clean, correct, outcomes) | effort,
     )
+
+
+def _apply_all(setting: Setting) -> tuple[dict[str, Outcome], dict[str, float]]:
+    """All attacks of the protocol; in a cascade also how many images each was given, and broke further."""
+    protocol = setting.protocol
+    if not protocol.cascade:
+        return {name: apply_attack(setting, name, attack) for name, attack in protocol.attacks.items()}, {}
+    start = np.where(setting.correct, np.inf, 0.0)
+    outcome, outcomes, effort = Outcome(start, start, {}, []), {}, {}
+    for name, attack in protocol.attacks.items():
+        setting = setting._replace(limit=outcome.broken_at)
+        effort[f"given.{name}"] = float(given(setting).sum())
+        outcome = outcomes[name] = follow(outcome, apply_attack(setting, name, attack))
+        effort[f"broken.{name}"] = float((outcome.broken_at < setting.limit).sum())
+    return outcomes, effort
 
 
 def _empty_report(images: Tensor, protocol: EvaluationProtocol, checks: Sequence[Check]) -> RobustnessReport:

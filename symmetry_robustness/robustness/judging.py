@@ -41,7 +41,10 @@ class Clean(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What every attack on a window of N images needs; `correct` and `keep` are masks (N,)."""
+    """What every attack on a window of N images needs; `correct` and `keep` are masks (N,).
+
+    `limit` (N,) is the epsilon from which on each image need not be attacked, since it is broken there already.
+    """
 
     network: nn.Module
     images: Tensor
@@ -52,6 +55,7 @@ class Setting(NamedTuple):
     correct: BoolArray
     keep: BoolArray
     notify: Reporter
+    limit: FloatArray
 
 
 class Outcome(NamedTuple):
@@ -75,10 +79,25 @@ def apply_attack(setting: Setting, name: str, attack: Attack) -> Outcome:
     return _while_standing(setting, name, attack)
 
 
+def given(setting: Setting) -> BoolArray:
+    """Mask, (N,), of the images that an attack gets at some epsilon."""
+    return np.asarray(setting.correct & (setting.limit > setting.protocol.grid[0]))
+
+
+def follow(earlier: Outcome, own: Outcome) -> Outcome:
+    """What an attack and all before it did together, at the attack's own cost."""
+    newly = own.broken_at < earlier.broken_at
+    return own._replace(
+        broken_at=np.where(newly, own.broken_at, earlier.broken_at),
+        distance=np.where(newly, own.distance, earlier.distance),
+        adversarial=earlier.adversarial | {row: image for row, image in own.adversarial.items() if newly[row]},
+    )
+
+
 def _by_walk(setting: Setting, name: str, rule: PGD) -> Outcome:
     """A gradient attack on the correctly classified images, driven by continuous batching."""
     protocol, images = setting.protocol, setting.images
-    standing = np.flatnonzero(setting.correct)
+    standing = np.flatnonzero(given(setting))
     rows = torch.as_tensor(standing, device=images.device)
     lost = len(images) - len(standing)
     result = walk(
@@ -92,15 +111,16 @@ def _by_walk(setting: Setting, name: str, rule: PGD) -> Outcome:
         seed=protocol.seed,
         batch_size=protocol.batch_size,
         first_gradient=setting.clean.gradient[rows],
+        tries=np.searchsorted(protocol.grid, setting.limit[standing]),
         keep=np.flatnonzero(setting.keep[standing]).tolist(),
         progress=lambda done: setting.notify(Progress(name, lost + done, len(images))),
     )
-    broken_at = np.zeros(len(images))
+    broken_at = np.where(setting.correct, np.inf, 0.0)
+    distance = broken_at.copy()
     # A perturbation found at one epsilon may fit into the ball of a smaller one.
     grid = np.array([*protocol.grid, np.inf])
     reached = np.searchsorted(grid[:-1] * (1 + TOLERANCE), result.distance)
-    broken_at[standing] = grid[np.minimum(result.broken, reached)]
-    distance = np.zeros(len(images))
+    broken_at[standing] = np.where(np.isfinite(result.distance), grid[np.minimum(result.broken, reached)], np.inf)
     distance[standing] = result.distance
     violations = []
     if result.excess > TOLERANCE * max(1.0, protocol.grid[-1]):
@@ -157,7 +177,8 @@ def _while_standing(setting: Setting, name: str, attack: Attack) -> Outcome:
     # An attack that looks for the smallest change gives the same answer at every epsilon: one call tells all.
     minimal = isinstance(attack, LibraryAttack) and attack.minimal
     for position in [len(grid) - 1] if minimal else range(len(grid)):
-        standing = np.flatnonzero(np.isinf(broken_at))
+        wanted = setting.limit > grid[0 if minimal else position]
+        standing = np.flatnonzero(np.isinf(broken_at) & wanted)
         for rows in np.array_split(standing, range(protocol.batch_size, len(standing), protocol.batch_size)):
             if not len(rows):
                 continue

@@ -27,6 +27,9 @@ class EvaluationProtocol:
         judge: "any" counts every iterate of a gradient attack and takes an image broken at one epsilon as broken at all
             larger ones; "returned" counts only what the attack returns, at each epsilon on its own.
         bounds: smallest and largest pixel value an attack may use.
+        cascade: each attack gets only the images that all attacks before it left standing, and only at epsilons below
+            the one that broke them; its row of the report is what stands after it and all before it. The last row is
+            the worst case, at the price of the attacks that are needed.
     """
 
     attacks: Mapping[str, Attack] = field(default_factory=dict)
@@ -39,6 +42,7 @@ class EvaluationProtocol:
     clever_images: int | None = None
     judge: Literal["any", "returned"] = "any"
     bounds: tuple[float, float] = (0.0, 1.0)
+    cascade: bool = False
 
     def __post_init__(self) -> None:
         # Plain containers, whatever the configuration library hands over.
@@ -58,6 +62,8 @@ class EvaluationProtocol:
                 raise UserError(f"attacks: {name!r} cannot name an attack; use letters, digits and _, and not clean")
         if self.judge not in ("any", "returned"):
             raise UserError(f"judge must be any or returned, got {self.judge!r}; choose one of them")
+        if self.cascade and self.judge == "returned":
+            raise UserError("cascade needs judge any, got returned; set judge=any or cascade=false")
         if self.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {self.batch_size}; 128 suits most machines")
         for option, count in (("keep_examples", self.keep_examples), ("clever_images", self.clever_images or 0)):
@@ -84,6 +90,7 @@ class EvaluationProtocol:
             "clever_images": self.clever_images,
             "judge": self.judge,
             "bounds": list(self.bounds),
+            "cascade": self.cascade,
         }
 
 

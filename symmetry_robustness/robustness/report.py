@@ -52,7 +52,9 @@ class RobustnessReport:
         clever_indices: (M,) numbers of the images that have a score.
         checks: soundness checks.
         settings: the protocol as plain values.
-        counts: what adds up over shares: seconds and gradients spent, zero and non-finite gradients, non-finite logits.
+        counts: what adds up over shares: seconds and gradients spent, zero and non-finite gradients, non-finite logits;
+            in a cascade also how many images each attack was given and how many it broke further.
+        provenance: what was evaluated (checkpoint, data, software), as plain values.
     """
 
     norm: str
@@ -69,6 +71,7 @@ class RobustnessReport:
     checks: tuple[Check, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -210,6 +213,7 @@ class RobustnessReport:
             "checks": [check._asdict() for check in self.checks],
             "clever": None if self.clever is None else dict(self.clever.settings),
             "counts": dict(self.counts),
+            "provenance": dict(self.provenance),
         }
         arrays = {name: getattr(self, name) for name in _PLAIN}
         for group in _NAMED:
@@ -240,6 +244,7 @@ class RobustnessReport:
                 checks=tuple(Check(**check) for check in content["checks"]),
                 settings=content["settings"],
                 counts=content["counts"],
+                provenance=content.get("provenance", {}),
                 **named,
             )
         except (KeyError, TypeError) as error:

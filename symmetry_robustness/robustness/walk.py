@@ -81,11 +81,12 @@ def excess(ball: Ball, adversarial: Tensor, distance: FloatArray) -> FloatArray:
 class _Queue:
     """Which item comes next; host-side bookkeeping of all images."""
 
-    def __init__(self, images: int, items: int) -> None:
-        self.limit = np.full(images, items, dtype=np.int64)  # first successful item so far
+    def __init__(self, items: IntArray) -> None:
+        images = len(items)
+        self.limit = items.astype(np.int64)  # first successful item so far, at the start one after the last
         self.cursor = np.zeros(images, dtype=np.int64)  # next item to be started
         self.active = np.zeros(images, dtype=np.int64)  # items being worked on
-        self.ready = deque(range(images))
+        self.ready = deque(np.flatnonzero(self.limit).tolist())
 
     def take(self, count: int, ahead: int) -> list[tuple[int, int]]:
         """Up to `count` (image, item) pairs, of which at most `ahead` before their turn."""
@@ -177,6 +178,7 @@ def walk(
     seed: int = 0,
     batch_size: int = 128,
     first_gradient: Tensor | None = None,
+    tries: IntArray | None = None,
     keep: Sequence[int] = (),
     progress: Callable[[int], None] | None = None,
 ) -> WalkResult:
@@ -193,6 +195,7 @@ def walk(
         seed: of the random starts.
         batch_size: number of slots.
         first_gradient: gradient (N, C, H, W) of the cross-entropy at the images, if known.
+        tries: (N,) at how many epsilons, the smallest first, each image is attacked; without it at all.
         keep: rows whose adversarial image is wanted.
         progress: called with the number of finished images.
     """
@@ -205,7 +208,9 @@ def walk(
         first_gradient = _first_gradient(network, images, labels, rule, batch_size)
         gradients = len(images)
     task = _Task(network, images, labels, goals, indices, rule, grid, seed, first_gradient)
-    walker = _Walker(task, batch_size, keep)
+    if tries is None:
+        tries = np.full(len(images), len(grid.epsilons))
+    walker = _Walker(task, batch_size, tries * rule.restarts, keep)
     while walker.advance():
         if progress is not None:
             progress(walker.finished())
@@ -223,12 +228,11 @@ def walk(
 class _Walker:
     """The loop's state: queue, slots and what was found."""
 
-    def __init__(self, task: _Task, batch_size: int, keep: Sequence[int]) -> None:
+    def __init__(self, task: _Task, batch_size: int, items: IntArray, keep: Sequence[int]) -> None:
         self.task = task
         self.ahead = _AHEAD.get(task.images.device.type, 0)
-        items = len(task.grid.epsilons) * task.rule.restarts
-        useful = len(task.images) * (items if self.ahead else 1)
-        self.queue = _Queue(len(task.images), items)
+        useful = int(items.sum()) if self.ahead else len(task.images)
+        self.queue = _Queue(items)
         self.slots = _Slots(task.images, max(1, min(batch_size, useful)), task.rule)
         self.distance: FloatArray = np.full(len(task.images), np.inf)
         self.adversarial: dict[int, Tensor] = {}

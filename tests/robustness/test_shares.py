@@ -1,0 +1,147 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.attacks import FGSM, PGD
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.robustness import (
+    Clever,
+    EvaluationProtocol,
+    Progress,
+    RobustnessReport,
+    Turn,
+    evaluate_in_shares,
+    evaluate_robustness,
+    shares,
+)
+
+PROTOCOL = EvaluationProtocol(
+    attacks={"fgsm": FGSM(), "pgd": PGD(steps=4, random_start=True)},
+    epsilons=[0.005, 0.02],
+    clever=Clever(num_batches=8, samples_per_batch=4, radius=0.5),
+    clever_images=5,
+    keep_examples=9,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_shares_of_clever() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shares, "_POINTS", 64)  # two images
+        yield
+
+
+class Interrupted(Exception):
+    pass
+
+
+def equal(first: RobustnessReport | None, second: RobustnessReport | None) -> None:
+    assert first is not None
+    assert second is not None
+    assert first.summary() == second.summary()
+    assert first.checks == second.checks
+    assert first.settings == second.settings
+    assert {n: v for n, v in first.counts.items() if n != "seconds"} == {
+        n: v for n, v in second.counts.items() if n != "seconds"
+    }
+    for name in ("indices", "labels", "predictions", "clever_indices"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    for group in ("broken_at", "distance", "examples"):
+        for name, values in getattr(first, group).items():
+            np.testing.assert_array_equal(values, getattr(second, group)[name])
+    assert first.clever is not None
+    assert second.clever is not None
+    for name, values in first.clever.arrays().items():
+        np.testing.assert_array_equal(values, second.clever.arrays()[name])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    network: nn.Module, images: Tensor, labels: Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> RobustnessReport:
+    folder = tmp_path_factory.mktemp("shares")
+    report = evaluate_in_shares(network, images, labels, PROTOCOL, folder, window=7)
+    assert report is not None
+    assert len(list(folder.glob("attacks-*.json"))) == 5
+    assert len(list(folder.glob("clever-*.json"))) == 3
+    return report
+
+
+def test_shares_give_what_one_evaluation_gives(
+    network: nn.Module, images: Tensor, labels: Tensor, undisturbed: RobustnessReport
+) -> None:
+    whole = evaluate_robustness(network, images, labels, PROTOCOL)
+    assert undisturbed.settings == whole.settings
+    assert {c.name: c.status for c in undisturbed.checks} == {c.name: c.status for c in whole.checks}
+    np.testing.assert_array_equal(undisturbed.clever_indices, range(5))
+    for name in whole.broken_at:
+        np.testing.assert_array_equal(undisturbed.broken_at[name], whole.broken_at[name])
+        np.testing.assert_allclose(undisturbed.examples[name], whole.examples[name], atol=1e-5)
+    assert undisturbed.summary() == pytest.approx(whole.summary(), rel=1e-4)
+    assert undisturbed.counts["gradients.pgd"] == whole.counts["gradients.pgd"]
+
+
+@pytest.mark.parametrize("reports", [1, 2, 8, 17, 30])
+def test_interrupted_anywhere_ends_with_the_same_numbers(
+    network: nn.Module, images: Tensor, labels: Tensor, undisturbed: RobustnessReport, tmp_path: Path, reports: int
+) -> None:
+    seen: list[Progress] = []
+
+    def interrupt(state: Progress) -> None:
+        seen.append(state)
+        if len(seen) == reports:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7, progress=interrupt)
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7), undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(list(tmp_path.glob("*.json"))) == 8
+
+
+def test_a_damaged_share_is_computed_again(
+    network: nn.Module, images: Tensor, labels: Tensor, undisturbed: RobustnessReport, tmp_path: Path
+) -> None:
+    evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7)
+    (tmp_path / "attacks-0000007.npz").write_bytes(b"half")
+    (tmp_path / "clever-0000002.json").write_text("{")
+    (tmp_path / ".attacks-0000014.json.x1").write_text("left by a killed process")
+    equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7), undisturbed)
+
+
+def test_processes_take_turns_and_finish_for_each_other(
+    network: nn.Module, images: Tensor, labels: Tensor, undisturbed: RobustnessReport, tmp_path: Path
+) -> None:
+    stopped: list[Progress] = []
+
+    def stop_after_two_shares(state: Progress) -> None:
+        stopped.append(state)
+        if len(list(tmp_path.glob("*.json"))) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        evaluate_in_shares(
+            network, images, labels, PROTOCOL, tmp_path, window=7, turn=Turn(1, 3), progress=stop_after_two_shares
+        )
+    assert sorted(path.stem for path in tmp_path.glob("*.json")) == ["attacks-0000007", "attacks-0000028"]
+    equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7, turn=Turn(0, 3)), undisturbed)
+
+
+def test_nothing_is_left_to_do_when_another_process_is_done(
+    network: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
+    report = evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, is_over=lambda: True)
+    assert report is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_window_without_images_is_refused(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="window must be at least 1"):
+        evaluate_in_shares(
+            network, torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64), PROTOCOL, tmp_path, window=0
+        )
