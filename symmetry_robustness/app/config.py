@@ -83,6 +83,24 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
     return config
 
 
+def require_own_classes(node: DictConfig, part: str) -> DictConfig:
+    """Return a node of a configuration that lay in a file, if it names nothing but classes of one of our packages.
+
+    Args:
+        node: as read, not yet instantiated.
+        part: the package below symmetry_robustness, e.g. "data".
+
+    Raises:
+        UserError: a `_target_` that is anything else; a file is no reason to call it.
+    """
+    package = f"symmetry_robustness.{part}"
+    for path, child in _targets(node, part):
+        target: Any = locate(str(child["_target_"])) if str(child["_target_"]).startswith(f"{package}.") else None
+        if not (inspect.isclass(target) and f"{target.__module__}.".startswith(f"{package}.")):
+            raise UserError(f"{path}._target_: {child['_target_']!r} is no class of {package}; do not trust the file")
+    return node
+
+
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 

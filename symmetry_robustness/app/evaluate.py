@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from symmetry_robustness.app.cli import guarded
-from symmetry_robustness.app.config import finalize_config
+from symmetry_robustness.app.config import finalize_config, require_own_classes
 from symmetry_robustness.app.hydra_main import run_hydra
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
@@ -43,6 +43,7 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
     Raises:
         UserError: a checkpoint that is none, data that do not fit it, or a report of other settings in the way.
     """
+    _check(config)
     checkpoint = Path(config.checkpoint)
     network = load_network(checkpoint)
     run = checkpoint.resolve().parent.parent
@@ -53,7 +54,7 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
     turn, device = find_turn(), find_device(config.accelerator)
     if turn.ranks > 1 and config.overwrite:
         raise UserError("overwrite=true would make processes overwrite each other; remove the old report instead")
-    data = config.data or read_config(run).data
+    data = config.data or require_own_classes(read_config(run).data, "data")
     provenance = describe_subject(config, checkpoint, data, device)
     directory = Path(config.output) if config.output else run / "robustness"
     path = directory / f"{config.name}.json"
@@ -73,6 +74,20 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
     if report is not None:
         _show(report, path)
     return report
+
+
+def _check(config: DictConfig) -> None:
+    """Refuse settings that only this command has.
+
+    Raises:
+        UserError: an unknown split, a name that is a path, or nothing to evaluate.
+    """
+    if config.split not in ("train", "validation", "test"):
+        raise UserError(f"split must be train, validation or test, got {config.split!r}")
+    if Path(config.name).name != config.name:
+        raise UserError(f"name={config.name} must name a file, not a path; choose the folder with output=…")
+    if not config.robustness:
+        raise UserError("robustness=none leaves nothing to evaluate; choose robustness=quick, paper or strong")
 
 
 def _evaluate(

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from symmetry_robustness.app.cli import find_mistake, guarded
@@ -215,10 +216,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _status(error: BaseException) -> int:
     """Exit status: 130 for an interruption, 143 for SIGTERM, 2 for a user's mistake, else 1."""
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    if isinstance(error, SystemExit):  # Lightning ends a training on SIGTERM with one
+    if isinstance(error, SIGTERMException):
         return 143
+    if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns an interruption into sys.exit
+        return 130
     return 2 if find_mistake(error) else 1
 
 

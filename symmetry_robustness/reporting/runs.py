@@ -111,6 +111,6 @@ def _read(directory: Path) -> Run | str:
 
 def _mapping(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text())
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no mapping")
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path.name} holds no mapping, or an empty one")
     return content

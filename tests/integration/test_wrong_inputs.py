@@ -1,13 +1,17 @@
 """What a user can get wrong: one clear line that names it, exit status 2, no traceback, nothing half-written."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app import cli
 
 # Refused while the configuration is composed and checked: (words, what the line must name).
@@ -29,6 +33,13 @@ AT_COMPOSITION = {
     "no checkpoint": (["evaluate"], "checkpoint"),
     "checkpoint that is not there": (["evaluate", "checkpoint=nothing.ckpt"], "nothing.ckpt"),
     "unknown protocol": (["evaluate", "checkpoint=x", "robustness=quik"], "quik"),
+    "evaluation of no split": (["evaluate", "checkpoint=x", "split=tests"], "tests"),
+    "report named as a path": (["evaluate", "checkpoint=x", "name=../x"], "../x"),
+    "evaluation of nothing": (["evaluate", "checkpoint=x", "robustness=none"], "robustness=none"),
+    "unknown norm": (["train", "robustness.norm=l7"], "robustness.norm"),
+    "seed out of range": (["train", "seed=-1"], "-1"),
+    "no epochs at all": (["train", "trainer.max_epochs=0"], "trainer.max_epochs"),
+    "address that is none": (["data", "cifar10", "--root", ".", "--url", "nowhere"], "nowhere"),
     "report of nothing": (["report", "nowhere", "--output", "out"], "nowhere"),
     "report of an empty folder": (["report", ".", "--output", "out"], "no run"),
     "unknown command": (["trian"], "trian"),
@@ -39,7 +50,6 @@ IN_THE_JOB = {
     "negative epsilon": (["robustness.epsilons=[-0.1]"], "-0.1"),
     "epsilon no number": (["robustness.epsilons=[wide]"], "wide"),
     "no steps": (["robustness.attacks.pgd.steps=0"], "steps"),
-    "unknown norm": (["robustness.norm=l7"], "l7"),
     "missing data": (["data=cifar10", "data.root=nowhere"], "symrob data cifar10"),
     "batch of nothing": (["data.batch_size=0"], "batch_size"),
     "too large a validation split": (["data=shapes", "callback.num_images=100000"], "100000"),
@@ -50,7 +60,9 @@ IN_THE_JOB = {
     "metric that is never logged": (["checkpoint.monitor=validation/acuracy"], "validation/acuracy"),
     "no such accelerator": (["trainer=gpu"], "trainer.accelerator"),
     "unknown precision": (["compute.precision=13-bit"], "13-bit"),
-    "no epochs of a negative number": (["trainer.max_epochs=-5"], "max_epochs"),
+    "too many images to attack": (["callback.final_num_images=100000"], "100000"),
+    "other number of classes": (["model.num_classes=7"], "model.num_classes"),
+    "project that W&B refuses": (["logger=wandb", "logger.wandb.project=a/b:c"], "logger.wandb"),
 }
 SMALL = [
     "model=standard_4layer",
@@ -103,6 +115,54 @@ def test_refused_by_the_job(words: list[str], named: str, tmp_path: Path) -> Non
     assert named in one_line(done.stderr)
     assert not list(tmp_path.rglob("*.tmp"))
     assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
+
+
+def test_a_run_that_names_foreign_classes_is_not_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from omegaconf import OmegaConf
+
+    config = load_config("train", ["model=standard_4layer"])
+    weights = build_network(config).state_dict()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    state = {f"network.{name}": value for name, value in weights.items()}
+    torch.save({"config": OmegaConf.to_yaml(config), "state_dict": state}, checkpoint)
+    (tmp_path / "run" / "config.yaml").write_text("data: {_target_: pathlib.Path.touch, self: harm}\n")
+    monkeypatch.setattr(sys, "argv", ["symrob"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", f"checkpoint={checkpoint}"]) == 2
+    assert "do not trust the file" in one_line(capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_job_and_shows_in_the_exit_status(number: signal.Signals, tmp_path: Path) -> None:
+    words = ["train", *SMALL, "trainer.max_epochs=100000", "robustness=none", "hydra.run.dir=run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "symmetry_robustness.app.cli", *(w for w in words if not w.startswith("robustness."))],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: (tmp_path / "run" / "checkpoints" / "last.ckpt").exists())
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 128 + number, output + errors
+    assert "Traceback" not in errors
+    assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
+    size = (tmp_path / "run" / "metrics.csv").stat().st_size
+    time.sleep(2)
+    assert (tmp_path / "run" / "metrics.csv").stat().st_size == size  # nothing goes on
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
