@@ -43,7 +43,10 @@ class GradientAttack(ABC):
         Raises:
             UserError: for unsuitable images, labels, logits that are not finite, or a call inside inference mode.
         """
-        return _perturb(network, images, labels, threat, self.rule, generator)
+        check_images(images, threat.bounds)
+        check_labels(labels, images)
+        check_evaluation_mode(network)
+        return perturb(network, images, labels, threat, self.rule, generator)
 
 
 @final
@@ -221,18 +224,15 @@ def _run(network: nn.Module, labels: Tensor, rule: PGD, ball: Ball, iterate: Ten
     return _stronger(best, last)
 
 
-def _perturb(
+def perturb(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
     threat: ThreatModel,
     rule: PGD,
-    generator: RandomSource | None,
+    generator: RandomSource | None = None,
 ) -> Tensor:
-    """The strongest result of all restarts."""
-    check_images(images, threat.bounds)
-    check_labels(labels, images)
-    check_evaluation_mode(network)
+    """The strongest result (B, C, H, W) of all restarts, for a caller that has checked network, images and labels."""
     images = images.detach()
     if images.is_inference() and not torch.is_inference_mode_enabled():
         images = images.clone()

@@ -15,6 +15,7 @@ from symmetry_robustness.attacks.gradient import PGD, check_labels, loss_gradien
 from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import soundness
+from symmetry_robustness.robustness.checking import run_checks
 from symmetry_robustness.robustness.judging import (
     Clean,
     Outcome,
@@ -76,7 +77,7 @@ def evaluate_robustness(
     started = time.perf_counter()
     keep = _lowest(numbers, protocol.keep_examples)
     scored = _lowest(numbers, len(numbers) if protocol.clever_images is None else protocol.clever_images)
-    with _untouched(network, images.device):
+    with _in_mode(network, protocol.mode), _untouched(network, images.device):
         _check_classes(network, images, labels)
         parts = []
         for start in range(0, max(len(images), 1), _WINDOW):
@@ -89,6 +90,7 @@ def evaluate_robustness(
         report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
         if protocol.clever is not None:
             report = _with_clever(network, images, protocol, report, np.flatnonzero(scored), progress)
+        report = replace(report, checks=(*report.checks, *run_checks(network, images, labels, protocol, report)))
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
     return replace(report, checks=soundness.conclude(report))
 
@@ -126,7 +128,7 @@ def _check_classes(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     if not len(images):
         return
     with torch.no_grad():
-        classes = network(images[:1]).shape[-1]
+        classes = network(images[:2]).shape[-1]  # two, for batch norms in training mode
     low, high = (int(value) for value in torch.aminmax(labels))
     if low < 0 or high >= classes:
         raise UserError(
@@ -146,6 +148,21 @@ def _shifted(progress: Reporter | None, offset: int, total: int) -> Reporter:
     if progress is None:
         return lambda _: None
     return lambda state: progress(Progress(state.stage, offset + state.done, total))
+
+
+@contextlib.contextmanager
+def _in_mode(network: nn.Module, mode: str) -> Iterator[None]:
+    """Let batch norms use the batch at hand where the mode says so; those without weights normalise the input."""
+    kind = nn.modules.batchnorm._BatchNorm
+    layers = [m for m in network.modules() if isinstance(m, kind) and m.affine] if mode != "evaluation" else []
+    before = [layer.training for layer in layers]
+    try:
+        for layer in layers:
+            layer.train()
+        yield
+    finally:
+        for layer, training in zip(layers, before, strict=True):
+            layer.train(training)
 
 
 @contextlib.contextmanager

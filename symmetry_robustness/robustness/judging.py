@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, Ball, GradientAttack
+from symmetry_robustness.attacks.gradient import PGD, Ball, GradientAttack, perturb
 from symmetry_robustness.attacks.library import LibraryAttack
 from symmetry_robustness.attacks.randomness import example_generator
 from symmetry_robustness.attacks.threat import NORMS, Attack
@@ -146,7 +146,11 @@ def _call(setting: Setting, name: str, attack: Attack, rows: IntArray, position:
     index = torch.as_tensor(rows, device=setting.images.device)
     images, labels = setting.images[index], setting.labels[index]
     source = [example_generator(protocol.seed, int(number)) for number in setting.numbers[rows]]
-    returned = attack(setting.network, images, labels, protocol.threat(epsilon), generator=source)
+    threat = protocol.threat(epsilon)
+    if isinstance(attack, GradientAttack):  # mode and images are judged by soundness checks, not refused
+        returned = perturb(setting.network, images, labels, threat, attack.rule, source)
+    else:
+        returned = attack(setting.network, images, labels, threat, generator=source)
     if returned.shape != images.shape:
         raise UserError(
             f"attack {name} returned the shape {tuple(returned.shape)} for {tuple(images.shape)}; mend the attack"
@@ -164,7 +168,8 @@ def _call(setting: Setting, name: str, attack: Attack, rows: IntArray, position:
             f"attack {name}, {protocol.norm} epsilon {epsilon:.4g}: {int(outside.sum())} of {len(rows)} images leave "
             f"the ball or the bounds, by up to {leaving.max():.3g}"
         )
-    return _Judged(wrong & ~outside, length, returned, violation)
+    counted = wrong if protocol.outside == "count" else wrong & ~outside
+    return _Judged(counted, length, returned, violation)
 
 
 def _while_standing(setting: Setting, name: str, attack: Attack) -> Outcome:

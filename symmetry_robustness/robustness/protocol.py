@@ -2,12 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 from symmetry_robustness.attacks.library import LibraryAttack
 from symmetry_robustness.attacks.threat import Attack, NormName, ThreatModel, check_bounds, find_norm, parse_epsilon
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness.clever import Clever
+
+_CHOICES: Final = {
+    "judge": ("any", "returned"),
+    "checks": ("full", "cheap"),
+    "mode": ("evaluation", "training_statistics"),
+    "outside": ("discard", "count"),
+}
 
 
 @final
@@ -30,6 +37,12 @@ class EvaluationProtocol:
         cascade: each attack gets only the images that all attacks before it left standing, and only at epsilons below
             the one that broke them; its row of the report is what stands after it and all before it. The last row is
             the worst case, at the price of the attacks that are needed.
+        checks: "full" runs all soundness checks; "cheap" leaves out those that attack a few images once more.
+        expected_clean_accuracy: clean accuracy known from elsewhere, such as the training; much less fails a check.
+        mode: "evaluation", or "training_statistics" to let the network's batch norms use the batch at hand, which only
+            re-enacts evaluations that did so by mistake.
+        outside: "discard" counts what an attack returns outside of its ball or the bounds as no success; "count" judges
+            it like the rest, which only re-enacts evaluations that clamp wrongly. A check fails either way.
     """
 
     attacks: Mapping[str, Attack] = field(default_factory=dict)
@@ -43,6 +56,10 @@ class EvaluationProtocol:
     judge: Literal["any", "returned"] = "any"
     bounds: tuple[float, float] = (0.0, 1.0)
     cascade: bool = False
+    checks: Literal["full", "cheap"] = "full"
+    expected_clean_accuracy: float | None = None
+    mode: Literal["evaluation", "training_statistics"] = "evaluation"
+    outside: Literal["discard", "count"] = "discard"
 
     def __post_init__(self) -> None:
         # Plain containers, whatever the configuration library hands over.
@@ -60,10 +77,15 @@ class EvaluationProtocol:
                 raise UserError(f"attack {name} must be an attack, got {attack!r}; give it a _target_ such as PGD")
             if name == "clean" or not str(name).isidentifier():
                 raise UserError(f"attacks: {name!r} cannot name an attack; use letters, digits and _, and not clean")
-        if self.judge not in ("any", "returned"):
-            raise UserError(f"judge must be any or returned, got {self.judge!r}; choose one of them")
         if self.cascade and self.judge == "returned":
             raise UserError("cascade needs judge any, got returned; set judge=any or cascade=false")
+        for option, values in _CHOICES.items():
+            if (value := getattr(self, option)) not in values:
+                raise UserError(f"{option} must be {' or '.join(values)}, got {value!r}; choose one of them")
+        if self.outside == "count" and self.judge == "any":
+            raise UserError("outside=count needs judge=returned; set both to re-enact an evaluation")
+        if self.expected_clean_accuracy is not None and not 0 <= self.expected_clean_accuracy <= 1:
+            raise UserError(f"expected_clean_accuracy must lie in [0, 1], got {self.expected_clean_accuracy}")
         if self.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {self.batch_size}; 128 suits most machines")
         for option, count in (("keep_examples", self.keep_examples), ("clever_images", self.clever_images or 0)):
@@ -91,6 +113,10 @@ class EvaluationProtocol:
             "judge": self.judge,
             "bounds": list(self.bounds),
             "cascade": self.cascade,
+            "checks": self.checks,
+            "expected_clean_accuracy": self.expected_clean_accuracy,
+            "mode": self.mode,
+            "outside": self.outside,
         }
 
 

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.gradient import training_layers
+from symmetry_robustness.robustness.explanations import EXPLANATIONS
 
 if TYPE_CHECKING:
+    from symmetry_robustness.robustness.protocol import EvaluationProtocol
     from symmetry_robustness.robustness.report import RobustnessReport
 
 Status = Literal["passed", "warned", "failed"]
@@ -28,6 +31,11 @@ class Check(NamedTuple):
     name: str
     status: Status
     evidence: str
+
+    @property
+    def explanation(self) -> str:
+        """What the check asks, in a sentence."""
+        return EXPLANATIONS[self.name]
 
 
 def merge_checks(groups: Iterable[Sequence[Check]]) -> tuple[Check, ...]:
@@ -53,11 +61,11 @@ def conclude(report: RobustnessReport) -> tuple[Check, ...]:
         finite_logits(int(counts.get("nonfinite_logits", 0)), total),
         finite_gradients(int(counts.get("nonfinite_gradients", 0)), int(_passes(counts))),
         nonzero_gradients(int(counts.get("zero_gradients", 0)), int(report.clean_correct.sum())),
+        clean_accuracy(report.labels, report.predictions, report.settings.get("expected_clean_accuracy")),
     ]
     if correct and total:
         derived.append(falls_with_epsilon({name: values.mean(0).tolist() for name, values in correct.items()}))
         derived.append(iterative_at_least_single(single, iterative))
-        derived.append(zero_at_largest(report.worst_case(report.epsilons[-1]).value, report.epsilons[-1], total))
         derived.append(_clever_check(report))
     fresh = {check.name: check for check in derived if check is not None}
     return (*(check for check in report.checks if check.name not in fresh), *fresh.values())
@@ -83,12 +91,28 @@ def _clever_check(report: RobustnessReport) -> Check | None:
     return clever_below_distance(int((value > distance)[known].sum()), int(known.sum())) if len(shared) else None
 
 
+def protocol_settings(protocol: EvaluationProtocol) -> Check:
+    """The protocol's settings are those of a sound evaluation; a re-enactment of another one must be told apart."""
+    unsound = []
+    if protocol.bounds != (0.0, 1.0):
+        unsound.append(f"attacks clamp pixels to [{protocol.bounds[0]:g}, {protocol.bounds[1]:g}]")
+    if protocol.mode != "evaluation":
+        unsound.append("batch norm uses the statistics of the attacked batch")
+    if protocol.outside != "discard":
+        unsound.append("results outside of the ball count")
+    if unsound:
+        return Check("protocol_settings", "failed", f"no sound evaluation: {'; '.join(unsound)}")
+    if protocol.judge != "any":
+        return Check("protocol_settings", "warned", "only what an attack returns counts, not the iterates before")
+    return Check("protocol_settings", "passed", "bounds [0, 1], evaluation mode, any iterate inside the ball counts")
+
+
 def images_in_bounds(images: Tensor, bounds: tuple[float, float]) -> Check:
-    """Images lie within the pixel bounds; otherwise epsilon is not in pixel units. Source: arXiv 1902.06705, sec. 4."""
+    """Pixels lie in [0, 1] and in the bounds; else epsilon is in other units. Source: arXiv 1902.06705, sec. 4."""
     if not len(images):
         return Check("images_in_bounds", "passed", "no images")
     low, high = (float(value) for value in torch.aminmax(images))
-    inside = bounds[0] <= low and high <= bounds[1]
+    inside = max(bounds[0], 0.0) <= low and high <= min(bounds[1], 1.0)
     spread = f"pixels span [{low:.4g}, {high:.4g}], bounds are [{bounds[0]:g}, {bounds[1]:g}]"
     return Check("images_in_bounds", "passed" if inside else "failed", spread)
 
@@ -104,10 +128,12 @@ def evaluation_mode(network: nn.Module) -> Check:
 def deterministic_forward(network: nn.Module, images: Tensor) -> Check:
     """Two passes of the same images give the same logits; randomness hides gradients. Source: arXiv 1802.00420."""
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        difference = (network(images) - network(images)).abs()
+        logits = network(images)
+        difference = (network(images) - logits).abs()
+    size = float(logits.nan_to_num(0.0).abs().max()) if logits.numel() else 0.0
     worst = float(difference.nan_to_num(0.0).max()) if difference.numel() else 0.0
     # GPU kernels may sum in another order from call to call.
-    status: Status = "passed" if worst <= 1e-4 else "failed"
+    status: Status = "passed" if worst <= 1e-4 * max(1.0, size) else "failed"
     return Check("deterministic_forward", status, f"logits of {len(images)} images differ by at most {worst:.2g}")
 
 
@@ -166,10 +192,35 @@ def iterative_at_least_single(
     return Check("iterative_at_least_single", status, detail)
 
 
-def zero_at_largest(accuracy: float, epsilon: float, total: int) -> Check:
-    """Accuracy is near zero at the largest epsilon, so the grid is wide enough to show an attack that does not work."""
-    status: Status = "passed" if accuracy <= 0.05 or not total else "warned"
-    return Check("zero_at_largest", status, f"worst-case accuracy at epsilon {epsilon:.4g} is {accuracy:.3f}")
+def clean_accuracy(
+    labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], expected: float | None = None
+) -> Check:
+    """Clean accuracy beats the most frequent label, no renaming of classes does much better, and it is as expected."""
+    total = len(labels)
+    if not total:
+        return Check("clean_accuracy", "passed", "no images")
+    accuracy = float((labels == predictions).mean())
+    classes, counts = np.unique(labels, return_counts=True)
+    guess = float(counts.max() / total)
+    noise = 2 * float(np.sqrt(max(accuracy * (1 - accuracy), 1 / total) / total))
+    evidence = f"{accuracy:.3f} of {total} images, always guessing the most frequent label gives {guess:.3f}"
+    if expected is not None and accuracy < expected - noise - 0.01:
+        return Check("clean_accuracy", "failed", f"{evidence}, expected {expected:.3f}")
+    if total >= 10 * len(classes) > 10:
+        renamed = _accuracy_after_renaming(labels, predictions)
+        if renamed > accuracy + 0.3:
+            return Check("clean_accuracy", "failed", f"{evidence}, renaming the classes {renamed:.3f}: wrong labels")
+    low = total >= 30 and len(classes) > 1 and accuracy <= guess + noise
+    return Check("clean_accuracy", "warned" if low else "passed", evidence)
+
+
+def _accuracy_after_renaming(labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64]) -> float:
+    """Largest accuracy that a one-to-one renaming of the predicted classes can give."""
+    kept = predictions >= 0
+    table = np.zeros((max(labels.max(), predictions.max()) + 1,) * 2)
+    np.add.at(table, (predictions[kept], labels[kept]), 1)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return float(table[rows, columns].sum() / len(labels))
 
 
 def clever_below_distance(exceeding: int, total: int) -> Check:

@@ -1,0 +1,30 @@
+"""What each soundness check asks, in a sentence."""
+
+from collections.abc import Mapping
+from typing import Final
+
+EXPLANATIONS: Final[Mapping[str, str]] = {
+    "protocol_settings": "The protocol judges soundly: pixel bounds [0, 1], evaluation mode, nothing outside the ball.",
+    "evaluation_mode": "No layer that normalises or drops out is in training mode, where it sees the attacked batch.",
+    "images_in_bounds": "Pixels lie in [0, 1] and in the bounds of the attacks; otherwise epsilon has other units.",
+    "deterministic_forward": "The same images give the same logits twice; chance in the network hides its gradients.",
+    "batch_independent": "An image's logits do not depend on the images beside it.",
+    "inside_ball": "What an attack returns lies in its ball and in the bounds.",
+    "finite_logits": "Logits of clean images are finite.",
+    "finite_gradients": "Input gradients are finite; an attack cannot follow others.",
+    "nonzero_gradients": "Input gradients are not exactly zero; zeros mean that something hides them.",
+    "gradient_matches_difference": "The gradient tells how the logits change when the pixels change a little.",
+    "sees_whole_range": "Pixels of every brightness matter; a network that clamps its input is blind to some.",
+    "statistics_match": "The first batch norm meets the means and variances of training: images are normalised once.",
+    "clean_accuracy": "Clean accuracy is above guessing and as high as expected; otherwise labels or images are wrong.",
+    "falls_with_epsilon": "Robust accuracy does not rise with epsilon.",
+    "iterative_at_least_single": "Attacks of many steps break at least as many images as attacks of one.",
+    "step_reaches_edge": "All steps together are long enough to reach the edge of the ball.",
+    "enough_steps": "The longest attack takes at least ten steps; shorter ones stop before they arrive.",
+    "zero_at_large_epsilon": "An attack that may turn every image grey breaks nearly all of them.",
+    "longer_attack": "Twice the steps from a random start break hardly any image that is left standing.",
+    "other_loss": "The same attack with another loss breaks hardly any image that is left standing.",
+    "noise_attack": "Random noise breaks hardly any image that the attacks leave standing.",
+    "gradient_free_attack": "A search without gradients (Square) breaks hardly any image that is left standing.",
+    "clever_below_distance": "CLEVER, an estimated lower bound, stays below the length of changes that broke images.",
+}
