@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -43,6 +44,7 @@ def epsilon_curves(curves: Mapping[str, Mapping[str, Curve]], *, x_label: str = 
                 epsilons, accuracies - 2 * errors, accuracies + 2 * errors, color=color, alpha=0.15, linewidth=0
             )
         panel.set(title=attack.replace("_", " "), xlabel=x_label, ylim=(0, 1), xlim=(0, None))
+        panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy")
     if any(curves):
