@@ -45,7 +45,7 @@ class WalkResult:
 
     `broken` is the index of the smallest epsilon at which the image broke (number of epsilons if never), `distance` the
     norm of the change that broke it (inf if none). `excess` is the largest amount by which a successful iterate left
-    its ball or the bounds; `gradients` and `forwards` count images that passed through the network, `nonfinite` those
+    its ball or the bounds; `gradients` counts images whose gradient was taken, `nonfinite` those
     among them whose gradient was not finite.
     """
 
@@ -54,7 +54,6 @@ class WalkResult:
     adversarial: dict[int, Tensor]
     excess: float
     gradients: int
-    forwards: int
     nonfinite: int
 
 
@@ -220,7 +219,6 @@ def walk(
         adversarial=walker.adversarial,
         excess=walker.excess,
         gradients=gradients + walker.gradients,
-        forwards=walker.forwards,
         nonfinite=int(walker.nonfinite),
     )
 
@@ -238,7 +236,7 @@ class _Walker:
         self.adversarial: dict[int, Tensor] = {}
         self.keep = frozenset(keep)
         self.excess = 0.0
-        self.gradients = self.forwards = 0
+        self.gradients = 0
         self.nonfinite = torch.zeros((), dtype=torch.int64, device=task.images.device)
 
     def finished(self) -> int:
@@ -285,7 +283,6 @@ class _Walker:
         else:
             with torch.no_grad(), torch.autocast(slots.iterate.device.type, enabled=False):
                 logits = task.network(slots.iterate[busy])
-            self.forwards += slots.count
         return misclassified(logits, slots.labels[busy]).cpu().numpy(), gradient
 
     def _record(self, hits: IntArray) -> None:
