@@ -20,6 +20,7 @@ from torch import nn
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.config import finalize_config, require_own_classes
 from symmetry_robustness.app.hydra_main import run_hydra
+from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_network
@@ -113,6 +114,7 @@ def _evaluate(
             indices=indices,
             window=config.window,
             turn=turn,
+            compiled=config.compile,
             is_over=is_over,
             progress=progress if turn.rank == 0 else None,
         )
@@ -131,6 +133,7 @@ def describe_subject(config: DictConfig, checkpoint: Path, data: DictConfig, dev
         "seed": config.seed,
         "window": config.window,
         "device": device.type,
+        "compile": config.compile,
         "software": {name: importlib.metadata.version(name) for name in ("symmetry-robustness", "torch")},
     }
     text = json.dumps(values, sort_keys=True)
@@ -198,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Hydra's overrides and flags.
     """
+    keep_freed_memory()
 
     def job(config: DictConfig) -> int:
         evaluate(finalize_config(config))

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from symmetry_robustness.app.cli import find_mistake, guarded
+from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import build_network
 from symmetry_robustness.reporting import tables
@@ -193,6 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    keep_freed_memory()
     directory = Path((sys.argv[1:] if argv is None else argv)[0])
     leader = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     config = read_config(directory)

@@ -22,9 +22,9 @@ class Speed:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._first: tuple[int, float] | None = None
+        self._first: tuple[float, float] | None = None
 
-    def describe(self, done: int, total: int) -> str:
+    def describe(self, done: float, total: int) -> str:
         """Speed and time left in words; empty as long as they are unknown."""
         now = self._clock()
         if self._first is None:
@@ -96,7 +96,8 @@ def line_reporter(
         if turning or clock() - last >= _INTERVAL:
             last = clock()
             ended.update({state.stage} if state.done == state.total else ())
-            line = f"{_TITLES[state.stage]}: {state.done} of {state.total} images{words and ', '}{words}"
+            done = f"{round(state.done, 1):.10g}"
+            line = f"{_TITLES[state.stage]}: {done} of {state.total} images{words and ', '}{words}"
             if write is None:
                 print(line, file=sys.stderr, flush=True)
             else:

@@ -169,7 +169,7 @@ class Clever:
         generator: torch.Generator | None = None,
         *,
         indices: Sequence[int] | npt.NDArray[np.int64] | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> CleverScores:
         """Score images (B, C, H, W) in [0, 1].
 
@@ -178,7 +178,7 @@ class Clever:
             images: float32 (B, C, H, W) in [0, 1].
             generator: replaces the seed.
             indices: (B,) numbers of the images in their data set; with the seed they decide the sampled points.
-            progress: called with the number of finished images; fractions are rounded down.
+            progress: called with the number of finished images, fractions included.
 
         Raises:
             UserError: for unsuitable images or logits, or a call inside inference mode.
@@ -217,7 +217,7 @@ class _Stream(NamedTuple):
     settings: Clever
 
 
-def gradient_maxima(stream: _Stream, notify: Callable[[int], None]) -> npt.NDArray[np.float64]:
+def gradient_maxima(stream: _Stream, notify: Callable[[float], None]) -> npt.NDArray[np.float64]:
     """Largest gradient norm of each batch of points, (B, K, num_batches)."""
     images, settings = stream.images, stream.settings
     shape = (len(images) * settings.num_batches, stream.targets.shape[1])
@@ -227,7 +227,7 @@ def gradient_maxima(stream: _Stream, notify: Callable[[int], None]) -> npt.NDArr
     for row, block in _blocks(stream):
         if points and len(rows) + len(block) > settings.batch_size:
             _pass(stream, points, rows, maxima)
-            notify(row // settings.num_batches)
+            notify(row / settings.num_batches)
             rows, points = [], []
         rows += [row] * len(block)
         points.append(block)
@@ -364,6 +364,6 @@ def _targets(settings: Clever, logits: Tensor, numbers: npt.NDArray[np.int64], s
     return ranked.gather(1, chosen.to(ranked.device))
 
 
-def _counter(progress: Callable[[int], None] | None, offset: int) -> Callable[[int], None]:
+def _counter(progress: Callable[[float], None] | None, offset: int) -> Callable[[float], None]:
     """Report images of a group as images of the whole."""
     return (lambda _: None) if progress is None else (lambda done: progress(offset + done))

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import soundness
 from symmetry_robustness.robustness.checking import run_checks
+from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.judging import (
     Clean,
     Outcome,
@@ -46,6 +47,7 @@ def evaluate_robustness(
     protocol: EvaluationProtocol,
     *,
     indices: Tensor | Sequence[int] | IntArray | None = None,
+    compiled: bool = False,
     progress: Reporter | None = None,
 ) -> RobustnessReport:
     """Measure clean accuracy, robustness under the protocol's attacks, CLEVER, and whether to believe it.
@@ -60,6 +62,8 @@ def evaluate_robustness(
         labels: (N,) int64.
         protocol: what is to be measured.
         indices: (N,) numbers of the images in their data set; without it 0, 1, 2, ...
+        compiled: let torch.compile build the network for gradient attacks, with CUDA graphs on a GPU. It takes a minute
+            and a C++ compiler, and pays where the attacks take many.
         progress: called now and then with how far each stage has come.
 
     Raises:
@@ -79,20 +83,37 @@ def evaluate_robustness(
     scored = _lowest(numbers, len(numbers) if protocol.clever_images is None else protocol.clever_images)
     with _in_mode(network, protocol.mode), _untouched(network, images.device):
         _check_classes(network, images, labels)
+        subject = _prepare(network, images[: protocol.batch_size], compiled)
         parts = []
         for start in range(0, max(len(images), 1), _WINDOW):
             window = slice(start, start + _WINDOW)
             notify = _shifted(progress, start, len(images))
             batch = images[window], labels[window], numbers[window]
-            parts.append(_evaluate(network, *batch, protocol, keep[window], notify))
+            parts.append(_evaluate(subject, *batch, protocol, keep[window], notify))
         report = concatenate(parts)
         order = np.argsort(numbers[keep])
         report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
         if protocol.clever is not None:
-            report = _with_clever(network, images, protocol, report, np.flatnonzero(scored), progress)
+            report = _with_clever(subject.attacked, images, protocol, report, np.flatnonzero(scored), progress)
         report = replace(report, checks=(*report.checks, *run_checks(network, images, labels, protocol, report)))
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
     return replace(report, checks=soundness.conclude(report))
+
+
+class _Subject(NamedTuple):
+    """The network in three forms that compute the same; `compiled`, for one shape, only where it was asked for."""
+
+    network: nn.Module
+    attacked: nn.Module
+    compiled: nn.Module | None
+
+
+def _prepare(network: nn.Module, images: Tensor, compiled: bool) -> _Subject:
+    attacked = fuse(network, images)
+    if not compiled:
+        return _Subject(network, attacked, None)
+    mode = "reduce-overhead" if images.device.type == "cuda" else "default"  # the former uses CUDA graphs
+    return _Subject(network, attacked, cast(nn.Module, torch.compile(attacked, dynamic=False, mode=mode)))
 
 
 def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
@@ -192,7 +213,7 @@ def _clean_pass(network: nn.Module, images: Tensor, labels: Tensor, batch_size: 
 
 
 def _evaluate(
-    network: nn.Module,
+    subject: _Subject,
     images: Tensor,
     labels: Tensor,
     numbers: IntArray,
@@ -201,14 +222,15 @@ def _evaluate(
     notify: Reporter,
 ) -> RobustnessReport:
     """Report of one window of images, without CLEVER."""
-    checks = [soundness.evaluation_mode(network), soundness.images_in_bounds(images, protocol.bounds)]
+    checks = [soundness.evaluation_mode(subject.network), soundness.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)
-    checks.append(soundness.deterministic_forward(network, images[: protocol.batch_size]))
+    checks.append(soundness.deterministic_forward(subject.network, images[: protocol.batch_size]))
+    network = subject.attacked
     clean = _clean_pass(network, images, labels, protocol.batch_size, notify)
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
-    nothing = np.full(len(images), np.inf)
-    setting = Setting(network, images, labels, numbers, protocol, clean, correct, keep, notify, nothing)
+    limit = np.full(len(images), np.inf)
+    setting = Setting(network, images, labels, numbers, protocol, clean, correct, keep, notify, limit, subject.compiled)
     outcomes, effort = _apply_all(setting)
     checks.append(soundness.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
     finite = torch.isfinite(clean.logits).all(1)

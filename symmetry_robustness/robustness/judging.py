@@ -23,10 +23,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Progress(NamedTuple):
-    """How far a stage ("clean", an attack's name or "clever") has come, in images."""
+    """How far a stage ("clean", an attack's name or "clever") has come, in images and fractions of them."""
 
     stage: str
-    done: int
+    done: float
     total: int
 
 
@@ -44,6 +44,7 @@ class Setting(NamedTuple):
     """What every attack on a window of N images needs; `correct` and `keep` are masks (N,).
 
     `limit` (N,) is the epsilon from which on each image need not be attacked, since it is broken there already.
+    `compiled` is the network compiled for one shape, None where it is not.
     """
 
     network: nn.Module
@@ -56,6 +57,7 @@ class Setting(NamedTuple):
     keep: BoolArray
     notify: Reporter
     limit: FloatArray
+    compiled: nn.Module | None = None
 
 
 class Outcome(NamedTuple):
@@ -101,7 +103,7 @@ def _by_walk(setting: Setting, name: str, rule: PGD) -> Outcome:
     rows = torch.as_tensor(standing, device=images.device)
     lost = len(images) - len(standing)
     result = walk(
-        setting.network,
+        setting.network if setting.compiled is None else setting.compiled,
         images[rows],
         setting.labels[rows],
         rule,
@@ -113,6 +115,7 @@ def _by_walk(setting: Setting, name: str, rule: PGD) -> Outcome:
         first_gradient=setting.clean.gradient[rows],
         tries=np.searchsorted(protocol.grid, setting.limit[standing]),
         keep=np.flatnonzero(setting.keep[standing]).tolist(),
+        padded=setting.compiled is not None,
         progress=lambda done: setting.notify(Progress(name, lost + done, len(images))),
     )
     broken_at = np.where(setting.correct, np.inf, 0.0)

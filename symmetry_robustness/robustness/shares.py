@@ -91,6 +91,7 @@ def evaluate_in_shares(
     indices: Tensor | Sequence[int] | IntArray | None = None,
     window: int | None = None,
     turn: Turn = _ALONE,
+    compiled: bool = False,
     is_over: Callable[[], bool] = lambda: False,
     progress: Reporter | None = None,
 ) -> RobustnessReport | None:
@@ -109,6 +110,7 @@ def evaluate_in_shares(
         indices: (N,) numbers of the images in their data set; without it 0, 1, 2, ...
         window: images per share; None for a number that suits protocol and device.
         turn: the number of this process and of all; they take the shares round robin.
+        compiled: see `evaluate_robustness`.
         is_over: whether another process has completed the report, so that there is nothing left to do.
         progress: called with how far "attacks" and "clever" have come, all processes together.
 
@@ -132,6 +134,7 @@ def evaluate_in_shares(
                 labels[rows].to(place),
                 _part_of(protocol, share),
                 indices=numbers[share.rows],
+                compiled=compiled and share.kind == "attacks",
                 progress=_overall(progress, shares, share, folder, protocol),
             )
             if not is_over():
@@ -196,6 +199,6 @@ def _overall(
     def notify(state: Progress) -> None:
         if state.stage in stages and state.total:
             share = (stages.index(state.stage) + state.done / state.total) / len(stages)
-            progress(Progress(current.kind, before + int(share * size), total))
+            progress(Progress(current.kind, before + share * size, total))
 
     return notify

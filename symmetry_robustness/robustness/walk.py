@@ -25,9 +25,9 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-# Below this many busy slots a GPU is idle anyway, so later epsilons of the same images are tried ahead of time. On a
-# CPU every image of a batch costs the same, and trying ahead is waste.
-_AHEAD: Final = {"cuda": 256}
+# Below this many busy slots a pass costs much the same however many there are (a GPU idles, a CPU rearranges weights),
+# so later epsilons of the same images are tried ahead of time.
+_AHEAD: Final = {"cpu": 16, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class _Slots:
     def __init__(self, images: Tensor, capacity: int, rule: PGD) -> None:
         shape, device = (capacity, *images.shape[1:]), images.device
         self.images = torch.empty(shape, device=device).to(memory_format=torch.channels_last)
-        self.iterate = torch.empty_like(self.images)
+        self.iterate = torch.zeros_like(self.images)  # idle slots pass through the network where passes are padded
         self.velocity = torch.zeros_like(self.images) if rule.momentum else None
         self.epsilon = torch.ones(capacity, device=device)
         self.labels = torch.zeros(capacity, dtype=torch.int64, device=device)
@@ -179,6 +179,7 @@ def walk(
     first_gradient: Tensor | None = None,
     tries: IntArray | None = None,
     keep: Sequence[int] = (),
+    padded: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> WalkResult:
     """Find the smallest epsilon of the grid at which each image breaks; any iterate may do it.
@@ -196,6 +197,7 @@ def walk(
         first_gradient: gradient (N, C, H, W) of the cross-entropy at the images, if known.
         tries: (N,) at how many epsilons, the smallest first, each image is attacked; without it at all.
         keep: rows whose adversarial image is wanted.
+        padded: let every pass have `batch_size` rows, of which some may be idle, for a network compiled for one shape.
         progress: called with the number of finished images.
     """
     goals = _targets(logits, labels, rule.restarts) if rule.targeted else None
@@ -209,7 +211,7 @@ def walk(
     task = _Task(network, images, labels, goals, indices, rule, grid, seed, first_gradient)
     if tries is None:
         tries = np.full(len(images), len(grid.epsilons))
-    walker = _Walker(task, batch_size, tries * rule.restarts, keep)
+    walker = _Walker(task, batch_size, tries * rule.restarts, keep, padded)
     while walker.advance():
         if progress is not None:
             progress(walker.finished())
@@ -226,12 +228,13 @@ def walk(
 class _Walker:
     """The loop's state: queue, slots and what was found."""
 
-    def __init__(self, task: _Task, batch_size: int, items: IntArray, keep: Sequence[int]) -> None:
+    def __init__(self, task: _Task, batch_size: int, items: IntArray, keep: Sequence[int], padded: bool) -> None:
         self.task = task
         self.ahead = _AHEAD.get(task.images.device.type, 0)
-        useful = int(items.sum()) if self.ahead else len(task.images)
+        self.padded = padded
         self.queue = _Queue(items)
-        self.slots = _Slots(task.images, max(1, min(batch_size, useful)), task.rule)
+        capacity = batch_size if padded else max(1, min(batch_size, int(items.sum())))
+        self.slots = _Slots(task.images, capacity, task.rule)
         self.distance: FloatArray = np.full(len(task.images), np.inf)
         self.adversarial: dict[int, Tensor] = {}
         self.keep = frozenset(keep)
@@ -276,14 +279,16 @@ class _Walker:
         """Pass the iterates through the network; gradients only if some slot still has a step to take."""
         slots, task = self.slots, self.task
         gradient: Tensor | None = None
+        rows = slice(None) if self.padded else busy
         if (slots.step[busy] < task.rule.steps).any():
-            logits, gradient = loss_gradient(task.network, slots.iterate[busy], slots.goals[busy], task.rule)
+            logits, gradient = loss_gradient(task.network, slots.iterate[rows], slots.goals[rows], task.rule)
+            gradient = gradient[busy]
             self.gradients += slots.count
             self.nonfinite += (~torch.isfinite(gradient.flatten(1).sum(1))).sum()  # stays on the device
         else:
             with torch.no_grad(), torch.autocast(slots.iterate.device.type, enabled=False):
-                logits = task.network(slots.iterate[busy])
-        return misclassified(logits, slots.labels[busy]).cpu().numpy(), gradient
+                logits = task.network(slots.iterate[rows])
+        return misclassified(logits[busy], slots.labels[busy]).cpu().numpy(), gradient
 
     def _record(self, hits: IntArray) -> None:
         """Note successes, each unless an earlier item of the same image has succeeded."""

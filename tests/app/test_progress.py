@@ -31,14 +31,14 @@ def test_lines_are_few() -> None:
     for done in range(0, 101):
         report(Progress("attacks", done, 100))
         clock.seconds += 1
-    report(Progress("clever", 3, 4))
+    report(Progress("clever", 3.26, 4))
     assert lines == [
         "attacks: 0 of 100 images",
         "attacks: 30 of 100 images, 1 images/s, 1:10 left",
         "attacks: 60 of 100 images, 1 images/s, 0:40 left",
         "attacks: 90 of 100 images, 1 images/s, 0:10 left",
         "attacks: 100 of 100 images, 1 images/s, 0:00 left",
-        "CLEVER: 3 of 4 images",
+        "CLEVER: 3.3 of 4 images",
     ]
 
 

@@ -1,4 +1,5 @@
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -103,9 +104,22 @@ def test_trying_ahead_changes_nothing(
     network: nn.Module, images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attacks = {"a": PGD(steps=4, random_start=True, restarts=2), "b": FGSM()}
+    monkeypatch.setattr("symmetry_robustness.robustness.walk._AHEAD", {"cpu": 0})
     plain = evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64))
     monkeypatch.setattr("symmetry_robustness.robustness.walk._AHEAD", {"cpu": 64})
     same(plain, evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler; install g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler about itself
+def test_compiling_changes_nothing_and_happens_once(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    attacks = {"a": PGD(steps=3, random_start=True, restarts=2)}
+    plain = evaluate_robustness(network, images, labels, protocol(attacks=attacks))
+    torch._dynamo.reset()
+    same(plain, evaluate_robustness(network, images, labels, protocol(attacks=attacks), compiled=True))
+    # Once with gradients and once without, although the number of busy slots changes all the time.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
 def test_windows_change_nothing(

