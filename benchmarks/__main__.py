@@ -6,7 +6,6 @@ Machines are shared and noisy: ratios of things measured in one run count, not s
 import argparse
 import importlib
 import json
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,8 @@ import torch
 from symmetry_robustness.reporting.tables import markdown
 from symmetry_robustness.sweeps.run_directory import code_version, environment
 
-PARTS = ("training", "sweep", "clever", "ensemble")
+ATTACKING = ("sweep", "clever", "ensemble", "cost")  # these attack one network, which may be chosen
+PARTS = ("training", *ATTACKING)
 
 
 def formatted(row: dict[str, float | str]) -> dict[str, str]:
@@ -34,32 +34,21 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, help="folder for results.md and results.json; nothing is written otherwise"
     )
-    parser.add_argument("--rows", action="store_true", help=argparse.SUPPRESS)  # one part, as JSON, for the parent
     arguments = parser.parse_args()
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
-    if arguments.rows:
-        module = importlib.import_module(f"benchmarks.{arguments.parts[0]}")
-        rest = {} if arguments.parts[0] == "training" else {"overrides": tuple(arguments.override)}
-        if arguments.checkpoint and rest:
-            rest["checkpoint"] = arguments.checkpoint
-        print(json.dumps(module.run(arguments.device, **rest)))
-        return 0
-    results = {part: measure(part, sys.argv[1:]) for part in arguments.parts}
+    options = {"checkpoint": arguments.checkpoint, "overrides": tuple(arguments.override)}
+    results = {}
+    for part in arguments.parts:
+        rows = importlib.import_module(f"benchmarks.{part}").run(
+            arguments.device, **(options if part in ATTACKING else {})
+        )
+        print(f"\n{part}\n{markdown([formatted(row) for row in rows])}", flush=True)
+        results[part] = rows
     if arguments.output:
         write(results, arguments.output, arguments.device)
     return 0
-
-
-def measure(part: str, words: list[str]) -> list[dict[str, float | str]]:
-    """Run one part in a process of its own, so that none inherits another's caches or memory; print its rows."""
-    options = [word for word in words if word not in PARTS]
-    command = [sys.executable, "-m", "benchmarks", part, "--rows", *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    rows: list[dict[str, float | str]] = json.loads(done.stdout.splitlines()[-1])
-    print(f"\n{part}\n{markdown([formatted(row) for row in rows])}", flush=True)
-    return rows
 
 
 def write(results: dict[str, list[dict[str, float | str]]], output: Path, device: str) -> None:

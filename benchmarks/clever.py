@@ -1,4 +1,4 @@
-"""CLEVER against ART, on the same network, image, targets and number of points.
+"""CLEVER against ART, on the same network, images, targets and number of points; and what longer scores cost.
 
 ART is an extra of the benchmark: `pip install --no-deps adversarial-robustness-toolbox==1.20.*`, with scikit-learn,
 six, threadpoolctl, joblib and narwhals, which it imports. Without it only our own time is reported.
@@ -9,62 +9,83 @@ compared under `estimate="maximum"`.
 """
 
 import importlib.util
-import time
 import warnings
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from benchmarks.sweep import subject
+from benchmarks.alone import alone
+from benchmarks.subject import subject
+from symmetry_robustness import build_network, load_config
+from symmetry_robustness.app.memory import keep_freed_memory
+from symmetry_robustness.models import export
 from symmetry_robustness.robustness import Clever
 
 NUM_BATCHES, SAMPLES, RADIUS = 10, 64, 5.0
+FULL = 500 * 1024  # points of the original's score
 
 
-def art_scores(network: nn.Module, image: Tensor, targets: list[int], device: str) -> list[float]:
-    """Score towards each target by ART."""
+def ours(network: nn.Module, images: Tensor, targets: str | int) -> tuple[list[list[int]], list[list[float]]]:
+    """Target classes and scores towards them, (B, K) each, as `symrob evaluate` computes them."""
+    keep_freed_memory()
+    settings = Clever("l2", RADIUS, NUM_BATCHES, SAMPLES, targets=targets, estimate="maximum")
+    scores = settings(network.requires_grad_(False), images)
+    return scores.targets.tolist(), scores.per_target.tolist()
+
+
+def art(network: nn.Module, images: Tensor, targets: list[list[int]]) -> list[list[float]]:
+    """Scores towards the same targets by ART."""
     from art.estimators.classification import PyTorchClassifier
     from art.metrics import clever_t
 
-    classes = len(targets) + 1
-    classifier = PyTorchClassifier(
-        network,
-        nn.CrossEntropyLoss(),
-        tuple(image.shape),
-        classes,
-        clip_values=(0, 1),
-        device_type="gpu" if device == "cuda" else "cpu",
-    )
-    return [
-        float(
-            clever_t(classifier, image.cpu().numpy(), target, NUM_BATCHES, SAMPLES, RADIUS, 2, pool_factor=NUM_BATCHES)
-        )
-        for target in targets
-    ]
+    device_type = "gpu" if images.is_cuda else "cpu"
+    shape = tuple(images.shape[1:])
+    loss = nn.CrossEntropyLoss()
+    classifier = PyTorchClassifier(network, loss, shape, 10, clip_values=(0, 1), device_type=device_type)
+    np.random.seed(0)  # noqa: NPY002 - ART draws from the global state
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [
+            [
+                float(clever_t(classifier, image, target, NUM_BATCHES, SAMPLES, RADIUS, 2, pool_factor=NUM_BATCHES))
+                for target in row
+            ]
+            for image, row in zip(images.cpu().numpy(), targets, strict=False)
+        ]
 
 
 def run(
-    device: str = "cpu", checkpoint: str | None = None, overrides: tuple[str, ...] = (), size: int = 2
+    device: str = "cpu", checkpoint: str | None = None, overrides: tuple[str, ...] = (), size: int = 4
 ) -> list[dict[str, float | str]]:
-    """Seconds per image and the median ratio of scores."""
+    """Seconds per image and the median ratio of scores against ART; then our seconds for other targets and classes."""
     network, images, _ = subject(device, checkpoint, overrides, size)
-    settings = Clever("l2", RADIUS, NUM_BATCHES, SAMPLES, estimate="maximum")
-    settings(network, images[:1])  # warm-up
-    start = time.perf_counter()
-    scores = settings(network, images)
-    ours = (time.perf_counter() - start) / size
-    full = ours * 500 * 1024 / (NUM_BATCHES * SAMPLES)
-    row: dict[str, float | str] = {"against": "art", "ours s/image": ours, "500 x 1024 min/image": full / 60}
-    if importlib.util.find_spec("art") is None:
-        return [row | {"against": "nothing, ART is not installed"}]
-    np.random.seed(0)  # noqa: NPY002 - ART draws from the global state
-    ratios: list[float] = []
-    start = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for index in range(size):
-            targets = scores.targets[index].tolist()
-            theirs = art_scores(network, images[index], targets, device)
-            ratios += (scores.per_target[index].numpy() / np.array(theirs)).tolist()
-    art = (time.perf_counter() - start) / size
-    return [row | {"art s/image": art, "ratio": art / ours, "median ratio of scores": float(np.median(ratios))}]
+    network.requires_grad_(True)
+    all_targets = alone(ours, network, images, "all", device=device, warm_up=1)
+    targets, scores = all_targets.result
+    rows = [row("all 9 targets of 10 classes", all_targets.seconds / size)]
+    if importlib.util.find_spec("art") is not None:
+        theirs = alone(art, network, images, targets, device=device, warm_up=1)
+        rows[0] |= {
+            "art s/image": theirs.seconds / size,
+            "ratio": theirs.seconds / all_targets.seconds,
+            "median ratio of scores": float(np.median(np.array(scores) / np.array(theirs.result))),
+        }
+    for count in (1, 3, 6):
+        rows.append(row(f"top-{count} of 10 classes", timed(network, images, count, device)))
+    torch.manual_seed(0)
+    larger = export(build_network(load_config("train", [*overrides, "model.num_classes=100"])))
+    for count in (10, 99):
+        rows.append(row(f"top-{count} of 100 classes", timed(larger, images, count, device)))
+    return rows
+
+
+def timed(network: nn.Module, images: Tensor, targets: int, device: str) -> float:
+    """Our seconds per image."""
+    return alone(ours, network, images, targets, device=device, warm_up=1).seconds / len(images)
+
+
+def row(what: str, seconds: float) -> dict[str, float | str]:
+    """A row of our own time, with what the original's number of points would take."""
+    points = NUM_BATCHES * SAMPLES
+    return {"targets": what, "ours s/image": seconds, "500 x 1024 min/image": seconds * FULL / points / 60}

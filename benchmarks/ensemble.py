@@ -4,14 +4,14 @@ Two networks: the trained one, which hardly withstands anything, and the same af
 images, on which the expensive attacks have to do their work.
 """
 
-import time
-
 import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from benchmarks.sweep import subject
+from benchmarks.alone import alone
+from benchmarks.subject import subject
 from symmetry_robustness import load_config
+from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.attacks import PGD, ThreatModel
 from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
 
@@ -54,21 +54,27 @@ def autoattack(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return correct / len(images)
 
 
-def compare(name: str, network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float | str]:
+def cascade(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Clean and robust accuracy under `robustness=strong`."""
+    keep_freed_memory()
+    report = evaluate_robustness(network.requires_grad_(False), images, labels, strong())
+    return report.clean_accuracy, report.worst_case(EPSILON).value
+
+
+def compare(name: str, network: nn.Module, images: Tensor, labels: Tensor, device: str) -> dict[str, float | str]:
     """Seconds and robust accuracies of both on one network."""
-    protocol, start = strong(), time.perf_counter()
-    report = evaluate_robustness(network.requires_grad_(False), images, labels, protocol)
-    ours, start = time.perf_counter() - start, time.perf_counter()
-    accuracy = autoattack(network.requires_grad_(True), images, labels)
-    theirs = time.perf_counter() - start
+    network.requires_grad_(True)
+    ours = alone(cascade, network, images, labels, device=device, warm_up=2)
+    theirs = alone(autoattack, network, images, labels, device=device, warm_up=2)
+    clean, robust = ours.result
     return {
         "network": name,
-        "clean": report.clean_accuracy,
-        "their accuracy": accuracy,
-        "our accuracy": report.worst_case(EPSILON).value,
-        "theirs s": theirs,
-        "ours s": ours,
-        "ratio": theirs / ours,
+        "clean": clean,
+        "their accuracy": theirs.result,
+        "our accuracy": robust,
+        "theirs s": theirs.seconds,
+        "ours s": ours.seconds,
+        "ratio": theirs.seconds / ours.seconds,
     }
 
 
@@ -77,6 +83,8 @@ def run(
 ) -> list[dict[str, float | str]]:
     """A row for the network as it is, and one for it after adversarial training."""
     network, images, labels = subject(device, checkpoint, overrides, size)
-    evaluate_robustness(network, images[:2], labels[:2], strong())  # warm-up
-    rows = [compare("as trained", network, images, labels)]
-    return [*rows, compare("adversarially trained", harden(network, overrides, device), images, labels)]
+    rows = [compare("as trained", network, images, labels, device)]
+    return [
+        *rows,
+        compare("adversarially trained", harden(network.to(device), overrides, device).cpu(), images, labels, device),
+    ]

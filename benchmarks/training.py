@@ -1,4 +1,4 @@
-"""Training throughput against a plain loop, on the same data, in one process.
+"""Training throughput against a plain loop, on the same data, each in processes of its own.
 
 The plain loop is what a hand-written script does: float32, channels first, escnn's own layers, Adam, the loss read back
 after every batch. Per-sample transforms are left out on both sides: batches come from tensors in memory.
@@ -11,7 +11,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from benchmarks.alone import alone
 from symmetry_robustness import build_network, load_config
+from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.training.compute import fastest_precision
 
 BATCH_SIZE = 128
@@ -78,9 +80,15 @@ def plain_network(name: str, trunk: list[int | str]) -> nn.Module:
     return Plain(nn.Sequential(convolution(3, 64), Rotation(None), nn.ReLU()), 64, trunk, 10)
 
 
+def plain_fit(name: str, images: Tensor, labels: Tensor, device: str) -> float:
+    """Seconds for one pass of the hand-written counterpart of a network, after a warm-up."""
+    network = plain_network(name, list(load_config("train", [f"model={name}"]).model.trunk)).train().to(device)
+    plain_loop(network, images[: 2 * BATCH_SIZE], labels[: 2 * BATCH_SIZE], device)
+    return plain_loop(network, images, labels, device)
+
+
 def plain_loop(network: nn.Module, images: Tensor, labels: Tensor, device: str) -> float:
     """Seconds for one pass."""
-    network.train().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     criterion = nn.CrossEntropyLoss()
     start, running_loss = time.perf_counter(), 0.0
@@ -96,6 +104,7 @@ def plain_loop(network: nn.Module, images: Tensor, labels: Tensor, device: str) 
 
 def our_fit(name: str, images: Tensor, device: str) -> float:
     """Seconds for one epoch of the project's own Trainer, data module and settings, without validation."""
+    keep_freed_memory()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     import pytorch_lightning as pl
     from hydra.utils import instantiate
@@ -154,13 +163,10 @@ def run(device: str = "cpu") -> list[dict[str, float | str]]:
         count = BATCH_SIZE * batches * (20 if device == "cuda" else 1)
         images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
         labels = torch.randint(0, 10, (count,))
-        trunk = list(load_config("train", [f"model={name}"]).model.trunk)
-        network = plain_network(name, trunk)
-        plain_loop(network, images[: 2 * BATCH_SIZE], labels[: 2 * BATCH_SIZE], device)  # warm-up
         ours, plain = [], []
         for _ in range(3):
-            plain.append(count / plain_loop(network, images, labels, device))
-            ours.append(count / our_fit(name, images, device))
+            plain.append(count / alone(plain_fit, name, images, labels, device).result)
+            ours.append(count / alone(our_fit, name, images, device).result)
         best, reference = sorted(ours)[1], sorted(plain)[1]
         rows.append({"network": name, "plain images/s": reference, "ours images/s": best, "ratio": best / reference})
     return rows

@@ -1,9 +1,11 @@
 """A network in evaluation mode as the same function with fewer passes over memory, which is what attacks wait for."""
 
-from typing import Final, TypeGuard, TypeVar
+import itertools
+from typing import Any, Final, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -39,11 +41,58 @@ class Affine(nn.Module):
         return torch.addcmul(self.shift, features, self.scale)
 
 
+class ImageConv(nn.Module):
+    """A convolution of images whose backward pass computes 2 × 2 pixels at once.
+
+    CPU kernels compute sixteen channels at a time, of which the gradient of an image needs three; of four pixels
+    together it needs twelve. Values and gradients are those of the convolution.
+
+    Args:
+        convolution: of at most four channels, with an odd kernel, stride 1 and the padding that keeps the size.
+    """
+
+    blocked: Tensor
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        weight = convolution.weight.detach()
+        outputs, inputs, size, _ = weight.shape
+        kernels = weight.new_zeros(inputs, 2, 2, outputs, size + 1, size + 1)
+        for row, column in itertools.product(range(2), range(2)):
+            kernels[:, row, column, :, row : row + size, column : column + size] = weight.flip(2, 3).transpose(0, 1)
+        blocked = kernels.flatten(0, 2).contiguous(memory_format=torch.channels_last)
+        self.register_buffer("blocked", blocked, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, out_channels, H, W)."""
+        layer = self.convolution
+        if images.shape[2] % 2 or images.shape[3] % 2:
+            return cast(Tensor, layer(images))
+        features = _ImageConvFunction.apply(images, layer.weight, layer.bias, self.blocked)  # type: ignore[no-untyped-call]
+        return cast(Tensor, features)
+
+
+class _ImageConvFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, blocked: Tensor) -> Tensor:
+        ctx.save_for_backward(blocked)
+        return torch.conv2d(images, weight, bias, padding=weight.shape[-1] // 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (blocked,) = ctx.saved_tensors
+        padding = (blocked.shape[-1] - 2) // 2
+        return pixel_shuffle(torch.conv2d(gradient, blocked, stride=2, padding=padding), 2), None, None, None
+
+
 def fuse(network: nn.Module, images: Tensor) -> nn.Module:
     """The network with batch norms folded into the convolutions before them and pooled before it is rectified.
 
-    Only what stands side by side in a plain `nn.Sequential` is rewritten, so any network may be given. Nothing of it
-    is changed; layers that stay are shared.
+    On a CPU convolutions of images get a faster backward pass as well, in which their weights take no gradient. Only
+    what stands side by side in a plain `nn.Sequential` is rewritten, so any network may be given. Nothing of it is
+    changed; layers that stay are shared.
 
     Args:
         network: images to logits (B, K), in evaluation mode.
@@ -72,6 +121,8 @@ def _fuse(module: nn.Module) -> nn.Module:
         return sequence
     if _is_fixed(module):
         return Affine(module)
+    if _is_image_conv(module):
+        return ImageConv(module)
     children = {name: _fuse(child) for name, child in module.named_children()}
     if all(child is module.get_submodule(name) for name, child in children.items()):
         return module
@@ -88,7 +139,7 @@ def _flatten(sequence: nn.Sequential) -> list[nn.Module]:
         if _is_sequence(child):
             layers += _flatten(child)
         elif not (isinstance(child, nn.Identity | nn.modules.dropout._DropoutNd) and not child.training):
-            layers.append(child if _is_fixed(child) else _fuse(child))
+            layers.append(child if isinstance(child, nn.BatchNorm2d | nn.Conv2d) else _fuse(child))
     return layers
 
 
@@ -104,7 +155,7 @@ def _rewrite(layers: list[nn.Module]) -> list[nn.Module]:
             result[-1:] = [layer, last]  # the same values, and a quarter of them to rectify
         else:
             result.append(layer)
-    return result
+    return [ImageConv(layer) if _is_image_conv(layer) else layer for layer in result]
 
 
 def _is_plain(module: nn.Module | None, kind: type[Layer]) -> TypeGuard[Layer]:
@@ -120,3 +171,13 @@ def _is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
 def _is_fixed(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether a batch norm only scales and shifts."""
     return _is_plain(module, nn.BatchNorm2d) and not module.training and module.running_mean is not None
+
+
+def _is_image_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether `ImageConv` stands for a convolution, and is faster: on a CPU, where few channels come in."""
+    if not _is_plain(module, nn.Conv2d) or module.weight.is_cuda or module.in_channels > 4 or module.groups > 1:
+        return False
+    size = module.kernel_size
+    keeps = module.stride == (1, 1) and module.dilation == (1, 1) and module.padding_mode == "zeros"
+    padded = module.padding in ("same", (size[0] // 2, size[1] // 2))
+    return keeps and padded and size[0] == size[1] and size[0] % 2 == 1

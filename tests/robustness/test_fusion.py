@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.robustness.fusion import Affine, fuse
+from symmetry_robustness.robustness.fusion import Affine, ImageConv, fuse
 
 
 def trained_norm(channels: int) -> nn.BatchNorm2d:
@@ -78,8 +78,8 @@ def test_what_is_in_training_mode_or_hooked_stays(images: Tensor) -> None:
     torch.testing.assert_close(fuse(hooked, images)(images), hooked(images), rtol=0, atol=1e-5)
 
 
-def test_pooling_before_rectifying_has_the_same_values_and_gradients(images: Tensor) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)).eval()
+def test_pooling_before_rectifying_has_the_same_values_and_gradients() -> None:
+    network, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)).eval(), torch.rand(6, 3, 8, 8)
     fused = fuse(network, images)
     assert [type(layer) for layer in fused] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
     for form in (network, fused):
@@ -102,3 +102,38 @@ def test_a_network_that_would_change_is_taken_as_it_is(images: Tensor) -> None:
 
     nosy = Nosy().eval()
     assert fuse(nosy, images) is nosy
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("shape", [(8, 8), (6, 10), (7, 8)])
+@pytest.mark.parametrize("padding", ["same", "number"])
+def test_image_convolution_has_the_gradients_of_the_convolution(
+    size: int, shape: tuple[int, int], padding: str
+) -> None:
+    layer = nn.Conv2d(3, 5, size, padding="same" if padding == "same" else size // 2).double()
+    results = []
+    for form in (layer, ImageConv(layer)):
+        images = torch.rand((2, 3, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        images.requires_grad_()
+        output = form(images)
+        (gradient,) = torch.autograd.grad((output.square() + output).sum(), images)
+        results.append((output, gradient))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.Conv2d(3, 4, 3),
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(3, 3, 3, padding=1, groups=3),
+        nn.Conv2d(3, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(8, 4, 3, padding=1),
+    ],
+    ids=str,
+)
+def test_other_convolutions_stay(layer: nn.Conv2d) -> None:
+    network = nn.Sequential(layer, nn.ReLU()).eval()
+    assert fuse(network, torch.rand(2, layer.in_channels, 8, 8)) is network
