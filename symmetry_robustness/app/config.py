@@ -138,7 +138,8 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
     target: Any = locate(str(node["_target_"]))
     if not callable(target):
         raise UserError(
-            f"{path}._target_: nothing callable is found at {str(node['_target_'])!r}; give a class by its full path"
+            f"{path}._target_: nothing callable is found at {str(node['_target_'])!r}; give a class by its full path, "
+            "and for a module of your own its folder in PYTHONPATH"
         )
     parameters = inspect.signature(target).parameters
     settings = {name: value for name, value in node.items() if name not in _RESERVED}

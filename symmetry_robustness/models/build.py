@@ -88,8 +88,11 @@ def _require_trusted_module(target: object, packages: tuple[str, ...]) -> None:
     if f"{module_name}.".startswith(packages):
         try:
             found = getattr(importlib.import_module(module_name), name, None)
-        except ModuleNotFoundError:
-            found = None
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"the checkpoint asks for {target!r}, whose module is not found ({error}); do not trust the file, or "
+                "add the module's folder to PYTHONPATH if it is yours"
+            ) from error
         if isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == module_name:
             return
     raise UserError(
