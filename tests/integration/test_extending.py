@@ -14,6 +14,7 @@ from symmetry_robustness import load_network
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import RobustnessReport
 
+pytestmark = pytest.mark.slow
 DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
 # What the test adds to the document's commands, so that they take seconds.
 SMALL = {
@@ -114,14 +115,12 @@ def test_a_measure(folder: Path) -> None:
     assert "of the predictions" in follow("A measure of your own", folder)
 
 
-@pytest.mark.slow
 def test_a_data_set(folder: Path) -> None:
     printed = follow("A data set", folder)
     assert "test split of stripes of contrast 30; test images rotated by 0, 90, 180, 270 degrees" in printed
     assert json.loads((folder / "runs/stripes/summary.json").read_text())["data"] == "stripes of contrast 30"
 
 
-@pytest.mark.slow
 def test_an_attack(folder: Path) -> None:
     follow("An attack", folder)
     report = RobustnessReport.load(folder / "runs/gabor/robustness/fade.json")
@@ -129,7 +128,6 @@ def test_an_attack(folder: Path) -> None:
     assert {check.name: check.status for check in report.checks}["inside_ball"] == "passed"
 
 
-@pytest.mark.slow
 def test_an_objective(folder: Path) -> None:
     follow("An objective", folder)
     assert "focal.FocalLoss" in (folder / "runs/focal/config.yaml").read_text()
