@@ -73,8 +73,7 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=…")
-    for path, node in _targets(config, ""):
-        _check_target(path, node)
+    check_targets(config, "")
     epochs = OmegaConf.select(config, "trainer.max_epochs")
     if epochs is not None and epochs < 1:
         raise UserError(
@@ -83,22 +82,37 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
     return config
 
 
-def require_own_classes(node: DictConfig, part: str) -> DictConfig:
-    """Return a node of a configuration that lay in a file, if it names nothing but classes of one of our packages.
+def require_own_classes(node: DictConfig, part: str, trusted: Sequence[str] = ()) -> DictConfig:
+    """Return a node of a configuration that lay in a file, if it names nothing but classes of trusted packages.
 
     Args:
         node: as read, not yet instantiated.
-        part: the package below symmetry_robustness, e.g. "data".
+        part: the package below symmetry_robustness that is trusted in any case, e.g. "data".
+        trusted: packages and modules of the user's own, whose classes the file may name as well.
 
     Raises:
         UserError: a `_target_` that is anything else; a file is no reason to call it.
     """
     package = f"symmetry_robustness.{part}"
+    prefixes = tuple(f"{name}." for name in (package, *trusted))
     for path, child in _targets(node, part):
-        target: Any = locate(str(child["_target_"])) if str(child["_target_"]).startswith(f"{package}.") else None
-        if not (inspect.isclass(target) and f"{target.__module__}.".startswith(f"{package}.")):
-            raise UserError(f"{path}._target_: {child['_target_']!r} is no class of {package}; do not trust the file")
+        target: Any = locate(str(child["_target_"])) if str(child["_target_"]).startswith(prefixes) else None
+        if not (inspect.isclass(target) and f"{target.__module__}.".startswith(prefixes)):
+            raise UserError(
+                f"{path}._target_: {child['_target_']!r} is no class of {package}; "
+                "do not trust the file, unless its module is yours: then add it to trusted=[…]"
+            )
     return node
+
+
+def check_targets(node: DictConfig, path: str) -> None:
+    """Hold every name and value below `node`, which stands at `path`, against the signature of its class.
+
+    Raises:
+        UserError: a class that is not found, an unknown or missing name, or a value of another type.
+    """
+    for place, child in _targets(node, path):
+        _check_target(place, child)
 
 
 def _first_line(error: BaseException) -> str:
@@ -124,7 +138,8 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
     target: Any = locate(str(node["_target_"]))
     if not callable(target):
         raise UserError(
-            f"{path}._target_: nothing callable is found at {str(node['_target_'])!r}; give a class by its full path"
+            f"{path}._target_: nothing callable is found at {str(node['_target_'])!r}; give a class by its full path, "
+            "and for a module of your own its folder in PYTHONPATH"
         )
     parameters = inspect.signature(target).parameters
     settings = {name: value for name, value in node.items() if name not in _RESERVED}

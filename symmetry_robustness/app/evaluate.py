@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from symmetry_robustness.app.cli import guarded
-from symmetry_robustness.app.config import finalize_config, require_own_classes
+from symmetry_robustness.app.config import check_targets, finalize_config, require_own_classes
 from symmetry_robustness.app.hydra_main import run_hydra
 from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.app.progress import shown_progress
@@ -46,16 +46,16 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
     """
     _check(config)
     checkpoint = Path(config.checkpoint)
-    network = load_network(checkpoint)
+    network = load_network(checkpoint, config.trusted)
     run = checkpoint.resolve().parent.parent
-    if not (run / CONFIG).is_file() and not (config.output and config.data):
+    if not (run / CONFIG).is_file() and not (config.output and "_target_" in (config.data or {})):
         raise UserError(
             f"{checkpoint} does not lie in a run directory, so its data set is unknown; set data=… and output=…"
         )
     turn, device = find_turn(), find_device(config.accelerator)
     if turn.ranks > 1 and config.overwrite:
         raise UserError("overwrite=true would make processes overwrite each other; remove the old report instead")
-    data = config.data or require_own_classes(read_config(run).data, "data")
+    data = choose_data(config, run)
     provenance = describe_subject(config, checkpoint, data, device)
     directory = Path(config.output) if config.output else run / "robustness"
     path = directory / f"{config.name}.json"
@@ -96,6 +96,8 @@ def _evaluate(
 ) -> RobustnessReport | None:
     """Read the images and evaluate the network on them, in shares that are kept in a folder."""
     datamodule = instantiate(data)
+    if turn.rank == 0:
+        print(f"{config.split} split of {datamodule.provenance}")
     images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
@@ -118,6 +120,21 @@ def _evaluate(
             is_over=is_over,
             progress=progress if turn.rank == 0 else None,
         )
+
+
+def choose_data(config: DictConfig, run: Path) -> DictConfig:
+    """The data set to evaluate on: the one given, or the run's own with the settings given in place of its own.
+
+    Raises:
+        UserError: the run names a class that is not trusted, or its class has no such setting.
+    """
+    given: DictConfig = config.data or OmegaConf.create({})
+    if "_target_" in given:
+        return given
+    own = require_own_classes(read_config(run).data, "data", config.trusted)
+    data = OmegaConf.create({**own, **given})
+    check_targets(data, "data")
+    return data
 
 
 def describe_subject(config: DictConfig, checkpoint: Path, data: DictConfig, device: torch.device) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from rich.console import Console
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting import tables
-from symmetry_robustness.reporting.figures import attack_panel, epsilon_curves
-from symmetry_robustness.reporting.runs import Run, find_runs
+from symmetry_robustness.reporting.figures import attack_panel, epsilon_curves, view_curves
+from symmetry_robustness.reporting.runs import VIEWS, Run, find_runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one table; write it as Markdown and CSV, the ε-curves and the adversarial examples as PNG and SVG.
+    """Print one table; write it as Markdown and CSV, the curves and the adversarial examples as PNG and SVG.
 
     Returns:
         0; 2 is the wrapper's for a user's mistake.
@@ -42,6 +42,13 @@ def write_report(runs: list[Run], output: Path) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(tables.terminal(rows, "accuracy ± standard error"))
     (output / "table.md").write_text(tables.markdown(rows))
     (output / "table.csv").write_text(tables.comma_separated(rows))
+    for kind, x_label in VIEWS.items():
+        seen: dict[str, list[dict[float, float]]] = {}
+        for run in runs:
+            if accuracies := run.views(kind):
+                seen.setdefault(run.name, []).append(accuracies)
+        if seen:
+            save(view_curves(seen, x_label=x_label), output / kind)
     attacked = {label: run for label, run in zip(labels(runs), runs, strict=True) if run.attacks}
     if attacked:
         curves = {label: {attack: run.curve(attack) for attack in run.attacks} for label, run in attacked.items()}

@@ -83,7 +83,10 @@ class EvaluateConfig:
     output: str = ""  # where the report goes; empty: the folder robustness/ of the checkpoint's run
     name: str = ""  # stem of the report's files; empty: the chosen protocol's name
     seed: int = 0
-    data: Any = None  # null: the data set the checkpoint was trained on
+    trusted: list[str] = field(default_factory=list)  # your own modules, whose classes the checkpoint may name
+    data: Any = (
+        None  # null: the data set the checkpoint was trained on; without _target_: the same, with these settings
+    )
     split: str = "test"
     num_images: int | None = 1000  # null: the whole split
     accelerator: str = "auto"

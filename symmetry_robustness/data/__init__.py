@@ -6,6 +6,7 @@ from symmetry_robustness.data.cifar import CIFAR10DataModule, CIFAR100DataModule
 from symmetry_robustness.data.corruptions import CIFAR10C, CIFAR100C
 from symmetry_robustness.data.module import ImageDataModule
 from symmetry_robustness.data.shapes import ShapesDataModule
+from symmetry_robustness.data.views import RotatedViews, ScaledViews, Views
 
 __all__ = [
     "CIFAR10C",
@@ -15,7 +16,10 @@ __all__ = [
     "EvaluationBatches",
     "ImageDataModule",
     "RandomCropFlip",
+    "RotatedViews",
+    "ScaledViews",
     "ShapesDataModule",
     "Split",
     "TrainingBatches",
+    "Views",
 ]

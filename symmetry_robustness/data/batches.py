@@ -1,6 +1,6 @@
 """Whole batches gathered from uint8 tensors in memory; no workers, no per-image Python."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,15 @@ class Split:
         images: uint8 (M, 3, H, W), shared with the other splits of the same file.
         labels: int64 (M,).
         indices: int64 (N,), the rows of this split in ascending order.
+        show: Changes the images, uint8 (B, 3, H, W), as they are gathered, so that views of them cost no memory; None
+            leaves them as they are.
     """
 
     name: str
     images: Tensor
     labels: Tensor
     indices: Tensor
+    show: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -41,7 +44,8 @@ class Split:
     def gather(self, positions: Tensor) -> Batch:
         """Images and labels at positions 0..N-1 of the split, copied in one operation each."""
         rows = self.indices[positions]
-        return self.images[rows], self.labels[rows]
+        images = self.images[rows]
+        return images if self.show is None else self.show(images), self.labels[rows]
 
 
 def training_order(size: int, seed: int, epoch: int) -> Tensor:

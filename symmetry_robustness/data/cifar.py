@@ -12,6 +12,7 @@ from symmetry_robustness.data.files import Copy, check_files, find_directory
 from symmetry_robustness.data.module import ImageDataModule
 from symmetry_robustness.data.official import CIFAR, CIFAR10, CIFAR100
 from symmetry_robustness.data.readers import read_binary, read_python
+from symmetry_robustness.data.views import Views
 from symmetry_robustness.errors import UserError
 
 
@@ -66,7 +67,7 @@ class CIFARDataModule(ImageDataModule):
 
     Args:
         root: Directory that holds the unpacked folder.
-        copy: `official` compares checksums; `other` accepts a deliberate other copy and says so in `provenance`.
+        copy: `official` compares checksums; `other` accepts a deliberate other copy and says so in `origin`.
         num_classes: Must be the data set's own number.
         batch_size: Images per optimiser step, summed over all ranks.
         evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
@@ -74,6 +75,7 @@ class CIFARDataModule(ImageDataModule):
         train_size: How many of the remaining images to train on; None means all.
         seed: Of the order, the validation split and the augmentation.
         augmentation: Of training batches; None, the paper's way, leaves them as they are.
+        test_transform: Makes of each test set as many as there are views; None leaves it as it is.
 
     Raises:
         UserError: if a setting is out of range; on reading, if a file is missing, truncated or altered.
@@ -92,6 +94,7 @@ class CIFARDataModule(ImageDataModule):
         train_size: int | None = None,
         seed: int = 0,
         augmentation: RandomCropFlip | None = None,
+        test_transform: Views | None = None,
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -102,13 +105,14 @@ class CIFARDataModule(ImageDataModule):
             train_size=train_size,
             seed=seed,
             augmentation=augmentation,
+            test_transform=test_transform,
         )
         if copy not in ("official", "other"):
             raise UserError(f"data.copy={copy!r} is unknown; choose official, or other for a deliberate other copy")
         self.root, self.copy = Path(root).expanduser(), copy
 
     @property
-    def provenance(self) -> str:
+    def origin(self) -> str:
         """The data set, and whether its files are the official ones."""
         return (
             f"{self.cifar.title}, {'official files' if self.copy == 'official' else 'another copy (data.copy=other)'}"

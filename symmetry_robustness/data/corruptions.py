@@ -13,6 +13,7 @@ from symmetry_robustness.data.batches import Split
 from symmetry_robustness.data.cifar import CIFARDataModule, read_cifar
 from symmetry_robustness.data.files import Archive, Copy, check_files, find_directory
 from symmetry_robustness.data.official import CIFAR, CIFAR10, CIFAR100
+from symmetry_robustness.data.views import Views
 from symmetry_robustness.errors import UserError
 
 # The benchmark, in the order of its paper. Source: arXiv 1903.12261, sec. 4.1.
@@ -134,6 +135,7 @@ class CorruptedCIFARDataModule(CIFARDataModule):
         train_size: How many of the remaining images to train on; None means all.
         seed: Of the order, the validation split and the augmentation.
         augmentation: Of training batches; None leaves them as they are.
+        test_transform: Makes of each test set as many as there are views; None leaves it as it is.
 
     Raises:
         UserError: if a setting is out of range; on reading, if a file is missing, truncated or altered.
@@ -154,6 +156,7 @@ class CorruptedCIFARDataModule(CIFARDataModule):
         train_size: int | None = None,
         seed: int = 0,
         augmentation: RandomCropFlip | None = None,
+        test_transform: Views | None = None,
     ) -> None:
         super().__init__(
             root=root,
@@ -165,21 +168,22 @@ class CorruptedCIFARDataModule(CIFARDataModule):
             train_size=train_size,
             seed=seed,
             augmentation=augmentation,
+            test_transform=test_transform,
         )
         self.corruptions, self.severities = choose_corruptions(corruptions, severities)
 
     @property
-    def test_names(self) -> list[str]:
+    def test_sets(self) -> list[str]:
         """`gaussian_noise_1`, `gaussian_noise_2` and so on."""
         return [f"{corruption}_{severity}" for corruption in self.corruptions for severity in self.severities]
 
     @property
-    def provenance(self) -> str:
+    def origin(self) -> str:
         """Both data sets, and whether their files are the official ones."""
-        return f"{self.archive.folder}, trained on {super().provenance}"
+        return f"{self.archive.folder}, trained on {super().origin}"
 
     def load_test(self) -> list[Split]:
-        """The corrupted images, mapped from their files, in the order of `test_names`."""
+        """The corrupted images, mapped from their files, in the order of `test_sets`."""
         archive, directory = find_directory([self.archive], self.root)
         check_files(archive, directory, [f"{name}.npy" for name in ("labels", *self.corruptions)], self.copy)
         _, clean = read_cifar(self.cifar, self.root, self.copy, train=False)

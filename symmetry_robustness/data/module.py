@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from symmetry_robustness.data.batches import (
     TrainingBatches,
     seeded_generator,
 )
+from symmetry_robustness.data.views import Views
 from symmetry_robustness.errors import UserError
 
 SplitName = Literal["train", "validation", "test"]
@@ -49,6 +51,10 @@ def split_train(size: int, validation_size: int, train_size: int | None, seed: i
     return rest[:train_size].sort().values, order[:validation_size].sort().values
 
 
+def _view_name(test_set: str, view: str) -> str:
+    return view if test_set == "test" else f"{test_set}/{view}"
+
+
 class ImageDataModule(LightningDataModule, ABC):
     """Images that stay uint8 in memory until they reach their device.
 
@@ -64,6 +70,7 @@ class ImageDataModule(LightningDataModule, ABC):
         train_size: How many of the remaining images to train on; None means all.
         seed: Of the order, the validation split and the augmentation.
         augmentation: Applied to training batches on their device; None leaves them as they are.
+        test_transform: Makes of each test set as many as there are views; None leaves it as it is.
 
     Raises:
         UserError: if a size is out of range or the number of classes is not the data set's.
@@ -82,6 +89,7 @@ class ImageDataModule(LightningDataModule, ABC):
         train_size: int | None,
         seed: int,
         augmentation: RandomCropFlip | None,
+        test_transform: Views | None = None,
     ) -> None:
         super().__init__()
         if num_classes != len(class_names):
@@ -96,7 +104,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.num_classes, self.class_names = num_classes, tuple(class_names)
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.validation_size, self.train_size = validation_size, train_size
-        self.seed, self.augmentation = seed, augmentation
+        self.seed, self.augmentation, self.test_transform = seed, augmentation, test_transform
         self._splits: dict[SplitName, list[Split]] = {}
         self._training: TrainingBatches | None = None
 
@@ -106,17 +114,30 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load_test(self) -> list[Split]:
-        """The test sets, one for each name in `test_names`."""
+        """The test sets as they are, one for each name in `test_sets`."""
+
+    @property
+    def test_sets(self) -> list[str]:
+        """Names of the test sets, in their order."""
+        return ["test"]
+
+    @property
+    def origin(self) -> str:
+        """Where the images come from."""
+        return type(self).__name__
 
     @property
     def test_names(self) -> list[str]:
-        """Names of the test loaders, in their order."""
-        return ["test"]
+        """Names of the test loaders, in their order: of the test sets, or of their views."""
+        if self.test_transform is None:
+            return self.test_sets
+        views = self.test_transform.views()
+        return [_view_name(name, view.name) for name in self.test_sets for view in views]
 
     @property
     def provenance(self) -> str:
         """What exactly the images are, to be stated beside every number measured on them."""
-        return type(self).__name__
+        return self.origin if self.test_transform is None else f"{self.origin}; test images {self.test_transform}"
 
     def __str__(self) -> str:
         # Lightning's own text asks for every loader and so would read the test images.
@@ -131,13 +152,19 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _parts(self, name: SplitName) -> list[Split]:
         if name == "test" and name not in self._splits:
-            self._splits[name] = self.load_test()
+            self._splits[name] = self._views(self.load_test())
         elif name not in self._splits:
             images, labels = self.load_train()
             train, validation = split_train(len(labels), self.validation_size, self.train_size, self.seed)
             self._splits["train"] = [Split("train", images, labels, train)]
             self._splits["validation"] = [Split("validation", images, labels, validation)] if len(validation) else []
         return self._splits[name]
+
+    def _views(self, splits: list[Split]) -> list[Split]:
+        if self.test_transform is None:
+            return splits
+        views = self.test_transform.views()
+        return [replace(s, name=_view_name(s.name, view.name), show=view.show) for s in splits for view in views]
 
     def _loader_settings(self) -> dict[str, Any]:
         if self.trainer is None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.nn import functional
 from symmetry_robustness.data.augmentation import RandomCropFlip
 from symmetry_robustness.data.batches import Batch, Split, seeded_generator
 from symmetry_robustness.data.module import ImageDataModule
+from symmetry_robustness.data.views import Views
 from symmetry_robustness.errors import UserError
 
 SIZE = 32
@@ -64,6 +66,7 @@ class Look:
     """How hard the images are.
 
     Args:
+        pose: "any" turns each shape at random, "upright" draws it as `SHAPES` defines it and changes nothing else.
         radius: Smallest and largest size of a shape, in pixels.
         contrast: Smallest and largest distance of the shape's colour from the background's, per channel in [0, 1].
         stripes: Largest amplitude of the stripes on shape and background.
@@ -71,11 +74,16 @@ class Look:
         noise: Standard deviation of the pixel noise.
     """
 
+    pose: Literal["any", "upright"] = "any"
     radius: tuple[float, float] = (8.5, 13.5)
     contrast: tuple[float, float] = (0.3, 0.55)
     stripes: float = 0.03
     clouds: float = 0.05
     noise: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.pose not in ("any", "upright"):
+            raise UserError(f"data.pose={self.pose!r} is unknown; choose any or upright")
 
 
 def draw_shapes(labels: Tensor, look: Look, generator: torch.Generator) -> Tensor:
@@ -104,6 +112,8 @@ def _coverage(labels: Tensor, look: Look, generator: torch.Generator) -> Tensor:
     """The share of each pixel that the shape covers, (N, 1, 32, 32) in [0, 1]."""
     count, fine = len(labels), SIZE * _SAMPLES
     angle = _uniform(0, 2 * math.pi, (count, 1, 1), generator)
+    if look.pose == "upright":  # drawn nevertheless, so that nothing else of the images changes
+        angle = torch.zeros_like(angle)
     radius = _uniform(*look.radius, (count, 1, 1), generator)
     # The whole shape stays inside the image.
     shift = (SIZE / 2 - radius) * _uniform(-1, 1, (2, count, 1, 1), generator)
@@ -175,7 +185,9 @@ class ShapesDataModule(ImageDataModule):
         evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
         seed: Of the order, the validation split and the augmentation.
         drawing_seed: Of the images, so that runs with different seeds share one data set.
+        pose: "any" turns each shape at random, "upright" leaves all as they are defined, in training as in the test.
         augmentation: Of training batches; None leaves them as they are.
+        test_transform: Makes of each test set as many as there are views; None leaves it as it is.
 
     Raises:
         UserError: if a size is out of range.
@@ -191,7 +203,9 @@ class ShapesDataModule(ImageDataModule):
         evaluation_batch_size: int = 512,
         seed: int = 0,
         drawing_seed: int = 0,
+        pose: Literal["any", "upright"] = "any",
         augmentation: RandomCropFlip | None = None,
+        test_transform: Views | None = None,
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -202,22 +216,24 @@ class ShapesDataModule(ImageDataModule):
             train_size=train_size,
             seed=seed,
             augmentation=augmentation,
+            test_transform=test_transform,
         )
         if test_size < 1 or drawing_seed < 0:
             name, value = ("test_size", test_size) if test_size < 1 else ("drawing_seed", drawing_seed)
             raise UserError(f"data.{name}={value} is too small; choose a larger number")
         self._drawn, self.test_size, self.drawing_seed = train_size + validation_size, test_size, drawing_seed
+        self.look = Look(pose=pose)
 
     @property
-    def provenance(self) -> str:
-        """The data set and the seed it was drawn from."""
-        return f"shapes, drawn from seed {self.drawing_seed}"
+    def origin(self) -> str:
+        """The data set, the seed it was drawn from, and whether its shapes stand upright."""
+        return f"{'upright ' if self.look.pose == 'upright' else ''}shapes, drawn from seed {self.drawing_seed}"
 
     def load_train(self) -> Batch:
         """Draw the training and the validation images."""
-        return make_shapes(self._drawn, self.drawing_seed, _TRAIN)
+        return make_shapes(self._drawn, self.drawing_seed, _TRAIN, self.look)
 
     def load_test(self) -> list[Split]:
         """Draw the test images."""
-        images, labels = make_shapes(self.test_size, self.drawing_seed, _TEST)
+        images, labels = make_shapes(self.test_size, self.drawing_seed, _TEST, self.look)
         return [Split("test", images, labels, torch.arange(self.test_size))]

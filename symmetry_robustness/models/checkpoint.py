@@ -2,7 +2,7 @@
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,19 @@ PREFIX = "network."
 DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
-def load_network(checkpoint: Path) -> nn.Module:
+def load_network(checkpoint: Path | str, trusted: Sequence[str] = ()) -> nn.Module:
     """Rebuild the network of a checkpoint, in evaluation mode and in plain layers.
 
     Args:
         checkpoint: file with `config`, the resolved configuration as YAML, and `state_dict`.
+        trusted: modules of your own, such as "gabor", whose layers the file may ask for; ours alone without it.
 
     Raises:
         UserError: the file is missing, damaged, no checkpoint, or its weights do not fit its configuration.
     """
     checkpoint = Path(checkpoint)
     contents = _read(checkpoint)
-    network = build_network_from_untrusted(_model_node(contents["config"], checkpoint))
+    network = build_network_from_untrusted(_model_node(contents["config"], checkpoint), trusted)
     weights = contents["state_dict"]
     try:
         network.load_state_dict(

@@ -1,7 +1,7 @@
 """Figures, drawn by matplotlib from plain arrays."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,28 @@ def epsilon_curves(curves: Mapping[str, Mapping[str, Curve]], *, x_label: str = 
     panels[0].set_ylabel("accuracy")
     if any(curves):
         panels[-1].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def view_curves(curves: Mapping[str, Sequence[Mapping[float, float]]], *, x_label: str) -> Figure:
+    """Accuracy over the angle or scale at which test images were shown: one colour per network, one line per run.
+
+    Args:
+        curves: network name -> for each of its runs, angle or scale -> accuracy in [0, 1].
+        x_label: names what varies, and its unit.
+    """
+    figure = Figure(figsize=(5, 3.3), layout="constrained")
+    panel = figure.subplots()
+    for index, (name, runs) in enumerate(curves.items()):
+        color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
+        for number, accuracies in enumerate(runs):
+            lines = panel.plot(
+                list(accuracies), list(accuracies.values()), color=color, marker=marker, markersize=4, alpha=0.7
+            )
+            lines[0].set_label(name if number == 0 else "_")  # matplotlib leaves names with _ out of the legend
+    panel.set(xlabel=x_label, ylabel="accuracy", ylim=(0, 1.02))
+    panel.grid(alpha=0.3)
+    panel.legend(frameon=False, fontsize="small")
     return figure
 
 

@@ -1,6 +1,7 @@
 """Run directories, read from their files alone."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.figures import Curve
+
+# Kinds of views that a test set may have been shown in, and the axis that they are drawn along.
+VIEWS = {"rotation": "angle (degrees, counter-clockwise)", "scale": "scale"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class Run:
         keys = ["clean_accuracy", *(f"robust_accuracy.{attack}.{norm}_{e:.4g}" for e in epsilons[1:])]
         shares = np.array([scalars[key] for key in keys])
         return Curve(np.array(epsilons), shares, np.sqrt(shares * (1 - shares) / self.report["images"]))
+
+    def views(self, kind: str) -> dict[float, float]:
+        """Test accuracy over the angle ("rotation") or the factor ("scale"); empty where the test had no such views."""
+        pattern = re.compile(rf"test/{kind}_(.+)/accuracy")
+        found = {pattern.fullmatch(key): accuracy for key, accuracy in self.summary.get("test_accuracy", {}).items()}
+        return dict(sorted((float(match[1]), accuracy) for match, accuracy in found.items() if match))
 
     def examples(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float64]]]:
         """What `attack_panel` takes: images (k, 3, H, W) by attack and "clean", and where each attack broke them."""
@@ -104,6 +114,8 @@ def _read(directory: Path) -> Run | str:
             raise ValueError(f"{path.name} has no {name}")
     for attack in run.attacks:
         run.curve(attack)
+    for kind in VIEWS:
+        run.views(kind)
     if run.report:
         run.examples()
     return run

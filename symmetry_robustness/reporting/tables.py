@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from symmetry_robustness.reporting.figures import epsilon_name
-from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.runs import VIEWS, Run
 
 Row = dict[str, str]
 _SIDE_BY_SIDE = 4  # runs whose columns fit into a usual terminal
@@ -20,6 +20,8 @@ def result_rows(runs: Sequence[Run]) -> list[Row]:
         summary = run.summary
         row = {"network": run.name, "seed": str(summary["seed"]), "parameters": f"{summary['parameters']:,}"}
         row["clean, whole test set %"] = f"{100 * summary['clean_accuracy']:.1f}"
+        for kind in VIEWS:
+            row |= {f"{kind} {at:g} %": f"{100 * accuracy:.1f}" for at, accuracy in run.views(kind).items()}
         if run.report:
             row["images attacked"] = f"{run.report['images']:,}"
         for attack in run.attacks:

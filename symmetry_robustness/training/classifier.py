@@ -34,11 +34,16 @@ class Meter(nn.Module):
         self.accuracy.update(logits, labels)
 
 
+def _meter_key(name: str) -> str:
+    """Under this a module may keep a meter: dots are not allowed, and plain names are taken."""
+    return f"{name} meter".replace(".", ",")
+
+
 class Classifier(pl.LightningModule):
     """Trains a network to classify images.
 
-    Logged: train/{loss,accuracy} and validation/{loss,accuracy} per epoch, test/{loss,accuracy} per test set (under
-    several test sets, test/{name}/…); counts, not means, are reduced over ranks.
+    Logged: train/{loss,accuracy} and validation/{loss,accuracy} per epoch, test/{loss,accuracy} per test set
+    (test/{name}/… where it is not called test); counts, not means, are reduced over ranks.
 
     Args:
         network: images (B, 3, H, W) in [0, 1] to logits (B, num_classes).
@@ -72,10 +77,10 @@ class Classifier(pl.LightningModule):
         self.test_names = test_names
         self.config = config
         names = ["train", "validation", *(self._test_key(name) for name in test_names)]
-        self.meters = nn.ModuleDict({f"{n} meter": Meter(num_classes) for n in names})
+        self.meters = nn.ModuleDict({_meter_key(name): Meter(num_classes) for name in names})
 
     def _test_key(self, name: str) -> str:
-        return "test" if len(self.test_names) == 1 else f"test/{name}"
+        return "test" if name == "test" else f"test/{name}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W) in [0, 1]."""
@@ -123,7 +128,7 @@ class Classifier(pl.LightningModule):
         self._update(name, F.cross_entropy(logits, batch[1]), logits, batch[1])
 
     def _update(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        meter = cast(Meter, self.meters[f"{name} meter"])
+        meter = cast(Meter, self.meters[_meter_key(name)])
         meter.update(loss, logits, labels)
         common: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
         self.log(f"{name}/loss", meter.loss, **common)

@@ -15,7 +15,7 @@ def options(group: str) -> list[str]:
     return sorted(p.stem for p in (config_directory() / group).glob("*.yaml"))
 
 
-GROUPS = ("data", "objective", "optimizer", "robustness", "trainer", "logger", "model")
+GROUPS = ("data", "data/test_transform", "objective", "optimizer", "robustness", "trainer", "logger", "model")
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])

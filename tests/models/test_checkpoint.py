@@ -1,3 +1,5 @@
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,60 @@ def test_damaged_contents_are_named(contents, tmp_path, change, message):
 def test_weights_of_another_network_are_refused(contents, tmp_path):
     contents["config"] = contents["config"].replace("- 64", "- 48")
     refused(write(tmp_path / "last.ckpt", contents), r"does not fit its own configuration .*size mismatch")
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch) -> str:
+    """A module of the user's own, on the path, that holds a stem and imports things of others."""
+    (tmp_path / "own_stem.py").write_text(
+        "import pathlib\n"
+        "from torch import nn\n"
+        "from torch.nn import Flatten\n"
+        "pathlib.Path(__file__).with_suffix('.imported').touch()\n"
+        "class OwnStem(nn.Conv2d):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__(3, channels, 3, padding=1)\n"
+        "def make(channels):\n"
+        "    return OwnStem(channels)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "own_stem"
+    sys.modules.pop("own_stem", None)
+
+
+def with_stem(compose_model, target: str) -> dict:
+    network = compose_model("standard_4layer")
+    weights = build_network(network).state_dict()
+    network.model.stem._target_ = target
+    state = {f"network.{key}": value for key, value in weights.items()}
+    for name in ("weight", "bias"):
+        state[f"network.stem.{name}"] = state[f"network.stem.0.{name}"]
+    return {
+        "config": OmegaConf.to_yaml(network, resolve=True),
+        "state_dict": {key: value for key, value in state.items() if not re.match(r"network\.stem\.\d", key)},
+    }
+
+
+def test_a_module_of_the_user_s_own_is_loaded_when_it_is_trusted(own_module, compose_model, tmp_path):
+    path = write(tmp_path / "last.ckpt", with_stem(compose_model, "own_stem.OwnStem"))
+    assert load_network(path, trusted=[own_module])(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("trusted", [[], ["own"], ["own_ste"], ["other"], ["own_stem.OwnStem"], [""]])
+def test_a_module_that_is_not_trusted_is_not_even_imported(trusted, own_module, compose_model, tmp_path):
+    path = write(tmp_path / "last.ckpt", with_stem(compose_model, "own_stem.OwnStem"))
+    with pytest.raises(UserError, match=r"own_stem\.OwnStem.* do not trust the file, .* trusted="):
+        load_network(path, trusted=trusted)
+    assert not (tmp_path / "own_stem.imported").exists()
+
+
+@pytest.mark.parametrize("target", ["own_stem.make", "own_stem.Flatten", "own_stem.pathlib.Path", "own_stem.nn.Conv2d"])
+def test_a_trusted_module_gives_only_networks_of_its_own(target, own_module, compose_model, tmp_path):
+    path = write(tmp_path / "last.ckpt", with_stem(compose_model, target))
+    with pytest.raises(UserError, match="do not trust the file"):
+        load_network(path, trusted=[own_module])
+
+
+def test_trusted_is_a_list(contents, tmp_path):
+    with pytest.raises(UserError, match="must be a list"):
+        load_network(write(tmp_path / "last.ckpt", contents), trusted="own_stem")

@@ -18,7 +18,7 @@ ARCHITECTURES = (
     "weighted",
     "fully_equivariant",
 )
-NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_matched")]
+NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_matched")] + ["invariant_4layer"]
 
 # Counted in the released scripts' networks.
 RELEASED_PARAMETERS = {
@@ -55,6 +55,24 @@ def test_four_layer_form_has_four_weighted_layers(compose_model, name):
 def test_matched_form_has_the_parameters_of_standard(compose_model, name):
     parameters = count_parameters(build_network(compose_model(f"{name}_matched")))
     assert parameters == pytest.approx(RELEASED_PARAMETERS["standard"], rel=0.05)
+
+
+def test_invariant_form_has_the_depth_and_the_parameters_of_standard(compose_model):
+    invariant, standard = (compose_model(f"{name}_4layer") for name in ("invariant", "standard"))
+    shapes = [
+        ["pool" if entry == "pool" else "conv" for entry in config.model.trunk] for config in (invariant, standard)
+    ]
+    assert shapes[0] == shapes[1]
+    counts = [count_parameters(build_network(config)) for config in (invariant, standard)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.05)
+
+
+def test_invariant_form_does_not_see_quarter_turns(compose_model):
+    network = build_network(compose_model("invariant_4layer")).eval()
+    images = torch.rand(4, 3, 32, 32)
+    logits = network(images)
+    for turns in (1, 2, 3):
+        torch.testing.assert_close(network(torch.rot90(images, turns, (2, 3))), logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "fully_equivariant"])

@@ -9,6 +9,7 @@ from symmetry_robustness.reporting.figures import (
     epsilon_name,
     example_panel,
     magnified_difference,
+    view_curves,
 )
 
 
@@ -21,6 +22,14 @@ def test_a_panel_per_attack_and_a_line_per_network() -> None:
     assert [panel.get_title() for panel in figure.axes] == ["fgsm", "pgd"]
     assert [len(panel.get_lines()) for panel in figure.axes] == [1, 2]
     np.testing.assert_allclose(figure.axes[1].get_lines()[1].get_ydata(), [0.8, 0.3])
+
+
+def test_views_are_drawn_by_network_with_a_line_for_each_run() -> None:
+    figure = view_curves({"a": [{0: 1.0, 90: 0.5}, {0: 0.9, 90: 0.4}], "b": [{0: 1.0, 90: 1.0}]}, x_label="angle")
+    (panel,) = figure.axes
+    assert [list(line.get_ydata()) for line in panel.get_lines()] == [[1.0, 0.5], [0.9, 0.4], [1.0, 1.0]]
+    assert len({line.get_color() for line in panel.get_lines()}) == 2
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["a", "b"]
 
 
 def test_the_difference_is_magnified_as_far_as_it_fits() -> None:

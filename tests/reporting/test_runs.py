@@ -57,6 +57,17 @@ def test_a_curve_and_a_row_follow_from_the_images(tmp_path: Path) -> None:
     assert row["checks"] == "1 failed"
 
 
+def test_views_are_read_in_the_order_of_the_angle(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run") / "summary.json"
+    accuracies = {"test/rotation_90/accuracy": 0.5, "test/rotation_-22.5/accuracy": 0.25, "test/fog_1/accuracy": 0.1}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy": accuracies}))
+    (run,), _ = find_runs([tmp_path])
+    assert list(run.views("rotation").items()) == [(-22.5, 0.25), (90.0, 0.5)]
+    assert run.views("scale") == {}
+    (row,) = tables.result_rows([run])
+    assert (row["rotation -22.5 %"], row["rotation 90 %"]) == ("25.0", "50.0")
+
+
 def test_unfinished_failed_and_damaged_runs_are_told_apart(tmp_path: Path) -> None:
     write_run(tmp_path / "good")
     write_run(tmp_path / "failed", status="failed")

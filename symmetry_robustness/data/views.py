@@ -1,0 +1,167 @@
+"""Turned and scaled views of the test images, each a test set of its own.
+
+Pixels are resampled with a cubic kernel, wider where the image shrinks so that nothing aliases, and rounded to uint8.
+What lies outside of the image takes the colour of the nearest pixel of its edge: black would be an edge that no image
+of the training has, and a reflection would put copies of parts of the object into the picture.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from symmetry_robustness.errors import UserError
+
+_SCALES = (1 / 8, 8)  # beyond them an image of 32 pixels has a few pixels left
+
+
+class View(NamedTuple):
+    """One view: its name, and what shows it, from uint8 (B, C, H, W) to the same."""
+
+    name: str
+    show: Callable[[Tensor], Tensor]
+
+
+class Views(ABC):
+    """What a data module makes of each test set; `str` says it in words, to be stated beside every number."""
+
+    @abstractmethod
+    def views(self) -> list[View]:
+        """The views, in the order of the test sets they become."""
+
+
+@dataclass(frozen=True)
+class RotatedViews(Views):
+    """Every test image turned about its centre, once for each angle.
+
+    Quarter turns move pixels and change none.
+
+    Args:
+        angles: In degrees, counter-clockwise.
+
+    Raises:
+        UserError: if there is none, or one is repeated or not finite.
+    """
+
+    angles: Sequence[float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "angles", tuple(self.angles))
+        _check("angles", self.angles, -math.inf, math.inf)
+
+    def views(self) -> list[View]:
+        """`rotation_90` and so on."""
+        return [View(f"rotation_{angle:g}", partial(rotate, angle=angle)) for angle in self.angles]
+
+    def __str__(self) -> str:
+        return f"rotated by {', '.join(f'{angle:g}' for angle in self.angles)} degrees"
+
+
+@dataclass(frozen=True)
+class ScaledViews(Views):
+    """Every test image scaled about its centre, once for each factor.
+
+    Args:
+        scales: 0.5 shows everything at half its size, 2 the middle quarter of the image at twice its size.
+
+    Raises:
+        UserError: if there is none, or one is repeated or not in [1/8, 8].
+    """
+
+    scales: Sequence[float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))
+        _check("scales", self.scales, *_SCALES)
+
+    def views(self) -> list[View]:
+        """`scale_0.5` and so on."""
+        return [View(f"scale_{factor:g}", partial(rescale, factor=factor)) for factor in self.scales]
+
+    def __str__(self) -> str:
+        return f"scaled by {', '.join(f'{factor:g}' for factor in self.scales)}"
+
+
+def _check(name: str, values: Sequence[float], low: float, high: float) -> None:
+    setting = f"data.test_transform.{name}"
+    if not values or len({f"{value:g}" for value in values}) < len(values):
+        raise UserError(f"{setting} must be different numbers, got {list(values)}; name each once, and at least one")
+    for value in values:
+        if not (math.isfinite(value) and low <= value <= high):
+            raise UserError(f"{setting} must lie in [{low:g}, {high:g}], got {value}; choose a number inside")
+
+
+def rotate(images: Tensor, angle: float) -> Tensor:
+    """Turn square images about their centre.
+
+    Args:
+        images: uint8 (B, C, H, H).
+        angle: In degrees, counter-clockwise; multiples of 90 are exact.
+
+    Returns:
+        uint8 (B, C, H, H).
+    """
+    if angle % 90 == 0:
+        return torch.rot90(images, int(angle // 90) % 4, (-2, -1))
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    size = images.shape[-1]
+    # Where in the old image each new pixel lies; lines count downwards.
+    line, column = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) - (size - 1) / 2] * 2, indexing="ij")
+    lines = _weights((sine * column + cosine * line).flatten(), size)
+    columns = _weights((cosine * column - sine * line).flatten(), size)
+    matrix = (lines[:, :, None] * columns[:, None, :]).flatten(1).to(images.device)
+    return _as_pixels(images.to(torch.float32).flatten(2) @ matrix.T).view(images.shape)
+
+
+def rescale(images: Tensor, factor: float) -> Tensor:
+    """Scale images about their centre; the size of the picture stays.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        factor: Larger than 1 magnifies.
+
+    Returns:
+        uint8 (B, C, H, W).
+    """
+    lines, columns = (
+        _weights((torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / factor, size, max(1.0, 1 / factor))
+        for size in images.shape[-2:]
+    )
+    return _as_pixels(lines.to(images.device) @ images.to(torch.float32) @ columns.T.to(images.device))
+
+
+def _weights(positions: Tensor, size: int, width: float = 1.0) -> Tensor:
+    """What each pixel of a line contributes to points of it.
+
+    Args:
+        positions: float64 (P,), distances from the middle of the line in pixels.
+        size: Number of pixels of the line.
+        width: Of the kernel; wider than 1 keeps what is sampled more coarsely from aliasing.
+
+    Returns:
+        float32 (P, size), rows add up to 1.
+    """
+    positions = positions + (size - 1) / 2
+    margin = math.ceil(2 * width + max(0.0, float(-positions.min()), float(positions.max()) - size))
+    taps = torch.arange(-margin, size + margin)
+    weights = _cubic((taps - positions[:, None]) / width)
+    weights = weights / weights.sum(1, keepdim=True)
+    folded = torch.zeros(len(positions), size, dtype=torch.float64)
+    return folded.index_add_(1, taps.clamp(0, size - 1), weights).to(torch.float32)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Cubic convolution with a = -1/2. Source: Keys 1981 (doi 10.1109/TASSP.1981.1163711), eq. 15."""
+    d = distance.abs()
+    near, far = (1.5 * d - 2.5) * d**2 + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
+    return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+
+
+def _as_pixels(values: Tensor) -> Tensor:
+    """Nearest uint8; the cubic kernel overshoots at edges."""
+    return values.round().clamp(0, 255).to(torch.uint8)

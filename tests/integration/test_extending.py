@@ -1,0 +1,139 @@
+"""docs/extending.md, followed word by word in a folder of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from symmetry_robustness import load_network
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.robustness import RobustnessReport
+
+pytestmark = pytest.mark.slow
+DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
+# What the test adds to the document's commands, so that they take seconds.
+SMALL = {
+    "train": "data.train_size=64 data.validation_size=32 model.trunk=[pool,8] trainer.max_epochs=1 "
+    "callback.num_images=8 callback.final_num_images=8 robustness.clever=null",
+    "evaluate": "num_images=8 robustness.clever=null",
+}
+# -P: the folder at hand must come from PYTHONPATH, as it must for the installed command.
+COMMANDS = {
+    "symrob": f"""#!/bin/sh
+case $1 in train) small="{SMALL["train"]}";; evaluate) small="{SMALL["evaluate"]}";; esac
+exec "{sys.executable}" -P -m symmetry_robustness.app.cli "$@" $small
+""",
+    "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
+}
+
+
+def blocks(section: str) -> list[tuple[str, str]]:
+    """Language and text of the code blocks below a heading; of those before the first one for an empty section."""
+    parts = re.split(r"^## (.+)\n", DOCUMENT.read_text(), flags=re.MULTILINE)
+    texts = {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+    return re.findall(r"^```(\w+)\n(.*?)^```$", texts[section], flags=re.MULTILINE | re.DOTALL)
+
+
+def bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
+    return subprocess.run(
+        ["bash", "-ec", script],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def follow(section: str, folder: Path) -> str:
+    """Write the section's files, run its commands after those of the introduction, and return what they print."""
+    script = "".join(text for _, text in blocks(""))
+    for language, text in blocks(section):
+        if language == "bash":
+            script += text
+        else:
+            name = text.splitlines()[0].removeprefix("# ")
+            assert re.fullmatch(r"[a-z_/]+\.(py|yaml)", name), f"the block does not name its file: {name}"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    done = bash(script, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader's folder after the section on stems."""
+    made = tmp_path_factory.mktemp("study")
+    (made / "bin").mkdir()
+    for name, text in COMMANDS.items():
+        (made / "bin" / name).write_text(text)
+        (made / "bin" / name).chmod(0o755)
+    follow("A stem", made)
+    return made
+
+
+def test_a_stem_is_trained_and_evaluated(folder: Path) -> None:
+    summary = json.loads((folder / "runs/gabor/summary.json").read_text())
+    assert (summary["status"], summary["name"]) == ("done", "gabor")
+    report = RobustnessReport.load(folder / "runs/gabor/robustness/quick.json")
+    assert set(report.broken_at) == {"fgsm", "pgd"}
+    assert len(report) == 8
+
+
+def test_its_filters_are_fixed_and_see_no_constant(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    network = load_network(folder / "runs/gabor/checkpoints/last.ckpt", trusted=["gabor"])
+    from gabor import gabor_bank
+
+    assert torch.equal(network.stem.bank, gabor_bank(8, 4.0, 7).repeat(3, 1, 1, 1))
+    torch.testing.assert_close(network.stem.bank.sum((1, 2, 3)), torch.zeros(48), rtol=0, atol=1e-5)
+    torch.testing.assert_close(network.stem.bank.flatten(1).norm(dim=1), torch.ones(48))
+
+
+def test_without_trust_the_checkpoint_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    with pytest.raises(UserError, match=r"gabor\.GaborStem.*trusted="):
+        load_network(folder / "runs/gabor/checkpoints/last.ckpt")
+
+
+def test_a_folder_that_is_not_on_the_path_is_named(folder: Path) -> None:
+    done = bash("symrob train --config-dir conf model=gabor", folder)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "gabor.GaborStem" in done.stderr
+    assert "PYTHONPATH" in done.stderr
+
+
+def test_a_measure(folder: Path) -> None:
+    assert "of the predictions" in follow("A measure of your own", folder)
+
+
+def test_a_data_set(folder: Path) -> None:
+    printed = follow("A data set", folder)
+    assert "test split of stripes of contrast 30; test images rotated by 0, 90, 180, 270 degrees" in printed
+    assert json.loads((folder / "runs/stripes/summary.json").read_text())["data"] == "stripes of contrast 30"
+
+
+def test_an_attack(folder: Path) -> None:
+    follow("An attack", folder)
+    report = RobustnessReport.load(folder / "runs/gabor/robustness/fade.json")
+    assert report.settings["attacks"]["fade"] == {"class": "Fade", "grey": 0.5}
+    assert {check.name: check.status for check in report.checks}["inside_ball"] == "passed"
+
+
+def test_an_objective(folder: Path) -> None:
+    follow("An objective", folder)
+    assert "focal.FocalLoss" in (folder / "runs/focal/config.yaml").read_text()
+
+
+def test_every_section_is_followed() -> None:
+    sections = re.findall(r"^## (.+)$", DOCUMENT.read_text(), flags=re.MULTILINE)
+    followed = re.findall(r'follow\("(.+?)"', Path(__file__).read_text())
+    assert sections == followed
