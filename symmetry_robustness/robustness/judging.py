@@ -23,7 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Progress(NamedTuple):
-    """How far a stage ("clean", an attack's name or "clever") has come, in images."""
+    """How far a stage ("clean", an attack's name, "clever" or "measures.NAME") has come, in images."""
 
     stage: str
     done: int
