@@ -26,10 +26,11 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_network
 from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
 from symmetry_robustness.sweeps.run_directory import CONFIG, read_config
+from symmetry_robustness.training.pictures import measure_figures
 
 
 def evaluate(config: DictConfig) -> RobustnessReport | None:
-    """Evaluate a checkpoint and save the report; an interrupted evaluation goes on where it was.
+    """Evaluate a checkpoint, save report and figures of its measures; an interrupted evaluation goes on where it was.
 
     Finished shares wait beside the report in `NAME.partial/KEY/`, where the key stands for all that decides the result,
     so that shares of other settings are never mixed in. Processes that torchrun or Slurm started together share the
@@ -73,6 +74,8 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
             report.save(directory, config.name)
     _remove(partial)
     if report is not None:
+        for title, figure in measure_figures(report).items():
+            figure.savefig(directory / f"{config.name}-{title}.png", dpi=160)
         _show(report, path)
     return report
 

@@ -63,12 +63,16 @@ def shown_progress(console: Console | None = None) -> Iterator[Callable[[Progres
         yield line_reporter()
 
 
+def _title(stage: str) -> str:
+    return _TITLES.get(stage, stage.removeprefix("measures."))
+
+
 def _bar_reporter(bars: Bars) -> Callable[[Progress], None]:
     tasks: dict[str, tuple[TaskID, Speed]] = {}
 
     def report(state: Progress) -> None:
         if state.stage not in tasks:
-            task = bars.add_task(_TITLES[state.stage], total=state.total, speed="")
+            task = bars.add_task(_title(state.stage), total=state.total, speed="")
             tasks[state.stage] = task, Speed()
         task, speed = tasks[state.stage]
         bars.update(task, completed=state.done, speed=speed.describe(state.done, state.total))
@@ -97,7 +101,7 @@ def line_reporter(
             last = clock()
             ended.update({state.stage} if state.done == state.total else ())
             done = f"{round(state.done, 1):.10g}"
-            line = f"{_TITLES[state.stage]}: {done} of {state.total} images{words and ', '}{words}"
+            line = f"{_title(state.stage)}: {done} of {state.total} images{words and ', '}{words}"
             if write is None:
                 print(line, file=sys.stderr, flush=True)
             else:

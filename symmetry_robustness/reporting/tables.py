@@ -14,7 +14,7 @@ _SIDE_BY_SIDE = 4  # runs whose columns fit into a usual terminal
 
 
 def result_rows(runs: Sequence[Run]) -> list[Row]:
-    """One row per run: percentages with standard errors, CLEVER, and how many soundness checks did not pass."""
+    """One row per run: percentages with standard errors, CLEVER, other measures, how many checks did not pass."""
     rows = []
     for run in runs:
         summary = run.summary
@@ -30,10 +30,25 @@ def result_rows(runs: Sequence[Run]) -> list[Row]:
         if run.report:
             if "clever" in summary:
                 row["CLEVER"] = f"{summary['clever']:.3f}"
+            for measure, means in run.report.get("measures", {}).items():
+                for array, mean in means.items():
+                    row[measure_title(measure, array)] = measured(mean["value"], mean["standard_error"])
             states = [check["status"] for check in run.report["checks"]]
             row["checks"] = ", ".join(f"{states.count(s)} {s}" for s in ("failed", "warned") if s in states) or "passed"
         rows.append(row)
     return rows
+
+
+def measure_title(measure: str, array: str) -> str:
+    """What a measure's mean is called: the measure, and the array where it has more than a value."""
+    return " ".join(f"{measure} {'' if array == 'value' else array}".replace("_", " ").replace(".", " ").split())
+
+
+def measured(value: float | None, error: float | None) -> str:
+    """A mean with its standard error where it has one; empty where nothing applied."""
+    if value is None:
+        return ""
+    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.2g}"
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

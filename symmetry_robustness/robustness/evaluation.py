@@ -27,6 +27,7 @@ from symmetry_robustness.robustness.judging import (
     follow,
     given,
 )
+from symmetry_robustness.robustness.measuring import with_measures
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.report import RobustnessReport, concatenate
 from symmetry_robustness.robustness.soundness import Check
@@ -50,7 +51,7 @@ def evaluate_robustness(
     compiled: bool = False,
     progress: Reporter | None = None,
 ) -> RobustnessReport:
-    """Measure clean accuracy, robustness under the protocol's attacks, CLEVER, and whether to believe it.
+    """Measure clean accuracy, robustness under the protocol's attacks, CLEVER and the like, and whether to believe it.
 
     The network's mode, parameters, buffers and gradients and all global random states are afterwards as before. Results
     of an image depend on the network, the image, its number and the protocol, not on the images evaluated with it
@@ -95,6 +96,7 @@ def evaluate_robustness(
         report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
         if protocol.clever is not None:
             report = _with_clever(subject.attacked, images, protocol, report, np.flatnonzero(scored), progress)
+        report = with_measures(network, images, labels, protocol, report, progress)
         report = replace(report, checks=(*report.checks, *run_checks(network, images, labels, protocol, report)))
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
     return replace(report, checks=soundness.conclude(report))
@@ -221,7 +223,7 @@ def _evaluate(
     keep: BoolArray,
     notify: Reporter,
 ) -> RobustnessReport:
-    """Report of one window of images, without CLEVER."""
+    """Report of one window of images, without CLEVER and other measures."""
     checks = [soundness.evaluation_mode(subject.network), soundness.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)

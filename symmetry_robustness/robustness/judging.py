@@ -23,7 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Progress(NamedTuple):
-    """How far a stage ("clean", an attack's name or "clever") has come, in images and fractions of them."""
+    """How far a stage has come, in images and fractions: "clean", an attack's name, "clever" or "measures.NAME"."""
 
     stage: str
     done: float

@@ -1,4 +1,4 @@
-"""What is measured: attacks, norm, grid of epsilons, CLEVER, seed."""
+"""What is measured: attacks, norm, grid of epsilons, CLEVER, other measures, seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -8,6 +8,7 @@ from symmetry_robustness.attacks.library import LibraryAttack
 from symmetry_robustness.attacks.threat import Attack, NormName, ThreatModel, check_bounds, find_norm, parse_epsilon
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness.clever import Clever
+from symmetry_robustness.robustness.measure import Measure
 
 _CHOICES: Final = {
     "judge": ("any", "returned"),
@@ -43,6 +44,7 @@ class EvaluationProtocol:
             re-enacts evaluations that did so by mistake.
         outside: "discard" counts what an attack returns outside of its ball or the bounds as no success; "count" judges
             it like the rest, which only re-enacts evaluations that clamp wrongly. A check fails either way.
+        measures: name to a measure that is no attack; names appear in the report.
     """
 
     attacks: Mapping[str, Attack] = field(default_factory=dict)
@@ -60,10 +62,12 @@ class EvaluationProtocol:
     expected_clean_accuracy: float | None = None
     mode: Literal["evaluation", "training_statistics"] = "evaluation"
     outside: Literal["discard", "count"] = "discard"
+    measures: Mapping[str, Measure] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Plain containers, whatever the configuration library hands over.
         object.__setattr__(self, "attacks", dict(self.attacks))
+        object.__setattr__(self, "measures", dict(self.measures))
         object.__setattr__(self, "epsilons", tuple(self.epsilons))
         find_norm(self.norm)
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
@@ -77,6 +81,7 @@ class EvaluationProtocol:
                 raise UserError(f"attack {name} must be an attack, got {attack!r}; give it a _target_ such as PGD")
             if name == "clean" or not str(name).isidentifier():
                 raise UserError(f"attacks: {name!r} cannot name an attack; use letters, digits and _, and not clean")
+        self._check_measures()
         if self.cascade and self.judge == "returned":
             raise UserError("cascade needs judge any, got returned; set judge=any or cascade=false")
         for option, values in _CHOICES.items():
@@ -91,6 +96,19 @@ class EvaluationProtocol:
         for option, count in (("keep_examples", self.keep_examples), ("clever_images", self.clever_images or 0)):
             if count < 0:
                 raise UserError(f"{option} must not be negative, got {count}; 0 keeps none")
+
+    def _check_measures(self) -> None:
+        for name, measure in self.measures.items():
+            if not isinstance(measure, Measure):
+                raise UserError(f"measure {name} must be a measure, got {measure!r}; give it a _target_ like Symmetry")
+            if not str(name).isidentifier():
+                raise UserError(f"measures: {name!r} cannot name a measure; use letters, digits and _")
+            if measure.images is not None and measure.images < 1:
+                raise UserError(
+                    f"measures.{name}.images must be at least 1, got {measure.images}; leave it out for all"
+                )
+        if self.measures and self.mode != "evaluation":
+            raise UserError(f"measures need mode=evaluation, got {self.mode}; leave them out of a re-enactment")
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -117,6 +135,7 @@ class EvaluationProtocol:
             "expected_clean_accuracy": self.expected_clean_accuracy,
             "mode": self.mode,
             "outside": self.outside,
+            "measures": {name: describe(measure) for name, measure in self.measures.items()},
         }
 
 
@@ -129,4 +148,6 @@ def describe(settings: object) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
     return value if isinstance(value, bool | int | float | str | None) else repr(value)

@@ -1,16 +1,21 @@
-"""Two measures that need no attack: how much of an image can be removed, and how steep the loss is at it."""
+"""How much of an image can be removed before the prediction changes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode, check_labels, loss_gradient
+from symmetry_robustness.attacks.gradient import check_evaluation_mode
 from symmetry_robustness.attacks.randomness import example_generator
-from symmetry_robustness.attacks.threat import NORMS, NormName, check_images
+from symmetry_robustness.attacks.threat import check_images, per_image
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.robustness.measure import Arrays, Subject
+
+Numbers = Sequence[int] | npt.NDArray[np.int64]
 
 
 def removal_tolerance(
@@ -19,7 +24,7 @@ def removal_tolerance(
     *,
     levels: int = 20,
     seed: int = 0,
-    indices: Sequence[int] | npt.NDArray[np.int64] | None = None,
+    indices: Numbers | None = None,
     batch_size: int = 128,
 ) -> Tensor:
     """Largest share of randomly chosen input values that can be set to zero before the prediction changes.
@@ -44,27 +49,37 @@ def removal_tolerance(
     """
     check_images(images)
     check_evaluation_mode(network)
-    if levels < 1:
-        raise UserError(f"levels must be at least 1, got {levels}; 20 tell shares of 5 %")
+    check_levels(levels)
     numbers = range(len(images)) if indices is None else indices
     parts = [
-        _tolerance(network, part, [int(number) for number in numbers[start : start + batch_size]], levels, seed)
+        _tolerance(network, part, removal_ranks(part, numbers[start : start + batch_size], seed), levels)
         for start, part in zip(range(0, len(images), batch_size), torch.split(images, batch_size), strict=False)
     ]
     return torch.cat(parts) if parts else images.new_zeros(0)
 
 
-def _tolerance(network: nn.Module, images: Tensor, numbers: Sequence[int], levels: int, seed: int) -> Tensor:
+def remove(images: Tensor, shares: Tensor, ranks: Tensor) -> Tensor:
+    """Images (N, C, H, W) of whose values a share, (N,), is set to zero, in the order of `removal_ranks`."""
+    counts = (images[:1].numel() * shares.double()).round()
+    return torch.where(ranks >= per_image(counts, ranks), images, 0.0)
+
+
+def removal_ranks(images: Tensor, numbers: Numbers, seed: int) -> Tensor:
+    """Place of each value of images (N, C, H, W) in the order of its removal, a function of seed and number."""
+    size = images[0].numel()
+    orders = [torch.randperm(size, generator=example_generator(seed, int(number))) for number in numbers]
+    return torch.stack(orders).reshape(images.shape).to(images.device)
+
+
+def _tolerance(network: nn.Module, images: Tensor, ranks: Tensor, levels: int) -> Tensor:
     """Removal tolerance of one batch."""
-    size = images[:1].numel()
-    orders = [torch.randperm(size, generator=example_generator(seed, number)) for number in numbers]
-    rank = torch.stack(orders).reshape(images.shape).to(images.device)
     result = images.new_ones(len(images))
     standing = torch.arange(len(images), device=images.device)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         predicted = network(images).argmax(1)
         for level in range(1, levels + 1):
-            kept = torch.where(rank[standing] >= round(size * level / levels), images[standing], 0.0)
+            shares = torch.full((len(standing),), level / levels, dtype=torch.float64, device=images.device)
+            kept = remove(images[standing], shares, ranks[standing])
             changed = network(kept).argmax(1) != predicted[standing]
             result[standing[changed]] = (level - 1) / levels
             standing = standing[~changed]
@@ -73,27 +88,42 @@ def _tolerance(network: nn.Module, images: Tensor, numbers: Sequence[int], level
     return result
 
 
-def gradient_norm(
-    network: nn.Module, images: Tensor, labels: Tensor, *, norm: NormName = "l2", batch_size: int = 128
-) -> Tensor:
-    """Norm of the gradient of the cross-entropy with respect to each image, (N,).
-
-    Args:
-        network: images in [0, 1] to logits, in evaluation mode.
-        images: float32 (N, C, H, W) in [0, 1].
-        labels: (N,) int64.
-        norm: in which the gradient is measured, "l2" or "linf".
-        batch_size: images per pass through the network.
+def check_levels(levels: int) -> None:
+    """Refuse a resolution that is none.
 
     Raises:
-        UserError: for unsuitable images or labels, or a network in training mode.
+        UserError: where there are no levels.
     """
-    check_images(images)
-    check_labels(labels, images)
-    check_evaluation_mode(network)
-    rule = PGD(steps=1)
-    parts = [
-        NORMS[norm].length(loss_gradient(network, x, y, rule)[1])
-        for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-    ]
-    return torch.cat(parts) if len(images) else images.new_zeros(0)
+    if levels < 1:
+        raise UserError(f"levels must be at least 1, got {levels}; 20 tell shares of 5 %")
+
+
+@final
+@dataclass(frozen=True)
+class RemovalTolerance:
+    """Measures `value` (N,), the removal tolerance; at most 1 + levels passes per image, fewer where it breaks early.
+
+    Args:
+        levels: number of shares that are tried; the resolution of the result.
+        images: on how many images, those with the lowest numbers, it is taken; None for all.
+
+    Source: arXiv 2510.16171, released scripts.
+    """
+
+    levels: int = 20
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        check_levels(self.levels)
+
+    def __call__(self, subject: Subject) -> Arrays:
+        """Tolerance of each image."""
+        value = removal_tolerance(
+            subject.network,
+            subject.images,
+            levels=self.levels,
+            seed=subject.seed,
+            indices=subject.numbers,
+            batch_size=subject.batch_size,
+        )
+        return {"value": value.double().cpu().numpy()}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness.clever import CleverScores
+from symmetry_robustness.robustness.measure import Measures, concatenate_measures, order_measures, per_image_means
 from symmetry_robustness.robustness.soundness import Check, conclude, merge_checks
 from symmetry_robustness.robustness.storage import read_pair, write_pair
 
@@ -50,6 +51,8 @@ class RobustnessReport:
             "clean" has the clean images.
         clever: CLEVER scores of the images `clever_indices`, or None.
         clever_indices: (M,) numbers of the images that have a score.
+        measures: what the measures of the protocol found: measure to array name to (M, ...), the first axis being the
+            image; "indices" (M,) are the numbers of these images.
         checks: soundness checks.
         settings: the protocol as plain values.
         counts: what adds up over shares: seconds and gradients spent, zero and non-finite gradients, non-finite logits;
@@ -68,6 +71,7 @@ class RobustnessReport:
     examples: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     clever: CleverScores | None = None
     clever_indices: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    measures: Measures = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
@@ -154,8 +158,29 @@ class RobustnessReport:
         error = float(difference.std(ddof=1) / np.sqrt(len(common))) if len(common) > 1 else float("nan")
         return Estimate(float(difference.mean()), error, len(common))
 
+    def measured(self, measure: str, array: str) -> Estimate:
+        """Mean of what a measure found, and its standard error over images; entries that are NaN are left out.
+
+        Raises:
+            UserError: for what was not measured.
+        """
+        if array not in self.measures.get(measure, {}):
+            known = [f"{name} {array}" for name, arrays in self.measures.items() for array in arrays]
+            raise UserError(f"{measure} {array} was not measured; this report has {', '.join(known) or 'no measures'}")
+        values = per_image_means(self.measures[measure][array])
+        count = len(values)
+        error = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+        return Estimate(float(values.mean()) if count else float("nan"), error, count)
+
+    def measured_means(self) -> dict[str, dict[str, Estimate]]:
+        """Mean of everything that was measured: measure to array name to estimate."""
+        return {
+            name: {array: self.measured(name, array) for array in arrays if array != "indices"}
+            for name, arrays in self.measures.items()
+        }
+
     def summary(self) -> dict[str, float]:
-        """Flat scalars: clean accuracy, robust accuracy by attack and epsilon, worst case, mean CLEVER score."""
+        """Flat scalars: clean accuracy, robust accuracy by attack and epsilon, worst case, mean CLEVER and measures."""
         result = {"clean_accuracy": self.clean_accuracy}
         for name in self.broken_at:
             for epsilon in self.epsilons:
@@ -166,6 +191,8 @@ class RobustnessReport:
                 result[f"worst_case.{self.norm}_{epsilon:.4g}"] = self.worst_case(epsilon).value
         if self.clever is not None and len(self.clever.value):
             result["clever"] = float(self.clever.value.mean())
+        for name, means in self.measured_means().items():
+            result |= {f"measures.{name}.{array}": mean.value for array, mean in means.items()}
         return result
 
     def _position(self, epsilon: float) -> int:
@@ -195,6 +222,7 @@ class RobustnessReport:
             examples={name: images[chosen] for name, images in merged.examples.items()},
             clever=None if merged.clever is None else merged.clever.take(scored),
             clever_indices=merged.clever_indices[scored],
+            measures=order_measures(merged.measures, merged.settings.get("measures", {})),
         )
         return replace(merged, checks=conclude(merged))
 
@@ -212,6 +240,10 @@ class RobustnessReport:
             "summary": self.summary(),
             "checks": [check._asdict() for check in self.checks],
             "clever": None if self.clever is None else dict(self.clever.settings),
+            "measures": {
+                name: {array: mean._asdict() for array, mean in means.items()}
+                for name, means in self.measured_means().items()
+            },
             "counts": dict(self.counts),
             "provenance": dict(self.provenance),
         }
@@ -220,6 +252,8 @@ class RobustnessReport:
             arrays |= {f"{group}.{name}": values for name, values in getattr(self, group).items()}
         if self.clever is not None:
             arrays |= {f"clever.{name}": values for name, values in self.clever.arrays().items()}
+        for measure, found in self.measures.items():
+            arrays |= {f"measures.{measure}.{name}": values for name, values in found.items()}
         return write_pair(Path(directory) / stem, content, arrays)
 
     @staticmethod
@@ -236,11 +270,16 @@ class RobustnessReport:
 
         try:
             clever = group("clever")
+            measures: dict[str, dict[str, npt.NDArray[Any]]] = {}
+            for key, values in group("measures").items():
+                measure, _, array = key.partition(".")
+                measures.setdefault(measure, {})[array] = values
             named: dict[str, Any] = {name: arrays[name] for name in _PLAIN} | {name: group(name) for name in _NAMED}
             return RobustnessReport(
                 norm=content["norm"],
                 epsilons=tuple(content["epsilons"]),
                 clever=CleverScores.from_arrays(clever, content["clever"]) if clever else None,
+                measures=measures,
                 checks=tuple(Check(**check) for check in content["checks"]),
                 settings=content["settings"],
                 counts=content["counts"],
@@ -283,6 +322,7 @@ def concatenate(reports: Sequence[RobustnessReport]) -> RobustnessReport:
         examples=join_each(lambda report: report.examples),
         clever=CleverScores.concatenate(scores) if scores else None,
         clever_indices=join(lambda report: report.clever_indices),
+        measures=concatenate_measures([report.measures for report in reports]),
         checks=merge_checks(report.checks for report in reports),
         counts={name: sum(report.counts.get(name, 0.0) for report in reports) for name in sorted(counted)},
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness.clever import Clever, CleverScores
 from symmetry_robustness.robustness.evaluation import check_numbers, evaluate_robustness
 from symmetry_robustness.robustness.judging import Progress, Reporter
+from symmetry_robustness.robustness.measure import concatenate_measures
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.report import RobustnessReport, concatenate
 from symmetry_robustness.robustness.soundness import conclude
@@ -33,9 +34,12 @@ _LIBRARY_WINDOWS: Final = {"cpu": 64, "cuda": 512}
 
 
 class Share(NamedTuple):
-    """Images that are evaluated together: `rows` of all images, for attacks or for CLEVER, saved under `stem`."""
+    """Images that are evaluated together: `rows` of all images, for a part of the protocol, saved under `stem`.
 
-    kind: Literal["attacks", "clever"]
+    The part is "attacks", "clever" or "measures.NAME".
+    """
+
+    part: str
     rows: IntArray
     stem: str
 
@@ -60,6 +64,8 @@ def default_window(protocol: EvaluationProtocol, device: torch.device) -> int:
 def plan_shares(numbers: IntArray, protocol: EvaluationProtocol, window: int) -> list[Share]:
     """Cut an evaluation into shares of `window` images, in the order of their numbers; CLEVER into smaller ones.
 
+    Each measure has shares of its own, since each may be taken on a number of images of its own.
+
     Raises:
         UserError: for a window of no images.
     """
@@ -69,12 +75,14 @@ def plan_shares(numbers: IntArray, protocol: EvaluationProtocol, window: int) ->
     shares = _cut("attacks", order, window)
     if protocol.clever is not None and len(order):
         shares += _cut("clever", order[: protocol.clever_images], _images_per_share(protocol.clever))
+    for name, measure in protocol.measures.items():
+        shares += _cut(f"measures.{name}", order[: measure.images], window)
     return shares
 
 
-def _cut(kind: Literal["attacks", "clever"], rows: IntArray, size: int) -> list[Share]:
+def _cut(part: str, rows: IntArray, size: int) -> list[Share]:
     starts = range(0, max(len(rows), 1), size)
-    return [Share(kind, rows[start : start + size], f"{kind}-{start:07d}") for start in starts]
+    return [Share(part, rows[start : start + size], f"{part}-{start:07d}") for start in starts]
 
 
 def _images_per_share(clever: Clever) -> int:
@@ -112,7 +120,7 @@ def evaluate_in_shares(
         turn: the number of this process and of all; they take the shares round robin.
         compiled: see `evaluate_robustness`.
         is_over: whether another process has completed the report, so that there is nothing left to do.
-        progress: called with how far "attacks" and "clever" have come, all processes together.
+        progress: called with how far "attacks", "clever" and "measures.NAME" have come, all processes together.
 
     Returns:
         The report, or None where another process completed it.
@@ -134,7 +142,7 @@ def evaluate_in_shares(
                 labels[rows].to(place),
                 _part_of(protocol, share),
                 indices=numbers[share.rows],
-                compiled=compiled and share.kind == "attacks",
+                compiled=compiled and share.part == "attacks",
                 progress=_overall(progress, shares, share, folder, protocol),
             )
             if not is_over():
@@ -163,42 +171,48 @@ def _load(folder: Path, share: Share) -> RobustnessReport | None:
 
 def _part_of(protocol: EvaluationProtocol, share: Share) -> EvaluationProtocol:
     """The part of a protocol that one share carries out."""
-    if share.kind == "clever":
-        return replace(protocol, attacks={}, epsilons=(), keep_examples=0, clever_images=None)
+    if share.part == "clever":
+        return replace(protocol, attacks={}, epsilons=(), keep_examples=0, clever_images=None, measures={})
+    if share.part != "attacks":
+        name = share.part.removeprefix("measures.")
+        alone = {name: protocol.measures[name]}
+        return replace(protocol, attacks={}, epsilons=(), keep_examples=0, clever=None, measures=alone)
     start = int(share.stem.rpartition("-")[2])
     kept = int(np.clip(protocol.keep_examples - start, 0, len(share.rows)))
-    return replace(protocol, clever=None, keep_examples=kept)
+    return replace(protocol, clever=None, keep_examples=kept, measures={})
 
 
 def _merge(folder: Path, shares: Sequence[Share], protocol: EvaluationProtocol) -> RobustnessReport:
     """The report of all shares, each read from its file."""
     reports = {share.stem: RobustnessReport.load(folder / f"{share.stem}.json") for share in shares}
-    report = concatenate([reports[share.stem] for share in shares if share.kind == "attacks"])
-    scored = [reports[share.stem] for share in shares if share.kind == "clever"]
+    report = concatenate([reports[share.stem] for share in shares if share.part == "attacks"])
+    scored = [reports[share.stem] for share in shares if share.part == "clever"]
     scores = [part.clever for part in scored if part.clever is not None]
     if scores:
         indices = np.concatenate([part.clever_indices for part in scored])
         report = replace(report, clever=CleverScores.concatenate(scores), clever_indices=indices)
+    measures = concatenate_measures([part.measures for part in reports.values()])
     seconds = sum(part.counts["seconds"] for part in reports.values())
-    report = replace(report, settings=protocol.describe(), counts={**report.counts, "seconds": seconds})
+    counts = {**report.counts, "seconds": seconds}
+    report = replace(report, measures=measures, settings=protocol.describe(), counts=counts)
     return replace(report, checks=conclude(report))
 
 
 def _overall(
     progress: Reporter | None, shares: Sequence[Share], current: Share, folder: Path, protocol: EvaluationProtocol
 ) -> Reporter | None:
-    """Progress of one share's stages as progress of all shares of its kind; reports once at the beginning."""
+    """Progress of one share's stages as progress of all shares of its part; reports once at the beginning."""
     if progress is None:
         return None
-    same = [share for share in shares if share.kind == current.kind]
+    same = [share for share in shares if share.part == current.part]
     before = sum(len(share.rows) for share in same if (folder / f"{share.stem}.json").exists())
     total, size = sum(len(share.rows) for share in same), len(current.rows)
-    stages = ["clever"] if current.kind == "clever" else [*protocol.attacks] or ["clean"]
-    progress(Progress(current.kind, before, total))
+    stages = ([*protocol.attacks] or ["clean"]) if current.part == "attacks" else [current.part]
+    progress(Progress(current.part, before, total))
 
     def notify(state: Progress) -> None:
         if state.stage in stages and state.total:
             share = (stages.index(state.stage) + state.done / state.total) / len(stages)
-            progress(Progress(current.kind, before + share * size, total))
+            progress(Progress(current.part, before + share * size, total))
 
     return notify

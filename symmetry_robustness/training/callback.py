@@ -14,6 +14,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
 from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
+from symmetry_robustness.training.pictures import measure_figures
 
 log = logging.getLogger(__name__)
 
@@ -111,15 +112,18 @@ class RobustnessCallback(pl.Callback):
         return report
 
     def _show(self, trainer: pl.Trainer, report: RobustnessReport, split: str) -> None:
-        """Hand the curves and the adversarial examples to every logger that keeps pictures."""
+        """Hand curves, adversarial examples and figures of measures to every logger that keeps pictures."""
         keepers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
-        if not keepers or not report.broken_at:
+        if not keepers:
             return
-        pictures = {"curves": epsilon_curves({split: {attack: curve(report, attack) for attack in report.broken_at}})}
-        first = np.argsort(report.indices, kind="stable")[: len(report.examples.get("clean", ()))]
-        panel = attack_panel(report.examples, {attack: found[first] for attack, found in report.broken_at.items()})
-        if panel is not None:
-            pictures["examples"] = panel
+        pictures = measure_figures(report)
+        if report.broken_at:
+            curves = {split: {attack: curve(report, attack) for attack in report.broken_at}}
+            pictures["curves"] = epsilon_curves(curves)
+            first = np.argsort(report.indices, kind="stable")[: len(report.examples.get("clean", ()))]
+            panel = attack_panel(report.examples, {attack: found[first] for attack, found in report.broken_at.items()})
+            if panel is not None:
+                pictures["examples"] = panel
         for key, figure in pictures.items():
             pixels = as_pixels(figure)
             for logger in keepers:

@@ -32,6 +32,7 @@ def test_lines_are_few() -> None:
         report(Progress("attacks", done, 100))
         clock.seconds += 1
     report(Progress("clever", 3.26, 4))
+    report(Progress("measures.removal", 0, 2))
     assert lines == [
         "attacks: 0 of 100 images",
         "attacks: 30 of 100 images, 1 images/s, 1:10 left",
@@ -39,6 +40,7 @@ def test_lines_are_few() -> None:
         "attacks: 90 of 100 images, 1 images/s, 0:10 left",
         "attacks: 100 of 100 images, 1 images/s, 0:00 left",
         "CLEVER: 3.3 of 4 images",
+        "removal: 0 of 2 images",
     ]
 
 

@@ -18,7 +18,7 @@ from symmetry_robustness.robustness import RobustnessReport
 
 # How often the command is killed; more is asked for by hand.
 KILLS = int(os.environ.get("SYMROB_TEST_KILLS", "3"))
-SHARES = 18
+SHARES = 34  # 16 of attacks, 2 of CLEVER, 8 of each measure
 
 pytestmark = pytest.mark.slow
 

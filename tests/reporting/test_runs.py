@@ -34,6 +34,10 @@ def write_run(directory: Path, status: str = "done") -> Path:
         "images": 10,
         "attacks": ["pgd"],
         "summary": {"clean_accuracy": 0.9, **shares},
+        "measures": {
+            "removal": {"value": {"value": 0.1234, "standard_error": 0.0567, "images": 10}},
+            "symmetry": {"turn.gradient_error": {"value": 0.5, "standard_error": None, "images": 1}},
+        },
         "checks": [
             {"name": "a", "status": "passed", "evidence": ""},
             {"name": "b", "status": "failed", "evidence": ""},
@@ -54,6 +58,8 @@ def test_a_curve_and_a_row_follow_from_the_images(tmp_path: Path) -> None:
     assert row["images attacked"] == "10"
     assert row["pgd 8/255 %"] == "40.0 ± 15.5"
     assert row["CLEVER"] == "0.250"
+    assert row["removal"] == "0.123 ± 0.057"
+    assert row["symmetry turn gradient error"] == "0.5"
     assert row["checks"] == "1 failed"
 
 

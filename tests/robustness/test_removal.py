@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.removal import gradient_norm, removal_tolerance
+from symmetry_robustness.robustness.removal import removal_ranks, removal_tolerance, remove
 
 
 class Total(nn.Module):
@@ -51,14 +51,22 @@ def test_the_definition_image_by_image(network: nn.Module, images: Tensor) -> No
         assert result[number] == share
 
 
-def test_gradient_norm_of_a_linear_network(linear: nn.Module) -> None:
-    images = torch.rand((9, 3, 4, 4), generator=torch.Generator().manual_seed(1))
-    labels = torch.arange(9) % 4
-    with torch.no_grad():
-        probabilities = linear(images).softmax(1)
-    gradient = (probabilities - nn.functional.one_hot(labels, 4)) @ linear[1].weight
-    torch.testing.assert_close(gradient_norm(linear, images, labels, batch_size=4), gradient.norm(dim=1))
-    torch.testing.assert_close(gradient_norm(linear, images, labels, norm="linf"), gradient.abs().amax(1))
+def test_a_share_is_removed_exactly_and_nothing_else(images: Tensor) -> None:
+    shares = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
+    positive = images[:4] + 0.01
+    left = remove(positive, shares, removal_ranks(positive, range(4), seed=0))
+    assert (left == 0).flatten(1).sum(1).tolist() == [0, 48, 96, 192]
+    assert ((left == 0) | (left == positive)).all()
+
+
+def test_what_is_left_at_the_tolerance_keeps_its_prediction(network: nn.Module, images: Tensor) -> None:
+    found = removal_tolerance(network, images, levels=20, indices=range(5, 35)).double()
+    ranks = removal_ranks(images, range(5, 35), seed=0)
+    predicted = network(images).argmax(1)
+    assert torch.equal(network(remove(images, found, ranks)).argmax(1), predicted)
+    broken = found < 1
+    changed = network(remove(images, found + 1 / 20, ranks)).argmax(1) != predicted
+    assert changed[broken].all()
 
 
 def test_what_cannot_be_measured_is_refused(network: nn.Module, images: Tensor) -> None:

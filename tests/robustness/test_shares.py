@@ -12,6 +12,7 @@ from symmetry_robustness.robustness import (
     Clever,
     EvaluationProtocol,
     Progress,
+    RemovalTolerance,
     RobustnessReport,
     Turn,
     evaluate_in_shares,
@@ -25,6 +26,7 @@ PROTOCOL = EvaluationProtocol(
     clever=Clever(num_batches=8, samples_per_batch=4, radius=0.5),
     clever_images=5,
     keep_examples=9,
+    measures={"removal": RemovalTolerance(levels=4, images=9)},
 )
 
 
@@ -53,6 +55,8 @@ def equal(first: RobustnessReport | None, second: RobustnessReport | None) -> No
     for group in ("broken_at", "distance", "examples"):
         for name, values in getattr(first, group).items():
             np.testing.assert_array_equal(values, getattr(second, group)[name])
+    for name, values in first.measures["removal"].items():
+        np.testing.assert_array_equal(values, second.measures["removal"][name])
     assert first.clever is not None
     assert second.clever is not None
     for name, values in first.clever.arrays().items():
@@ -68,6 +72,7 @@ def undisturbed(
     assert report is not None
     assert len(list(folder.glob("attacks-*.json"))) == 5
     assert len(list(folder.glob("clever-*.json"))) == 3
+    assert len(list(folder.glob("measures.removal-*.json"))) == 2
     return report
 
 
@@ -102,7 +107,7 @@ def test_interrupted_anywhere_ends_with_the_same_numbers(
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7), undisturbed)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert len(list(tmp_path.glob("*.json"))) == 8
+    assert len(list(tmp_path.glob("*.json"))) == 10
 
 
 def test_a_damaged_share_is_computed_again(
