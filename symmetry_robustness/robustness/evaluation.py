@@ -84,25 +84,25 @@ def evaluate_robustness(
     scored = _lowest(numbers, len(numbers) if protocol.clever_images is None else protocol.clever_images)
     with _in_mode(network, protocol.mode), _untouched(network, images.device):
         _check_classes(network, images, labels)
-        subject = _prepare(network, images[: protocol.batch_size], compiled)
+        forms = _prepare(network, images[: protocol.batch_size], compiled)
         parts = []
         for start in range(0, max(len(images), 1), _WINDOW):
             window = slice(start, start + _WINDOW)
             notify = _shifted(progress, start, len(images))
             batch = images[window], labels[window], numbers[window]
-            parts.append(_evaluate(subject, *batch, protocol, keep[window], notify))
+            parts.append(_evaluate(forms, *batch, protocol, keep[window], notify))
         report = concatenate(parts)
         order = np.argsort(numbers[keep])
         report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
         if protocol.clever is not None:
-            report = _with_clever(subject.attacked, images, protocol, report, np.flatnonzero(scored), progress)
+            report = _with_clever(forms.attacked, images, protocol, report, np.flatnonzero(scored), progress)
         report = with_measures(network, images, labels, protocol, report, progress)
         report = replace(report, checks=(*report.checks, *run_checks(network, images, labels, protocol, report)))
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
     return replace(report, checks=soundness.conclude(report))
 
 
-class _Subject(NamedTuple):
+class _Forms(NamedTuple):
     """The network in three forms that compute the same; `compiled`, for one shape, only where it was asked for."""
 
     network: nn.Module
@@ -110,12 +110,12 @@ class _Subject(NamedTuple):
     compiled: nn.Module | None
 
 
-def _prepare(network: nn.Module, images: Tensor, compiled: bool) -> _Subject:
+def _prepare(network: nn.Module, images: Tensor, compiled: bool) -> _Forms:
     attacked = fuse(network, images)
     if not compiled:
-        return _Subject(network, attacked, None)
+        return _Forms(network, attacked, None)
     mode = "reduce-overhead" if images.device.type == "cuda" else "default"  # the former uses CUDA graphs
-    return _Subject(network, attacked, cast(nn.Module, torch.compile(attacked, dynamic=False, mode=mode)))
+    return _Forms(network, attacked, cast(nn.Module, torch.compile(attacked, dynamic=False, mode=mode)))
 
 
 def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
@@ -215,7 +215,7 @@ def _clean_pass(network: nn.Module, images: Tensor, labels: Tensor, batch_size: 
 
 
 def _evaluate(
-    subject: _Subject,
+    forms: _Forms,
     images: Tensor,
     labels: Tensor,
     numbers: IntArray,
@@ -224,15 +224,15 @@ def _evaluate(
     notify: Reporter,
 ) -> RobustnessReport:
     """Report of one window of images, without CLEVER and other measures."""
-    checks = [soundness.evaluation_mode(subject.network), soundness.images_in_bounds(images, protocol.bounds)]
+    checks = [soundness.evaluation_mode(forms.network), soundness.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)
-    checks.append(soundness.deterministic_forward(subject.network, images[: protocol.batch_size]))
-    network = subject.attacked
+    checks.append(soundness.deterministic_forward(forms.network, images[: protocol.batch_size]))
+    network = forms.attacked
     clean = _clean_pass(network, images, labels, protocol.batch_size, notify)
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
     limit = np.full(len(images), np.inf)
-    setting = Setting(network, images, labels, numbers, protocol, clean, correct, keep, notify, limit, subject.compiled)
+    setting = Setting(network, images, labels, numbers, protocol, clean, correct, keep, notify, limit, forms.compiled)
     outcomes, effort = _apply_all(setting)
     checks.append(soundness.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
     finite = torch.isfinite(clean.logits).all(1)
