@@ -15,7 +15,7 @@ from symmetry_robustness.attacks.gradient import PGD, check_labels, loss_gradien
 from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import soundness
-from symmetry_robustness.robustness.checking import run_checks
+from symmetry_robustness.robustness.checking import place_of, run_checks
 from symmetry_robustness.robustness.judging import (
     Clean,
     Outcome,
@@ -47,6 +47,7 @@ def evaluate_robustness(
     *,
     indices: Tensor | Sequence[int] | IntArray | None = None,
     progress: Reporter | None = None,
+    extra_checks: bool = True,
 ) -> RobustnessReport:
     """Measure clean accuracy, robustness under the protocol's attacks, CLEVER, and whether to believe it.
 
@@ -61,6 +62,7 @@ def evaluate_robustness(
         protocol: what is to be measured.
         indices: (N,) numbers of the images in their data set; without it 0, 1, 2, ...
         progress: called now and then with how far each stage has come.
+        extra_checks: whether `add_checks` is part of it; False where the caller does that for a larger report.
 
     Raises:
         UserError: for unsuitable images, labels or indices, or a call inside inference mode.
@@ -90,9 +92,27 @@ def evaluate_robustness(
         report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
         if protocol.clever is not None:
             report = _with_clever(network, images, protocol, report, np.flatnonzero(scored), progress)
-        report = replace(report, checks=(*report.checks, *run_checks(network, images, labels, protocol, report)))
+        if extra_checks:
+            report = add_checks(network, images, labels, protocol, report)
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
     return replace(report, checks=soundness.conclude(report))
+
+
+def add_checks(
+    network: nn.Module, images: Tensor, labels: Tensor, protocol: EvaluationProtocol, report: RobustnessReport
+) -> RobustnessReport:
+    """The report with the checks that follow from the protocol or pass some of its images through the network again.
+
+    Args:
+        network: as evaluated; afterwards as before.
+        images: (N, C, H, W), in the order of the report, on any device.
+        labels: (N,) int64.
+        protocol: decides which checks run.
+        report: without these checks.
+    """
+    with _in_mode(network, protocol.mode), _untouched(network, place_of(network, images)):
+        found = run_checks(network, images, labels, protocol, report)
+    return replace(report, checks=(*report.checks, *found))
 
 
 def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
@@ -118,8 +138,7 @@ def _check_inputs(images: Tensor, labels: Tensor, protocol: EvaluationProtocol) 
 
 
 def _check_device(network: nn.Module, images: Tensor) -> None:
-    place = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)
-    if place != images.device:
+    if (place := place_of(network, images)) != images.device:
         raise UserError(f"network is on {place} but images are on {images.device}; move one of them")
 
 
