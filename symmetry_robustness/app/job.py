@@ -24,6 +24,7 @@ from symmetry_robustness.reporting import tables
 from symmetry_robustness.reporting.runs import find_runs
 from symmetry_robustness.sweeps.run_directory import SUMMARY, add_environment, read_config, read_json, write_json
 from symmetry_robustness.training import Classifier, RobustnessCallback, tracking
+from symmetry_robustness.training.checkpoints import RobustCheckpoint
 from symmetry_robustness.training.compute import fastest_precision
 from symmetry_robustness.training.console import EpochLog, progress_bars, set_up_logging
 from symmetry_robustness.training.metrics_csv import MetricsCSV
@@ -129,19 +130,20 @@ def checkpoints(config: DictConfig, directory: Path, robustness: RobustnessCallb
     """
     folder = directory / "checkpoints"
     # Saved at the very end of an epoch, after the robustness callback has logged what may be monitored.
-    common: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    made: list[Callback] = [ModelCheckpoint(filename="last", save_top_k=1, **common)]
+    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    last = ModelCheckpoint(filename="last", save_top_k=1, save_on_train_epoch_end=True, **common)
     monitor = config.checkpoint.monitor
     if monitor is None:
-        return made
+        return [last]
     measured = robustness.metric_names if robustness and robustness.every_n_epochs else set()
     known = {"train/loss", "train/accuracy"} | measured
     known |= {"validation/loss", "validation/accuracy"} if config.data.get("validation_size") else set()
     if monitor not in known:
         raise UserError(f"checkpoint.monitor={monitor} is never logged; choose one of {', '.join(sorted(known))}")
-    every = robustness.every_n_epochs if robustness and monitor in measured else 1
-    mode = config.checkpoint.mode
-    return [*made, ModelCheckpoint(filename="best", monitor=monitor, mode=mode, every_n_epochs=every, **common)]
+    common |= {"filename": "best", "monitor": monitor, "mode": config.checkpoint.mode}
+    if robustness and monitor in measured:
+        return [last, RobustCheckpoint(robustness, **common)]
+    return [last, ModelCheckpoint(save_on_train_epoch_end=True, **common)]
 
 
 def loggers(config: DictConfig, directory: Path) -> list[Logger]:

@@ -24,6 +24,7 @@ class CheckpointConfig:
 
     monitor: str | None = (
         None  # any logged metric, e.g. validation/accuracy or robust/pgd/linf_0.03137; null: no best.ckpt
+        # robust/… under a budget: callback.min_images=${callback.num_images} compares epochs on the same images
     )
     mode: str = "max"
 
@@ -48,9 +49,11 @@ class LoggerConfig:
 class CallbackConfig:
     """How often, and on how many images, robustness is evaluated during training and after it."""
 
-    every_n_epochs: int = 1  # 0: only at the end
-    num_images: int = 256  # of the validation split, each time
-    final_num_images: int = 1000  # of the test set, once at the end
+    every_n_epochs: int = 1  # the most often; 0: only at the end
+    num_images: int = 256  # the most, of the validation split
+    min_images: int | None = None  # the least; null: a quarter of num_images
+    max_share_of_epoch: float | None = 0.1  # of the training time; kept by fewer images, then epochs; null: no limit
+    final_num_images: int = 1000  # of the test set, once at the end, whatever it takes
 
 
 @dataclass

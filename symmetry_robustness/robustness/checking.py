@@ -32,7 +32,7 @@ def run_checks(
 
     Args:
         network: the network evaluated, as it was evaluated.
-        images: (N, C, H, W), all images of the report.
+        images: (N, C, H, W), all images of the report, on any device.
         labels: (N,).
         protocol: decides by `checks` whether the expensive ones run.
         report: its results decide which images are attacked again.
@@ -45,7 +45,7 @@ def run_checks(
     rows = rows[report.predictions[rows] >= 0]  # non-finite logits have a check of their own
     if not len(rows):
         return found
-    sample = Sample(network, *_take(images, labels, rows), protocol.seed)
+    sample = Sample(network, *_take(network, images, labels, rows), protocol.seed)
     found += [check(sample) for check in _CHEAP]
     if protocol.checks == "full":
         found.append(probes.sees_whole_range(sample))
@@ -58,7 +58,9 @@ def _counterattacks(
     network: nn.Module, images: Tensor, labels: Tensor, protocol: EvaluationProtocol, report: RobustnessReport
 ) -> list[Check]:
     def target(mask: npt.NDArray[np.bool_], epsilon: float) -> Target:
-        return Target(network, *_take(images, labels, _first(report, report.clean_correct & mask)), protocol, epsilon)
+        return Target(
+            network, *_take(network, images, labels, _first(report, report.clean_correct & mask)), protocol, epsilon
+        )
 
     largest, telling = report.epsilons[-1], telling_epsilon(report)
     standing = target(report.worst_correct(telling), telling)
@@ -69,6 +71,7 @@ def _counterattacks(
         counterattacks.longer_attack(last),  # where a short attack falls behind most
         counterattacks.other_loss(standing),
         counterattacks.noise_attack(standing),
+        counterattacks.transfer_attack(standing),
         counterattacks.gradient_free_attack(standing),
     ]
     return list(soundness.merge_checks([[check for check in outcomes if check is not None]]))
@@ -88,6 +91,12 @@ def _first(report: RobustnessReport, mask: npt.NDArray[np.bool_]) -> npt.NDArray
     return rows
 
 
-def _take(images: Tensor, labels: Tensor, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    index = torch.as_tensor(rows, device=images.device)
-    return images[index], labels[index]
+def _take(network: nn.Module, images: Tensor, labels: Tensor, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Some images with their labels, where the network is."""
+    index, place = torch.as_tensor(rows, device=images.device), place_of(network, images)
+    return images[index].to(place), labels[index].to(place)
+
+
+def place_of(network: nn.Module, images: Tensor) -> torch.device:
+    """The device of a network; that of the images for one that keeps no tensors."""
+    return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)

@@ -10,17 +10,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, GradientAttack, training_layers
+from symmetry_robustness.attacks.gradient import PGD, GradientAttack, perturb, training_layers
 from symmetry_robustness.attacks.library import LibraryAttack
 from symmetry_robustness.attacks.randomness import example_generator
 from symmetry_robustness.attacks.threat import NORMS, Attack, project
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.soundness import Check, Status
+from symmetry_robustness.robustness.surrogate import Unmasked
 from symmetry_robustness.robustness.walk import Grid, misclassified, walk
 
 _LARGE: Final = 0.5  # with this linf epsilon every image can become grey
 _LARGE_STEPS: Final = 20
 _STEPS: Final = 10
+_TRANSFER_STEPS: Final = 20
 _NOISE_DRAWS: Final = 20
 _QUERIES: Final = 100
 _SQUARE_SIDE: Final = 8  # the library's Square cannot tile smaller images
@@ -121,6 +123,16 @@ def noise_attack(target: Target) -> Check:
         moved = project(norm, moved, target.images, target.epsilon * epsilon, target.protocol.bounds)
         standing &= ~_wrong(target, moved)
     return _verdict("noise_attack", target, int((~standing).sum()), f"{_NOISE_DRAWS} draws of noise")
+
+
+def transfer_attack(target: Target) -> Check:
+    """Images crafted on a copy that hides no gradients. Source: arXiv 1902.06705, sec. 5; 1802.00420, sec. 4.1."""
+    found, rule = 0, PGD(steps=_TRANSFER_STEPS)
+    if len(target.images):
+        surrogate, threat = Unmasked(target.network), target.protocol.threat(target.epsilon)
+        moved = perturb(surrogate, target.images, target.labels, threat, rule)
+        found = int(_wrong(target, moved).sum())
+    return _verdict("transfer_attack", target, found, f"{rule.steps} steps on a copy that hides no gradients")
 
 
 def gradient_free_attack(target: Target) -> Check | None:

@@ -15,7 +15,7 @@ from symmetry_robustness.attacks.gradient import PGD, check_labels, loss_gradien
 from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import soundness
-from symmetry_robustness.robustness.checking import run_checks
+from symmetry_robustness.robustness.checking import place_of, run_checks
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.judging import (
     Clean,
@@ -50,6 +50,7 @@ def evaluate_robustness(
     indices: Tensor | Sequence[int] | IntArray | None = None,
     compiled: bool = False,
     progress: Reporter | None = None,
+    extra_checks: bool = True,
 ) -> RobustnessReport:
     """Measure clean accuracy, robustness under the protocol's attacks, CLEVER and the like, and whether to believe it.
 
@@ -66,6 +67,7 @@ def evaluate_robustness(
         compiled: let torch.compile build the network for gradient attacks, with CUDA graphs on a GPU. It takes a minute
             and a C++ compiler, and pays where the attacks take many.
         progress: called now and then with how far each stage has come.
+        extra_checks: whether `add_checks` is part of it; False where the caller does that for a larger report.
 
     Raises:
         UserError: for unsuitable images, labels or indices, or a call inside inference mode.
@@ -97,9 +99,27 @@ def evaluate_robustness(
         if protocol.clever is not None:
             report = _with_clever(forms.attacked, images, protocol, report, np.flatnonzero(scored), progress)
         report = with_measures(network, images, labels, protocol, report, progress)
-        report = replace(report, checks=(*report.checks, *run_checks(network, images, labels, protocol, report)))
+        if extra_checks:
+            report = add_checks(network, images, labels, protocol, report)
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
     return replace(report, checks=soundness.conclude(report))
+
+
+def add_checks(
+    network: nn.Module, images: Tensor, labels: Tensor, protocol: EvaluationProtocol, report: RobustnessReport
+) -> RobustnessReport:
+    """The report with the checks that follow from the protocol or pass some of its images through the network again.
+
+    Args:
+        network: as evaluated; afterwards as before.
+        images: (N, C, H, W), in the order of the report, on any device.
+        labels: (N,) int64.
+        protocol: decides which checks run.
+        report: without these checks.
+    """
+    with _in_mode(network, protocol.mode), _untouched(network, place_of(network, images)):
+        found = run_checks(network, images, labels, protocol, report)
+    return replace(report, checks=(*report.checks, *found))
 
 
 class _Forms(NamedTuple):
@@ -141,8 +161,7 @@ def _check_inputs(images: Tensor, labels: Tensor, protocol: EvaluationProtocol) 
 
 
 def _check_device(network: nn.Module, images: Tensor) -> None:
-    place = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)
-    if place != images.device:
+    if (place := place_of(network, images)) != images.device:
         raise UserError(f"network is on {place} but images are on {images.device}; move one of them")
 
 

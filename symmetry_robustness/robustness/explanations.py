@@ -25,6 +25,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "longer_attack": "Twice the steps from a random start break hardly any image that is left standing.",
     "other_loss": "The same attack with another loss breaks hardly any image that is left standing.",
     "noise_attack": "Random noise breaks hardly any image that the attacks leave standing.",
+    "transfer_attack": "Images crafted on a copy that hides no gradients break hardly any that is left standing.",
     "gradient_free_attack": "A search without gradients (Square) breaks hardly any image that is left standing.",
     "clever_below_distance": "CLEVER, an estimated lower bound, stays below the length of changes that broke images.",
 }

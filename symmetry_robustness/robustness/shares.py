@@ -1,5 +1,6 @@
 """An evaluation cut into shares, each saved when done: what was interrupted goes on, and processes share the work."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.gradient import GradientAttack
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.clever import Clever, CleverScores
-from symmetry_robustness.robustness.evaluation import check_numbers, evaluate_robustness
+from symmetry_robustness.robustness.checking import place_of
+from symmetry_robustness.robustness.clever import Clever
+from symmetry_robustness.robustness.evaluation import add_checks, check_numbers, evaluate_robustness
 from symmetry_robustness.robustness.judging import Progress, Reporter
 from symmetry_robustness.robustness.measure import concatenate_measures
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
@@ -36,7 +38,8 @@ _LIBRARY_WINDOWS: Final = {"cpu": 64, "cuda": 512}
 class Share(NamedTuple):
     """Images that are evaluated together: `rows` of all images, for a part of the protocol, saved under `stem`.
 
-    The part is "attacks", "clever" or "measures.NAME".
+    The part is "attacks", "clever", "measures.NAME", or "checks", whose only share has all images and comes last: it is
+    the report of all attacks with its checks.
     """
 
     part: str
@@ -64,7 +67,8 @@ def default_window(protocol: EvaluationProtocol, device: torch.device) -> int:
 def plan_shares(numbers: IntArray, protocol: EvaluationProtocol, window: int) -> list[Share]:
     """Cut an evaluation into shares of `window` images, in the order of their numbers; CLEVER into smaller ones.
 
-    Each measure has shares of its own, since each may be taken on a number of images of its own.
+    Each measure has shares of its own, since each may be taken on a number of images of its own. The checks of the
+    whole are the last share.
 
     Raises:
         UserError: for a window of no images.
@@ -77,7 +81,7 @@ def plan_shares(numbers: IntArray, protocol: EvaluationProtocol, window: int) ->
         shares += _cut("clever", order[: protocol.clever_images], _images_per_share(protocol.clever))
     for name, measure in protocol.measures.items():
         shares += _cut(f"measures.{name}", order[: measure.images], window)
-    return shares
+    return [*shares, *_cut("checks", order, max(len(order), 1))]
 
 
 def _cut(part: str, rows: IntArray, size: int) -> list[Share]:
@@ -120,7 +124,8 @@ def evaluate_in_shares(
         turn: the number of this process and of all; they take the shares round robin.
         compiled: see `evaluate_robustness`.
         is_over: whether another process has completed the report, so that there is nothing left to do.
-        progress: called with how far "attacks", "clever" and "measures.NAME" have come, all processes together.
+        progress: called with how far each part has come ("attacks", "clever", "measures.NAME", "checks"), all processes
+            together.
 
     Returns:
         The report, or None where another process completed it.
@@ -129,26 +134,34 @@ def evaluate_in_shares(
         UserError: for what `evaluate_robustness` refuses.
     """
     numbers = check_numbers(indices, len(images))
-    place = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)
+    place = place_of(network, images)
     shares = plan_shares(numbers, protocol, default_window(protocol, place) if window is None else window)
-    for share in _in_turn(shares, turn):
-        if is_over():
-            return None
-        if _load(folder, share) is None:
-            rows = torch.as_tensor(share.rows, device=images.device)
-            report = evaluate_robustness(
-                network,
-                images[rows].to(place),
-                labels[rows].to(place),
-                _part_of(protocol, share),
-                indices=numbers[share.rows],
-                compiled=compiled and share.part == "attacks",
-                progress=_overall(progress, shares, share, folder, protocol),
-            )
-            if not is_over():
-                report.save(folder, share.stem)
+
+    def compute(share: Share) -> RobustnessReport:
+        rows = torch.as_tensor(share.rows, device=images.device)
+        notify = _overall(progress, shares, share, folder, protocol)
+        if share.part == "checks":
+            return _checked(network, images[rows], labels[rows], protocol, _merge(folder, shares, "attacks"), notify)
+        return evaluate_robustness(
+            network,
+            images[rows].to(place),
+            labels[rows].to(place),
+            _part_of(protocol, share),
+            indices=numbers[share.rows],
+            compiled=compiled and share.part == "attacks",
+            progress=notify,
+            extra_checks=False,
+        )
+
     try:
-        return None if is_over() else _merge(folder, shares, protocol)
+        for share in _in_turn(shares, turn):
+            if is_over():
+                return None
+            if _load(folder, share) is None:
+                report = compute(share)
+                if not is_over():
+                    report.save(folder, share.stem)
+        return None if is_over() else _complete(folder, shares, protocol)
     except UserError:
         if is_over():  # another process has merged the shares and removed them meanwhile
             return None
@@ -156,9 +169,11 @@ def evaluate_in_shares(
 
 
 def _in_turn(shares: Sequence[Share], turn: Turn) -> Iterator[Share]:
-    """Our own shares, then those of the other processes."""
-    yield from shares[turn.rank :: turn.ranks]
-    yield from [share for position, share in enumerate(shares) if position % turn.ranks != turn.rank][::-1]
+    """Our own shares, then those of the other processes, and the checks when everything they need is there."""
+    *work, checks = shares
+    yield from work[turn.rank :: turn.ranks]
+    yield from [share for position, share in enumerate(work) if position % turn.ranks != turn.rank][::-1]
+    yield checks
 
 
 def _load(folder: Path, share: Share) -> RobustnessReport | None:
@@ -182,17 +197,37 @@ def _part_of(protocol: EvaluationProtocol, share: Share) -> EvaluationProtocol:
     return replace(protocol, clever=None, keep_examples=kept, measures={})
 
 
-def _merge(folder: Path, shares: Sequence[Share], protocol: EvaluationProtocol) -> RobustnessReport:
-    """The report of all shares, each read from its file."""
-    reports = {share.stem: RobustnessReport.load(folder / f"{share.stem}.json") for share in shares}
-    report = concatenate([reports[share.stem] for share in shares if share.part == "attacks"])
-    scored = [reports[share.stem] for share in shares if share.part == "clever"]
-    scores = [part.clever for part in scored if part.clever is not None]
-    if scores:
-        indices = np.concatenate([part.clever_indices for part in scored])
-        report = replace(report, clever=CleverScores.concatenate(scores), clever_indices=indices)
+def _checked(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    protocol: EvaluationProtocol,
+    report: RobustnessReport,
+    notify: Reporter | None,
+) -> RobustnessReport:
+    """The report of all attacks with the checks of the whole."""
+    started = time.perf_counter()
+    report = add_checks(network, images, labels, protocol, report)
+    if notify is not None:
+        notify(Progress("checks", len(report), len(report)))
+    seconds = report.counts["seconds"] + time.perf_counter() - started
+    return replace(report, counts={**report.counts, "seconds": seconds})
+
+
+def _merge(folder: Path, shares: Sequence[Share], part: str) -> RobustnessReport:
+    """The report of all shares of one part, each read from its file."""
+    return concatenate([RobustnessReport.load(folder / f"{share.stem}.json") for share in shares if share.part == part])
+
+
+def _complete(folder: Path, shares: Sequence[Share], protocol: EvaluationProtocol) -> RobustnessReport:
+    """The report of all shares."""
+    reports = {part: _merge(folder, shares, part) for part in dict.fromkeys(share.part for share in shares)}
+    report, scored = reports["checks"], reports.get("clever")
+    if scored is not None:
+        report = replace(report, clever=scored.clever, clever_indices=scored.clever_indices)
     measures = concatenate_measures([part.measures for part in reports.values()])
-    seconds = sum(part.counts["seconds"] for part in reports.values())
+    # The report with the checks has counted the seconds of the attacks.
+    seconds = sum(found.counts["seconds"] for part, found in reports.items() if part != "attacks")
     counts = {**report.counts, "seconds": seconds}
     report = replace(report, measures=measures, settings=protocol.describe(), counts=counts)
     return replace(report, checks=conclude(report))
@@ -207,7 +242,7 @@ def _overall(
     same = [share for share in shares if share.part == current.part]
     before = sum(len(share.rows) for share in same if (folder / f"{share.stem}.json").exists())
     total, size = sum(len(share.rows) for share in same), len(current.rows)
-    stages = ([*protocol.attacks] or ["clean"]) if current.part == "attacks" else [current.part]
+    stages: list[str] = ([*protocol.attacks] or ["clean"]) if current.part == "attacks" else [current.part]
     progress(Progress(current.part, before, total))
 
     def notify(state: Progress) -> None:

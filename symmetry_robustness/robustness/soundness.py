@@ -48,6 +48,14 @@ def merge_checks(groups: Iterable[Sequence[Check]]) -> tuple[Check, ...]:
     return tuple(merged.values())
 
 
+def count_checks(checks: Iterable[Check]) -> dict[Status, int]:
+    """How many checks passed, warned and failed."""
+    counts: dict[Status, int] = {"passed": 0, "warned": 0, "failed": 0}
+    for check in checks:
+        counts[check.status] += 1
+    return counts
+
+
 def conclude(report: RobustnessReport) -> tuple[Check, ...]:
     """The report's checks, those that follow from its numbers computed anew, for the whole instead of for shares."""
     counts, total = report.counts, len(report)

@@ -1,42 +1,54 @@
 """Robustness measured during training, without touching it."""
 
 import logging
+import math
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
 from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
+from symmetry_robustness.robustness.soundness import count_checks
+from symmetry_robustness.training.budget import Budget
 from symmetry_robustness.training.pictures import measure_figures
 
 log = logging.getLogger(__name__)
 
 
 class RobustnessCallback(pl.Callback):
-    """Evaluates robustness on fixed seeded images after every n-th epoch, and on test images at the end.
+    """Evaluates robustness on fixed seeded images after epochs, within a budget of time, and on test images at the end.
 
     Attacks run on an exported copy of the network, draw from their own generators and leave gradients alone, so
     training with and without the callback gives bit-identical weights. Logged as robust/{attack}/{norm}_{epsilon},
-    robust/worst_case/…, robust/clean and robust/clever, with which a checkpoint may be chosen. Under DDP each rank
-    evaluates its own share, without padding, and the per-example results are gathered.
+    robust/worst_case/…, robust/clean and robust/clever, with which a checkpoint may be chosen; robust/images,
+    robust/checks_failed and robust/checks_warned with them, and after every epoch robust/share_of_epoch, the time of
+    all evaluations so far over that of the training, validation not counted. During training soundness checks are the
+    cheap ones. Under DDP each rank evaluates its own share, without padding, and the per-example results are gathered;
+    rank 0 decides when and how much.
 
     Args:
         protocol: attacks, epsilons, CLEVER.
-        every_n_epochs: how often; 0 evaluates only at the end.
-        num_images: how many images each time: of the validation split, or of the training split where nothing is held
-            out, so that no checkpoint is ever chosen by the test set.
-        final_num_images: how many images of the test split once at the end.
+        every_n_epochs: how often at most; 0 evaluates only at the end.
+        num_images: how many images at most each time: of the validation split, or of the training split where nothing
+            is held out, so that no checkpoint is ever chosen by the test set. Smaller choices lie in larger ones.
+        min_images: how many at least; None for a quarter of `num_images`.
+        max_share_of_epoch: budget of the evaluations during training, as a share of the training time so far, see
+            `Budget`; None evaluates `num_images` after every n-th epoch, whatever it takes.
+        final_num_images: how many images of the test split once at the end, outside of the budget.
         seed: chooses the images; the same for all runs, so that networks are compared on the same images.
+        clock: seconds.
 
     Raises:
-        UserError: a count that cannot be; before the first epoch, a split with fewer images.
+        UserError: a count or share that cannot be; before the first epoch, a split with fewer images.
     """
 
     def __init__(
@@ -44,27 +56,43 @@ class RobustnessCallback(pl.Callback):
         protocol: EvaluationProtocol,
         every_n_epochs: int = 1,
         num_images: int = 256,
+        min_images: int | None = None,
+        max_share_of_epoch: float | None = 0.1,
         final_num_images: int = 1000,
         seed: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        for name, value, least in (
+        least = math.ceil(num_images / 4) if min_images is None else min_images
+        for name, value, smallest in (
             ("every_n_epochs", every_n_epochs, 0),
             ("num_images", num_images, 1),
+            ("min_images", least, 1),
             ("final_num_images", final_num_images, 1),
         ):
-            if value < least:
-                raise UserError(f"callback.{name} must be at least {least}, got {value}")
+            if value < smallest:
+                raise UserError(f"callback.{name} must be at least {smallest}, got {value}")
+        if least > num_images:
+            raise UserError(f"callback.min_images={least} exceeds callback.num_images={num_images}; lower the former")
+        if max_share_of_epoch is not None and not 0 < max_share_of_epoch < math.inf:
+            raise UserError(
+                f"callback.max_share_of_epoch must be positive, got {max_share_of_epoch}; null sets no limit, "
+                "callback.every_n_epochs=0 leaves only the evaluation at the end"
+            )
         self.protocol = protocol
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
         self.final_num_images = final_num_images
         self.seed = seed
+        self.budget = Budget(max_share_of_epoch, max(1, every_n_epochs), least, num_images)
+        self.evaluated_epoch: int | None = None
         self.final_report: RobustnessReport | None = None
-        self._subsets: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._clock = clock
+        self._start = self._seconds = 0.0
+        self._during = ""
 
     @property
     def metric_names(self) -> set[str]:
-        """What is logged after an epoch, and can choose a checkpoint."""
+        """What is logged when an epoch was evaluated, and can choose a checkpoint."""
         names = {"robust/clean"} | ({"robust/clever"} if self.protocol.clever else set())
         for attack in (*self.protocol.attacks, "worst_case"):
             names |= {f"robust/{attack}/{self.protocol.norm}_{epsilon:.4g}" for epsilon in self.protocol.grid}
@@ -73,43 +101,100 @@ class RobustnessCallback(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the images, so that a mistake about them shows before the training and not after it."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        during = "validation" if datamodule.validation_size else "train"
+        self._during = "validation" if datamodule.validation_size else "train"
         if self.every_n_epochs:
-            self._subsets[during] = datamodule.subset(during, self.num_images, self.seed)
-        self._subsets["test"] = datamodule.subset("test", self.final_num_images, self.seed)
+            datamodule.subset(self._during, self.num_images, self.seed)
+            if trainer.is_global_zero:
+                log.info("robustness during training: at first %s", self.budget.describe())
+        datamodule.subset("test", self.final_num_images, self.seed)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start = self._clock()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Note how long the epoch has been training, so that the validation after its last batch does not count."""
+        self._seconds = self._clock() - self._start
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate after every n-th epoch; this hook runs outside of inference mode, where gradients can be taken."""
-        if not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
+        """Evaluate where the budget allows; this hook runs outside of inference mode, where gradients can be taken."""
+        if not self.every_n_epochs:
             return
-        split = next(iter(self._subsets))
-        report = self._evaluate(trainer, pl_module, split, f"{split}-epoch={trainer.current_epoch:03d}")
-        pl_module.log_dict({f"robust/{name}": value for name, value in flat_metrics(report).items()}, sync_dist=True)
+        start = self._clock()
+        self.budget.add_epoch(self._seconds)
+        self._revise(trainer)
+        size: int = trainer.strategy.broadcast(self.budget.due())
+        if size:
+            stem = f"{self._during}-epoch={trainer.current_epoch:03d}"
+            cheap = replace(self.protocol, checks="cheap")
+            report = self._evaluate(trainer, pl_module, self._during, size, cheap, stem)
+            metrics = {f"robust/{name}": value for name, value in flat_metrics(report).items()}
+            pl_module.log_dict(metrics, sync_dist=True)
+            self.evaluated_epoch = trainer.current_epoch
+            self.budget.add_evaluation(size, self._clock() - start)
+            self._revise(trainer)
+        pl_module.log("robust/share_of_epoch", self.budget.spent_share, sync_dist=True)
+
+    def _revise(self, trainer: pl.Trainer) -> None:
+        """Let the budget choose anew for the epochs that are left, and say so if the choice has changed."""
+        last = trainer.max_epochs
+        remaining = math.inf if last is None or last < 0 else last - trainer.current_epoch - 1
+        if self.budget.revise(remaining) and trainer.is_global_zero:
+            log.info("robustness during training: %s", self.budget.describe())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with: what evaluations cost so far."""
+        return self.budget.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what an earlier part of the run has learned."""
+        self.budget.load_state_dict(state_dict)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate the weights of the last epoch on the test images."""
         if trainer.interrupted:
             return
-        self.final_report = self._evaluate(trainer, pl_module, "test", "test")
+        self.final_report = self._evaluate(
+            trainer, pl_module, "test", self.final_num_images, self.protocol, stem="test"
+        )
         metrics = {f"test/robust/{name}": value for name, value in flat_metrics(self.final_report).items()}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
 
-    def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, split: str, stem: str) -> RobustnessReport:
-        start = time.perf_counter()
-        images, labels, indices = (tensor[trainer.global_rank :: trainer.world_size] for tensor in self._subsets[split])
+    def _evaluate(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        split: str,
+        size: int,
+        protocol: EvaluationProtocol,
+        stem: str,
+    ) -> RobustnessReport:
+        start = self._clock()
+        subset = trainer.datamodule.subset(split, size, self.seed)  # type: ignore[attr-defined]
+        images, labels, indices = (tensor[trainer.global_rank :: trainer.world_size] for tensor in subset)
         network = export(cast(nn.Module, module.network)).to(module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         agree(network)
         report = gather(
-            evaluate_robustness(
-                network, images.to(module.device), labels.to(module.device), self.protocol, indices=indices
-            )
+            evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices)
         )
         if trainer.is_global_zero:
             report.save(Path(trainer.default_root_dir) / "robustness", stem)
-            log.info("%s: %s (%.1f s)", stem, describe(report), time.perf_counter() - start)
+            log.info("%s: %s (%.1f s)", stem, describe(report), self._clock() - start)
+            for check in report.checks:
+                if check.status != "passed":
+                    log.warning("%s: check %s %s: %s", stem, check.name, check.status, check.evidence)
             self._show(trainer, report, split)
+            self._show_checks(trainer, report, split)
         return report
+
+    def _show_checks(self, trainer: pl.Trainer, report: RobustnessReport, split: str) -> None:
+        """Hand the checks to every logger that keeps tables."""
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_table"):
+                rows = [[check.name, check.status, check.evidence] for check in report.checks]
+                columns = ["check", "status", "evidence"]
+                logger.log_table(f"robust/{split}/checks", columns=columns, data=rows, step=trainer.global_step)
 
     def _show(self, trainer: pl.Trainer, report: RobustnessReport, split: str) -> None:
         """Hand curves, adversarial examples and figures of measures to every logger that keeps pictures."""
@@ -147,12 +232,12 @@ def gather(report: RobustnessReport) -> RobustnessReport:
 
 
 def flat_metrics(report: RobustnessReport) -> dict[str, float]:
-    """The report's scalars under the names they are logged by, e.g. `pgd/linf_0.03137`."""
-    names = {"clean_accuracy": "clean"}
+    """The report's scalars under the names they are logged by, e.g. `pgd/linf_0.03137`, and what they rest on."""
+    names, checks = {"clean_accuracy": "clean"}, count_checks(report.checks)
     return {
         names.get(key, key.removeprefix("robust_accuracy.").replace(".", "/", 1)): value
         for key, value in report.summary().items()
-    }
+    } | {"images": len(report), "checks_failed": checks["failed"], "checks_warned": checks["warned"]}
 
 
 def curve(report: RobustnessReport, attack: str) -> Curve:
@@ -163,12 +248,13 @@ def curve(report: RobustnessReport, attack: str) -> Curve:
 
 
 def describe(report: RobustnessReport) -> str:
-    """One line: clean accuracy, each attack's at the largest epsilon, CLEVER, and checks that did not pass."""
+    """One line: clean accuracy, each attack's at the largest epsilon, CLEVER, and how many checks passed."""
     words = [f"{len(report)} images, clean {report.clean_accuracy:.3f}"]
     if report.epsilons:
         largest = report.epsilons[-1]
         words += [f"{name} {report.accuracy(name, largest).value:.3f} at {largest:.4g}" for name in report.broken_at]
     if "clever" in (scalars := report.summary()):
         words.append(f"CLEVER {scalars['clever']:.3f}")
-    words += [f"{check.status}: {check.name} ({check.evidence})" for check in report.checks if check.status == "failed"]
+    counts = [f"{count} {status}" for status, count in count_checks(report.checks).items() if count]
+    words.append(f"checks: {', '.join(counts)}")
     return ", ".join(words)

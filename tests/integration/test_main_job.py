@@ -22,6 +22,7 @@ TINY = [
     "data.batch_size=64",
     "trainer.max_epochs=2",
     "callback.num_images=16",
+    "callback.max_share_of_epoch=null",
     "callback.final_num_images=16",
     "robustness.epsilons=[1/255,8/255]",
     "robustness.attacks.pgd.steps=2",

@@ -73,6 +73,7 @@ def undisturbed(
     assert len(list(folder.glob("attacks-*.json"))) == 5
     assert len(list(folder.glob("clever-*.json"))) == 3
     assert len(list(folder.glob("measures.removal-*.json"))) == 2
+    assert len(list(folder.glob("checks-*.json"))) == 1
     return report
 
 
@@ -82,6 +83,11 @@ def test_shares_give_what_one_evaluation_gives(
     whole = evaluate_robustness(network, images, labels, PROTOCOL)
     assert undisturbed.settings == whole.settings
     assert {c.name: c.status for c in undisturbed.checks} == {c.name: c.status for c in whole.checks}
+    # Only these look at every share by itself; the others saw the images of the whole, and give the same evidence.
+    each_share = {"images_in_bounds", "deterministic_forward"}
+    assert {c for c in undisturbed.checks if c.name not in each_share} == {
+        c for c in whole.checks if c.name not in each_share
+    }
     np.testing.assert_array_equal(undisturbed.clever_indices, range(5))
     for name in whole.broken_at:
         np.testing.assert_array_equal(undisturbed.broken_at[name], whole.broken_at[name])
@@ -107,7 +113,23 @@ def test_interrupted_anywhere_ends_with_the_same_numbers(
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7), undisturbed)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert len(list(tmp_path.glob("*.json"))) == 10
+    assert len(list(tmp_path.glob("*.json"))) == 11
+
+
+def test_expensive_checks_run_once_when_all_attacks_are_done(
+    network: nn.Module, images: Tensor, labels: Tensor, undisturbed: RobustnessReport, tmp_path: Path
+) -> None:
+    def interrupt(state: Progress) -> None:
+        if state.stage == "checks":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7, progress=interrupt)
+    waiting = [RobustnessReport.load(path) for path in sorted(tmp_path.glob("*.json"))]
+    assert len(waiting) == 10
+    assert "longer_attack" not in {check.name for report in waiting for check in report.checks}
+    assert "longer_attack" in {check.name for check in undisturbed.checks}
+    equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7), undisturbed)
 
 
 def test_a_damaged_share_is_computed_again(
