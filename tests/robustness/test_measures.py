@@ -80,7 +80,7 @@ def test_shares_give_what_one_evaluation_gives(
     assert shared.settings == report.settings
     assert len(list(tmp_path.glob("measures.removal-*.json"))) == 3
     stages = {state.stage for state in seen}
-    assert stages == {"attacks", *(f"measures.{name}" for name in MEASURES)}
+    assert stages == {"attacks", "checks", *(f"measures.{name}" for name in MEASURES)}
     for name, size in SIZES.items():
         done = [state.done for state in seen if state.stage == f"measures.{name}"]
         assert done == sorted(done)
