@@ -60,7 +60,7 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
     choices = HydraConfig.get().runtime.choices if choices is None else choices
     config = config.copy()
     if "model" in config:
-        config.name = config.name or choices["model"]
+        config.name = config.name or _network_name(choices)
         config.group = config.group or choices["experiment"]
     elif not config.name:
         config.name = choices["robustness"]
@@ -113,6 +113,12 @@ def check_targets(node: DictConfig, path: str) -> None:
     """
     for place, child in _targets(node, path):
         _check_target(place, child)
+
+
+def _network_name(choices: typing.Mapping[str, Any]) -> str:
+    """The model's, and its scale branch's if that is not the paper's."""
+    branch = choices.get("model/branch", "multiscale")
+    return str(choices["model"]) if branch == "multiscale" else f"{choices['model']}_{branch}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""The plain convolution block that stems, trunks and scale branches share."""
+"""Plain convolutions: the block that stems, trunks and scale branches share, and what steerable ones export to."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from symmetry_robustness.layers.checks import require_odd, require_positive
 
@@ -18,3 +18,19 @@ def conv_block(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def plain_convolution(kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """Freeze a kernel into a plain convolution that keeps the size, in evaluation mode.
+
+    Args:
+        kernel: (out_channels, in_channels, k, k), k odd.
+        bias: (out_channels,), or None.
+    """
+    # On the meta device no random number is drawn for weights that are replaced at once.
+    convolution = nn.Conv2d(
+        kernel.shape[1], kernel.shape[0], kernel.shape[-1], padding="same", bias=bias is not None, device="meta"
+    )
+    convolution.weight = nn.Parameter(kernel, requires_grad=False)
+    convolution.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return convolution.eval()

@@ -1,4 +1,9 @@
-"""Convolutions at several scales of the image."""
+"""Convolutions at several scales: the paper's branches, and layers that commute with scaling the image.
+
+A field of a scale group is a feature map that scaling acts on: it has one channel per scale (and per quarter turn, if
+the group has them), and what the channel of one scale is for an image, the channel of the scale below is for the image
+shrunk by one step. Channels are ordered field by field, then by quarter turn, then by scale.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +13,9 @@ from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.checks import require_positive
-from symmetry_robustness.layers.convolution import conv_block
+from symmetry_robustness.layers.convolution import conv_block, plain_convolution
+from symmetry_robustness.layers.hermite import ScaleGroup, hermite_basis
+from symmetry_robustness.layers.resampling import shrink
 
 
 class MultiScaleConv(nn.Module):
@@ -47,3 +54,187 @@ class MultiScaleConv(nn.Module):
                 resized = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
                 features.append(F.interpolate(block(resized), size=size, mode="bilinear", align_corners=False))
         return torch.cat(features, dim=1)
+
+
+class ScaleLifting(nn.Module):
+    """Convolution of an image with every filter at every scale (and turn): image channels to fields of a scale group.
+
+    Equivariance error ‖L Φ(f) - Φ(L f)‖² / ‖L Φ(f)‖² for shrinking L by one step, inside the border, for the scales
+    that both sides have: 0.003 or less on images with the spectrum of natural ones and on the embedded data set. A
+    plain convolution with filters of the same size has 0.2 to 0.6. Turning by quarters is exact.
+
+    Args:
+        group: scales and turns.
+        in_channels: of the image.
+        out_fields: number of fields; the output has out_fields · group.order channels.
+        bias: whether to add one learned number per field.
+
+    Raises:
+        UserError: no positive number of channels or fields.
+
+    Source: arXiv 1910.11093, the scale convolution of functions on the plane.
+    """
+
+    basis: Tensor
+
+    def __init__(self, group: ScaleGroup, in_channels: int, out_fields: int, bias: bool = True) -> None:
+        super().__init__()
+        require_positive(in_channels=in_channels, fields=out_fields)
+        self.weight = _coefficients(out_fields, in_channels, group.functions)
+        self.bias = nn.Parameter(torch.zeros(out_fields)) if bias else None
+        largest = group.radii[-1]
+        filters = [
+            F.pad(torch.tensor(functions, dtype=torch.float32), [largest - radius] * 4)
+            for functions, radius in zip(hermite_basis(group), group.radii, strict=True)
+        ]
+        # Not persistent: it follows from the settings, so a checkpoint holds learned numbers only.
+        self.register_buffer("basis", torch.stack(filters, dim=2).flatten(1), persistent=False)
+        self.filter_shape = (group.order, 2 * largest + 1, 2 * largest + 1)
+        self.out_channels = out_fields * group.order
+
+    def expand(self) -> tuple[Tensor, Tensor | None]:
+        """Kernel (out_channels, in_channels, k, k) and bias (out_channels,) of the plain convolution this one is."""
+        filters = (self.weight @ self.basis).view(*self.weight.shape[:2], *self.filter_shape)  # (out, in, order, k, k)
+        bias = None if self.bias is None else self.bias.repeat_interleave(self.filter_shape[0])
+        return filters.transpose(1, 2).flatten(0, 1), bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
+        kernel, bias = self.expand()
+        return F.conv2d(images, kernel, bias, padding=self.filter_shape[-1] // 2)
+
+    @torch.no_grad()
+    def export(self) -> nn.Module:
+        """Return the plain convolution with the kernel of this moment."""
+        return plain_convolution(*self.expand())
+
+
+class ScaleConv(nn.Module):
+    """Convolution that commutes with shrinking the image by its scales' step, up to the pixel grid and the last scale.
+
+    The output at a scale sees the input at this scale and at the `interaction` - 1 scales above, through filters of the
+    output's scale; beyond the last scale there are zeros. With turns it commutes with them exactly. Equivariance error,
+    measured as for `ScaleLifting`: 0.004 or less for both in a row, 0.04 or less for three layers with ReLU, which
+    makes detail too fine for the grid.
+
+    It is computed as one convolution per scale, each with filters of that scale's size: as one dense kernel, mostly
+    zeros, it would cost three to four times as much.
+
+    Args:
+        group: scales and turns.
+        in_fields: number of input fields.
+        out_fields: number of output fields.
+        interaction: how many neighbouring scales a filter spans. Above 1, the last `interaction` - 1 scales of the
+            output meet the zeros, which no shrunk image holds, and do not commute.
+        bias: whether to add one learned number per output field.
+
+    Raises:
+        UserError: no positive number of fields, or an interaction beyond the number of scales.
+
+    Source: arXiv 1910.11093, the scale convolution of functions on scales × plane.
+    """
+
+    basis: Tensor
+
+    def __init__(
+        self, group: ScaleGroup, in_fields: int, out_fields: int, interaction: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__()
+        require_positive(in_fields=in_fields, fields=out_fields, interaction=interaction)
+        if interaction > group.scales:
+            raise UserError(f"interaction must be at most {group.scales}, the number of scales, got {interaction}")
+        self.group, self.interaction = group, interaction
+        self.weight = _coefficients(out_fields, in_fields, group.rotations * interaction * group.functions)
+        self.bias = nn.Parameter(torch.zeros(out_fields)) if bias else None
+        filters = [torch.tensor(functions, dtype=torch.float32).flatten(1) for functions in hermite_basis(group)]
+        self.register_buffer("basis", torch.cat(filters, dim=1), persistent=False)
+        self.out_channels = out_fields * group.order
+
+    def expand(self) -> tuple[list[Tensor], Tensor | None]:
+        """Kernels of the plain convolutions that this one is, one per output scale, and the bias of each of them.
+
+        Returns:
+            For scale s a kernel (out_fields · rotations, spanned · in_fields · rotations, k, k), where `spanned` is the
+            number of scales it sees; and (out_fields · rotations,).
+        """
+        rotations, scales = self.group.rotations, self.group.scales
+        lead = (*self.weight.shape[:2], rotations, self.interaction)
+        sizes = [2 * radius + 1 for radius in self.group.radii]
+        filters = torch.split(self.weight.view(*lead, -1) @ self.basis, [rotations * size**2 for size in sizes], dim=-1)
+        kernels = []
+        for scale, (sampled, size) in enumerate(zip(filters, sizes, strict=True)):
+            turned = sampled.view(*lead, rotations, size, size)[:, :, :, : scales - scale].unbind(dim=4)
+            # Turning a filter also moves its channels on by as many turns.
+            kernel = torch.stack([channels.roll(turn, dims=2) for turn, channels in enumerate(turned)], dim=1)
+            kernels.append(kernel.permute(0, 1, 4, 2, 3, 5, 6).flatten(2, 4).flatten(0, 1))
+        return kernels, None if self.bias is None else self.bias.repeat_interleave(rotations)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in_fields · order, H, W) to (B, out_channels, H, W), in the memory format it comes in."""
+        return _scale_by_scale(features, *self.expand(), self.interaction)
+
+    @torch.no_grad()
+    def export(self) -> nn.Module:
+        """Return the plain convolutions with the kernels of this moment."""
+        return SplitConv(*self.expand(), self.interaction).eval()
+
+
+class SplitConv(nn.Module):
+    """What a `ScaleConv` exports to: one plain convolution per scale, its kernel fixed.
+
+    Args:
+        kernels: of the scales, as `ScaleConv.expand` gives them.
+        bias: of each of them.
+        interaction: see `ScaleConv`.
+    """
+
+    def __init__(self, kernels: Sequence[Tensor], bias: Tensor | None, interaction: int) -> None:
+        super().__init__()
+        self.kernels = nn.ParameterList(nn.Parameter(kernel, requires_grad=False) for kernel in kernels)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.interaction = interaction
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in_fields · order, H, W) to (B, out_fields · order, H, W), in the memory format it comes in."""
+        return _scale_by_scale(features, [*self.kernels], self.bias, self.interaction)
+
+
+def shrink_fields(features: Tensor, group: ScaleGroup) -> Tensor:
+    """What shrinking an image by one step of the group does to its fields.
+
+    Args:
+        features: (B, fields · order, H, W), the features of an image.
+        group: that the fields belong to.
+
+    Returns:
+        (B, fields · order, H // step, W // step), the features of the shrunk image. The last scale is zero: it would
+        show what the larger image holds beyond the last scale.
+    """
+    small = shrink(features, group.step)
+    fields = small.view(len(small), -1, group.scales, *small.shape[-2:])
+    return F.pad(fields[:, :, 1:], (0, 0, 0, 0, 0, 1)).flatten(1, 2)
+
+
+def _coefficients(out_fields: int, in_fields: int, numbers: int) -> nn.Parameter:
+    """Random weights (out_fields, in_fields, numbers) that keep the variance of white noise.
+
+    Three dimensions, because a network with a tensor of five dimensions cannot be moved to channels-last.
+    """
+    return nn.Parameter(torch.randn(out_fields, in_fields, numbers) / (in_fields * numbers) ** 0.5)
+
+
+def _scale_by_scale(features: Tensor, kernels: Sequence[Tensor], bias: Tensor | None, interaction: int) -> Tensor:
+    """Convolve the scales that each output scale spans with its kernel, and put the results in order."""
+    scales, reach = len(kernels), max(features.shape[-2:]) - 1
+    outputs = []
+    for scale, kernel in enumerate(kernels):
+        spanned = [features[:, given::scales] for given in range(scale, min(scale + interaction, scales))]
+        radius = min(kernel.shape[-1] // 2, reach)  # beyond it there is only padding
+        cut = kernel.shape[-1] // 2 - radius
+        inner = kernel[..., cut : kernel.shape[-2] - cut, cut : kernel.shape[-1] - cut]
+        stacked = spanned[0] if len(spanned) == 1 else torch.cat(spanned, dim=1)
+        outputs.append(F.conv2d(stacked, inner, bias, padding=radius))
+    if features.is_contiguous(memory_format=torch.channels_last):
+        pixels = torch.stack([output.permute(0, 2, 3, 1) for output in outputs], dim=-1).flatten(-2)
+        return pixels.permute(0, 3, 1, 2)
+    return torch.stack(outputs, dim=2).flatten(1, 2)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.convolution import conv_block
-from symmetry_robustness.layers.rotation import RotationConv, group_order
+from symmetry_robustness.layers.hermite import ScaleGroup
+from symmetry_robustness.layers.rotation import GroupPool, InnerBatchNorm, RotationConv, group_order
+from symmetry_robustness.layers.scale import ScaleLifting
 
 
 def channels_of(stem: nn.Module) -> int:
@@ -47,6 +49,27 @@ class RotationStem(nn.Sequential):
         lifting = RotationConv(group, in_channels, fields, in_representation="trivial")
         super().__init__(lifting, *([nn.ReLU(inplace=True)] if activation else []))
         self.out_channels = lifting.out_channels
+
+
+class ScaleStem(nn.Sequential):
+    """One lifting convolution, image channels to fields of a group of scales, then batch norm over fields, ReLU.
+
+    Args:
+        fields: number of filters, each seen at every scale.
+        pooled: whether only the largest response over the scales is kept, so that channels = fields; otherwise
+            channels = fields · scales. Pooling hides which scale answered, but an image that shrinks loses one scale
+            and gains another, and with few scales the maximum shows it.
+        scales: number of scales.
+        step: ratio of neighbouring scales.
+    """
+
+    def __init__(self, fields: int, pooled: bool, scales: int = 3, step: float = 2**0.5, in_channels: int = 3) -> None:
+        group = ScaleGroup(scales, step=step)
+        lifting = ScaleLifting(group, in_channels, fields)
+        order = 1 if pooled else group.order
+        pool = [GroupPool(group.order)] if pooled else []
+        super().__init__(lifting, *pool, InnerBatchNorm(fields, order), nn.ReLU(inplace=True))
+        self.out_channels = fields * order
 
 
 class ParallelStem(nn.Module):

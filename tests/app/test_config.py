@@ -60,6 +60,8 @@ def test_every_experiment_composes_for_each_of_its_models(experiment: str) -> No
         ("standard_matched", 200, 128, None),
         ("cascaded_4layer", 200, 128, 50),
         ("fully_equivariant_4layer", 50, 64, None),
+        ("roto_scale", 50, 64, None),
+        ("roto_scale_matched", 200, 128, None),
     ],
 )
 def test_the_paper_s_training_is_as_released(model: str, epochs: int, batch_size: int, step_size: int | None) -> None:
@@ -78,9 +80,17 @@ def test_an_experiment_may_be_refined_by_another() -> None:
     assert load_config("train", ["experiment=paper_cifar100", "model=standard"]).scheduler == {}
 
 
+def test_a_branch_that_is_not_the_paper_s_names_the_run() -> None:
+    assert load_config("train", ["model=parallel_scale"]).name == "parallel_scale"
+    config = load_config("train", ["model=parallel_scale", "model/branch=scale_equivariant"])
+    assert config.name == "parallel_scale_scale_equivariant"
+    assert load_config("train", ["model=parallel_scale", "model/branch=scale_equivariant", "name=x"]).name == "x"
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [
+        ("model/branch=scale_equivariant", "model/branch"),
         ("model=standart", "standart"),
         ("modle=standard", "modle"),
         ("seed=abc", "abc"),

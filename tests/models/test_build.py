@@ -26,17 +26,31 @@ BAD = [
     ("parallel_rotation", "model.stem.branches.rotation.group=C0", "group must be .* got 'C0'"),
     ("parallel_rotation", "model.stem.fused_channels=none", "fused_channels must be a positive whole number"),
     ("parallel_scale", "model.stem.branches.scale.scales=[0]", "scales must be positive"),
+    (
+        "parallel_scale",
+        "model/branch=scale_equivariant model.stem.branches.scale.scales=0",
+        "scales must be a positive",
+    ),
+    (
+        "parallel_scale",
+        "model/branch=scale_equivariant +model.stem.branches.scale.step=1",
+        "step must be a number above 1",
+    ),
     ("cascaded", "model.stem.group=X4", "group must be .* got 'X4'"),
     ("cascaded", "model.stem.channels=30", "channels must be a multiple of 4 for group C4, got 30"),
     ("fully_equivariant", "model.head=mean", "head must be released or invariant, got 'mean'"),
     ("fully_equivariant", "model.group=SO2", "group must be .* got 'SO2'"),
+    ("fully_equivariant", "+model.interaction=2", "group must be C1 or C4 beside 1 scales, got 'C8'"),
+    ("roto_scale", "model.group=C8", "group must be C1 or C4 beside 3 scales, got 'C8'"),
+    ("roto_scale", "model.scales=0", "scales must be a positive whole number, got 0"),
+    ("roto_scale", "+model.interaction=4", "interaction must be at most 3"),
 ]
 
 
-@pytest.mark.parametrize(("name", "override", "message"), BAD)
-def test_a_bad_setting_ends_in_one_line(compose_model, name, override, message):
+@pytest.mark.parametrize(("name", "overrides", "message"), BAD)
+def test_a_bad_setting_ends_in_one_line(compose_model, name, overrides, message):
     with pytest.raises(UserError, match=message) as caught:
-        build_network(compose_model(name, override))
+        build_network(compose_model(name, *overrides.split()))
     assert "\n" not in str(caught.value)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import build_network, load_network
@@ -20,9 +20,7 @@ class Harm:
         return Path.touch, (self.trace,)
 
 
-@pytest.fixture
-def contents(compose_model) -> dict:
-    config = compose_model("parallel_rotation_scale_4layer")
+def contents_of(config: DictConfig) -> dict:
     network = build_network(config)
     state = {f"network.{key}": value for key, value in network.state_dict().items()}
     return {
@@ -32,13 +30,27 @@ def contents(compose_model) -> dict:
     }
 
 
+@pytest.fixture
+def contents(compose_model) -> dict:
+    return contents_of(compose_model("parallel_rotation_scale_4layer"))
+
+
 def write(path: Path, contents: object) -> Path:
     torch.save(contents, path)
     return path
 
 
-def test_loads_the_network_that_was_saved(contents, compose_model, tmp_path):
-    network = build_network(compose_model("parallel_rotation_scale_4layer"))
+@pytest.mark.parametrize(
+    "description",
+    [
+        ("parallel_rotation_scale_4layer",),
+        ("parallel_rotation_scale_4layer", "model/branch=scale_equivariant"),
+        ("roto_scale_4layer",),
+    ],
+)
+def test_loads_the_network_that_was_saved(description, compose_model, tmp_path):
+    contents = contents_of(compose_model(*description))
+    network = build_network(compose_model(*description))
     network.load_state_dict(
         {key.removeprefix("network."): value for key, value in contents["state_dict"].items() if "network" in key}
     )

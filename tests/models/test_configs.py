@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from symmetry_robustness.layers.scale import MultiScaleConv
 from symmetry_robustness.models import build_network, export
+from symmetry_robustness.models.stems import ScaleStem
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 ARCHITECTURES = (
@@ -17,8 +19,12 @@ ARCHITECTURES = (
     "cascaded",
     "weighted",
     "fully_equivariant",
+    "roto_scale",
 )
+EQUIVARIANT = ("fully_equivariant", "roto_scale")
 NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_matched")] + ["invariant_4layer"]
+
+EQUIVARIANT_BRANCH = "model/branch=scale_equivariant"
 
 # Counted in the released scripts' networks.
 RELEASED_PARAMETERS = {
@@ -75,17 +81,33 @@ def test_invariant_form_does_not_see_quarter_turns(compose_model):
         torch.testing.assert_close(network(torch.rot90(images, turns, (2, 3))), logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "fully_equivariant"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in EQUIVARIANT])
 def test_matched_form_has_the_trunk_of_standard(compose_model, name):
     network, standard = build_network(compose_model(f"{name}_matched")), build_network(compose_model("standard"))
     assert repr(network.trunk) == repr(standard.trunk)
     assert repr(network.head) == repr(standard.head)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_trains_and_exports(compose_model, name):
+WITH_BRANCH = [name for name in NAMES if "scale" in name and "parallel" in name]
+
+
+@pytest.mark.parametrize("name", WITH_BRANCH)
+def test_scale_branches_differ_in_nothing_but_their_weights(compose_model, name):
+    paper, ours = (build_network(compose_model(name, *override)) for override in ((), (EQUIVARIANT_BRANCH,)))
+    branches = [network.stem.branches.pop("scale") for network in (paper, ours)]
+    assert [type(branch) for branch in branches] == [MultiScaleConv, ScaleStem]
+    assert branches[0].out_channels == branches[1].out_channels == 48
+    assert count_parameters(branches[0]) == 3 * count_parameters(branches[1])  # one set of weights for all scales
+    assert repr(ours) == repr(paper)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [(name, ()) for name in NAMES] + [(name, (EQUIVARIANT_BRANCH,)) for name in WITH_BRANCH],
+)
+def test_trains_and_exports(compose_model, name, overrides):
     torch.manual_seed(0)
-    network = build_network(compose_model(name, num_classes=7))
+    network = build_network(compose_model(name, *overrides, num_classes=7))
     images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
     keys = list(network.state_dict())
     for module in network.modules():

@@ -11,13 +11,24 @@ SMALL_EQUIVARIANT = ("model.trunk=[pool,4,pool,4]", "model.fields=2")
 
 
 def small(name: str) -> tuple[str, ...]:
-    return SMALL_EQUIVARIANT if name == "fully_equivariant" else SMALL
+    return SMALL_EQUIVARIANT if name in ("fully_equivariant", "roto_scale") else SMALL
 
 
-@pytest.mark.parametrize("name", ["parallel_rotation_scale", "weighted", "cascaded", "fully_equivariant"])
-def test_export_agrees_after_any_sequence_of_changes(compose_model, name):
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("parallel_rotation_scale", ()),
+        ("parallel_rotation_scale", ("model/branch=scale_equivariant",)),
+        ("weighted", ()),
+        ("cascaded", ()),
+        ("fully_equivariant", ()),
+        ("roto_scale", ()),
+        ("roto_scale", ("+model.interaction=2",)),
+    ],
+)
+def test_export_agrees_after_any_sequence_of_changes(compose_model, name, overrides):
     torch.manual_seed(0)
-    network = build_network(compose_model(name, *small(name)))
+    network = build_network(compose_model(name, *overrides, *small(name)))
     images = torch.rand(4, 3, 32, 32)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     other = copy.deepcopy(network.state_dict())
@@ -65,7 +76,7 @@ def test_exported_network_gives_input_gradients(compose_model):
     assert gradient.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", ["standard", "parallel_rotation_scale", "fully_equivariant"])
+@pytest.mark.parametrize("name", ["standard", "parallel_rotation_scale", "fully_equivariant", "roto_scale"])
 def test_channels_last_and_bfloat16_agree(compose_model, name):
     torch.manual_seed(0)
     network = build_network(compose_model(name, *small(name))).eval()
@@ -93,7 +104,18 @@ def test_parallel_stem_concatenates_its_branches_in_order(compose_model):
     torch.testing.assert_close(features[:, 16:], stem.branches["rotation"](images))
 
 
-@pytest.mark.parametrize("name", ["parallel_rotation_scale", "fully_equivariant"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_scale_stem_pools_over_scales_if_asked(compose_model, pooled):
+    branch = ("model/branch=scale_equivariant", f"model.stem.branches.scale.pooled={str(pooled).lower()}")
+    stem = build_network(compose_model("parallel_scale", *branch, *SMALL)).eval().stem.branches["scale"]
+    images = torch.rand(2, 3, 32, 32)
+    responses = stem[0](images)
+    expected = responses.unflatten(1, (16, 3)).amax(dim=2) if pooled else responses
+    assert stem.out_channels == expected.shape[1]
+    torch.testing.assert_close(stem(images), expected.relu() / (1 + 1e-5) ** 0.5)  # statistics as at the start
+
+
+@pytest.mark.parametrize("name", ["parallel_rotation_scale", "fully_equivariant", "roto_scale"])
 def test_compiles_into_one_graph(compose_model, name):
     network = build_network(compose_model(name, *small(name))).eval()
     images = torch.rand(2, 3, 32, 32)
