@@ -15,7 +15,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.convolution import conv_block, plain_convolution
 from symmetry_robustness.layers.hermite import ScaleGroup, hermite_basis
-from symmetry_robustness.layers.resampling import shrink
+from symmetry_robustness.layers.shrinking import shrink
 
 
 class MultiScaleConv(nn.Module):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from symmetry_robustness.data.shapes import make_shapes
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.hermite import ScaleGroup, hermite_basis
-from symmetry_robustness.layers.resampling import shrink
 from symmetry_robustness.layers.rotation import GroupPool, InnerBatchNorm
 from symmetry_robustness.layers.scale import MultiScaleConv, ScaleConv, ScaleLifting, SplitConv, shrink_fields
+from symmetry_robustness.layers.shrinking import shrink
 
 SCALES, ROTO_SCALES = ScaleGroup(), ScaleGroup(rotations=4)
 GROUPS = pytest.mark.parametrize("group", [SCALES, ROTO_SCALES], ids=["C1", "C4"])

@@ -40,8 +40,7 @@ BAD = [
     ("cascaded", "model.stem.channels=30", "channels must be a multiple of 4 for group C4, got 30"),
     ("fully_equivariant", "model.head=mean", "head must be released or invariant, got 'mean'"),
     ("fully_equivariant", "model.group=SO2", "group must be .* got 'SO2'"),
-    ("fully_equivariant", "+model.interaction=2", "group must be C1 or C4 beside 1 scales, got 'C8'"),
-    ("roto_scale", "model.group=C8", "group must be C1 or C4 beside 3 scales, got 'C8'"),
+    ("roto_scale", "model.rotations=8", "rotations must be 1 or 4, got 8"),
     ("roto_scale", "model.scales=0", "scales must be a positive whole number, got 0"),
     ("roto_scale", "+model.interaction=4", "interaction must be at most 3"),
 ]
