@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.convolution import conv_block
-from symmetry_robustness.layers.rotation import RotationConv, group_order
+from symmetry_robustness.layers.groups import group_order
+from symmetry_robustness.layers.rotation import RotationConv
 
 
 def channels_of(stem: nn.Module) -> int:

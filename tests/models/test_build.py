@@ -29,6 +29,10 @@ BAD = [
     ("cascaded", "model.stem.group=X4", "group must be .* got 'X4'"),
     ("cascaded", "model.stem.channels=30", "channels must be a multiple of 4 for group C4, got 30"),
     ("fully_equivariant", "model.head=mean", "head must be released or invariant, got 'mean'"),
+    ("fully_equivariant", "+model.representation=vector", "representation must be .* got 'vector'"),
+    ("fully_equivariant", "+model.representation=frequency1", "relu does not commute .* choose norm"),
+    ("invariant_vector", "model.pool=max", "pool max does not commute .* choose average"),
+    ("invariant", "+model.image_size=28", "windows of 2×2 do not tile 7 pixels"),
     ("fully_equivariant", "model.group=SO2", "group must be .* got 'SO2'"),
 ]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from symmetry_robustness.layers.fields import VectorBatchNorm
 from symmetry_robustness.models import build_network, export
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -18,7 +19,8 @@ ARCHITECTURES = (
     "weighted",
     "fully_equivariant",
 )
-NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_matched")]
+OURS = ("invariant", "invariant_d4", "invariant_vector")
+NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_matched")] + list(OURS)
 
 # Counted in the released scripts' networks.
 RELEASED_PARAMETERS = {
@@ -57,6 +59,12 @@ def test_matched_form_has_the_parameters_of_standard(compose_model, name):
     assert parameters == pytest.approx(RELEASED_PARAMETERS["standard"], rel=0.05)
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_invariant_form_has_nearly_the_parameters_of_fully_equivariant(compose_model, name):
+    parameters = count_parameters(build_network(compose_model(name)))
+    assert parameters == pytest.approx(RELEASED_PARAMETERS["fully_equivariant"], rel=0.01)
+
+
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "fully_equivariant"])
 def test_matched_form_has_the_trunk_of_standard(compose_model, name):
     network, standard = build_network(compose_model(f"{name}_matched")), build_network(compose_model("standard"))
@@ -73,6 +81,8 @@ def test_trains_and_exports(compose_model, name):
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # plain averages, so that one step makes the statistics those of the images
+        elif isinstance(module, VectorBatchNorm):
+            module.momentum = 1.0
     nn.functional.cross_entropy(network(images), labels).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert list(network.eval().state_dict()) == keys

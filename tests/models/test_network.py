@@ -8,13 +8,14 @@ from symmetry_robustness.models import build_network, export
 
 SMALL = ("model.trunk=[pool,8,pool,8]",)
 SMALL_EQUIVARIANT = ("model.trunk=[pool,4,pool,4]", "model.fields=2")
+EQUIVARIANT = ("fully_equivariant", "invariant", "invariant_d4", "invariant_vector")
 
 
 def small(name: str) -> tuple[str, ...]:
-    return SMALL_EQUIVARIANT if name == "fully_equivariant" else SMALL
+    return SMALL_EQUIVARIANT if name in EQUIVARIANT else SMALL
 
 
-@pytest.mark.parametrize("name", ["parallel_rotation_scale", "weighted", "cascaded", "fully_equivariant"])
+@pytest.mark.parametrize("name", ["parallel_rotation_scale", "weighted", "cascaded", *EQUIVARIANT])
 def test_export_agrees_after_any_sequence_of_changes(compose_model, name):
     torch.manual_seed(0)
     network = build_network(compose_model(name, *small(name)))
@@ -37,6 +38,11 @@ def test_export_agrees_after_any_sequence_of_changes(compose_model, name):
         exported = export(network)
         with torch.no_grad():
             mode = network.training
+            torch.testing.assert_close(exported(images), network.eval()(images), rtol=0, atol=1e-5)
+            with torch.autocast("cpu", torch.bfloat16):
+                torch.testing.assert_close(exported(images), network(images), rtol=1e-2, atol=1e-2)
+            network.train(mode)
+        with torch.enable_grad():  # as an attack sees them
             torch.testing.assert_close(exported(images), network.eval()(images), rtol=0, atol=1e-5)
             network.train(mode)
 
@@ -65,7 +71,7 @@ def test_exported_network_gives_input_gradients(compose_model):
     assert gradient.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", ["standard", "parallel_rotation_scale", "fully_equivariant"])
+@pytest.mark.parametrize("name", ["standard", "parallel_rotation_scale", "fully_equivariant", "invariant_vector"])
 def test_channels_last_and_bfloat16_agree(compose_model, name):
     torch.manual_seed(0)
     network = build_network(compose_model(name, *small(name))).eval()
@@ -93,9 +99,13 @@ def test_parallel_stem_concatenates_its_branches_in_order(compose_model):
     torch.testing.assert_close(features[:, 16:], stem.branches["rotation"](images))
 
 
-@pytest.mark.parametrize("name", ["parallel_rotation_scale", "fully_equivariant"])
+@pytest.mark.parametrize("name", ["parallel_rotation_scale", "fully_equivariant", "invariant_vector"])
 def test_compiles_into_one_graph(compose_model, name):
     network = build_network(compose_model(name, *small(name))).eval()
     images = torch.rand(2, 3, 32, 32)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), network(images), rtol=0, atol=1e-5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.9)
+        torch.testing.assert_close(compiled(images), network(images), rtol=0, atol=1e-5)
