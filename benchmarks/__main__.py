@@ -16,7 +16,8 @@ import torch
 from symmetry_robustness.reporting.tables import markdown
 from symmetry_robustness.sweeps.run_directory import code_version, environment
 
-PARTS = ("training", "sweep", "clever", "ensemble")
+PARTS = ("training", "symmetry", "sweep", "clever", "ensemble")
+WITHOUT_OVERRIDES = ("training", "symmetry")
 
 
 def formatted(row: dict[str, float | str]) -> dict[str, str]:
@@ -41,7 +42,7 @@ def main() -> int:
         parser.error(f"unknown part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
     if arguments.rows:
         module = importlib.import_module(f"benchmarks.{arguments.parts[0]}")
-        rest = {} if arguments.parts[0] == "training" else {"overrides": tuple(arguments.override)}
+        rest = {} if arguments.parts[0] in WITHOUT_OVERRIDES else {"overrides": tuple(arguments.override)}
         if arguments.checkpoint and rest:
             rest["checkpoint"] = arguments.checkpoint
         print(json.dumps(module.run(arguments.device, **rest)))
