@@ -1,10 +1,16 @@
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 import torch
 
 # Read once, at import: no test speaks to a tracker's server.
 os.environ["WANDB_MODE"] = "offline"
+# Neither do tests find what other runs left in the user's cache, nor the other way round.
+os.environ["SYMMETRY_ROBUSTNESS_CACHE"] = tempfile.mkdtemp(prefix="symmetry_robustness-")
+atexit.register(shutil.rmtree, os.environ["SYMMETRY_ROBUSTNESS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def test_imports_point_one_way(part: str) -> None:
 
 def test_escnn_has_one_importer() -> None:
     importers = {p.name for p in PACKAGE.rglob("*.py") if any(n.split(".")[0] == "escnn" for n in imported(p))}
-    assert importers == {"rotation.py"}
+    assert importers == {"basis.py"}
 
 
 def test_every_part_is_covered() -> None:

@@ -63,7 +63,7 @@ class ScaleGroup:
 
     @property
     def order(self) -> int:
-        """Channels of a field: rotations · scales, the scale changing fastest."""
+        """Channels of a field: scales · rotations, the turn changing fastest."""
         return self.rotations * self.scales
 
     @property

@@ -2,7 +2,8 @@
 
 A field of a scale group is a feature map that scaling acts on: it has one channel per scale (and per quarter turn, if
 the group has them), and what the channel of one scale is for an image, the channel of the scale below is for the image
-shrunk by one step. Channels are ordered field by field, then by quarter turn, then by scale.
+shrunk by one step. Channels are ordered as in `groups.py`, by component: first by scale, then by quarter turn, then by
+field.
 """
 
 from collections.abc import Sequence
@@ -66,7 +67,7 @@ class ScaleLifting(nn.Module):
     Args:
         group: scales and turns.
         in_channels: of the image.
-        out_fields: number of fields; the output has out_fields · group.order channels.
+        out_fields: number of fields; the output has group.order · out_fields channels.
         bias: whether to add one learned number per field.
 
     Raises:
@@ -88,15 +89,15 @@ class ScaleLifting(nn.Module):
             for functions, radius in zip(hermite_basis(group), group.radii, strict=True)
         ]
         # Not persistent: it follows from the settings, so a checkpoint holds learned numbers only.
-        self.register_buffer("basis", torch.stack(filters, dim=2).flatten(1), persistent=False)
+        self.register_buffer("basis", torch.stack(filters, dim=1).flatten(1), persistent=False)
         self.filter_shape = (group.order, 2 * largest + 1, 2 * largest + 1)
         self.out_channels = out_fields * group.order
 
     def expand(self) -> tuple[Tensor, Tensor | None]:
         """Kernel (out_channels, in_channels, k, k) and bias (out_channels,) of the plain convolution this one is."""
         filters = (self.weight @ self.basis).view(*self.weight.shape[:2], *self.filter_shape)  # (out, in, order, k, k)
-        bias = None if self.bias is None else self.bias.repeat_interleave(self.filter_shape[0])
-        return filters.transpose(1, 2).flatten(0, 1), bias
+        bias = None if self.bias is None else self.bias.repeat(self.filter_shape[0])
+        return filters.movedim(2, 0).flatten(0, 1), bias
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
@@ -154,8 +155,8 @@ class ScaleConv(nn.Module):
         """Kernels of the plain convolutions that this one is, one per output scale, and the bias of each of them.
 
         Returns:
-            For scale s a kernel (out_fields · rotations, spanned · in_fields · rotations, k, k), where `spanned` is the
-            number of scales it sees; and (out_fields · rotations,).
+            For scale s a kernel (rotations · out_fields, spanned · rotations · in_fields, k, k), where `spanned` is the
+            number of scales it sees; and (rotations · out_fields,).
         """
         rotations, scales = self.group.rotations, self.group.scales
         lead = (*self.weight.shape[:2], rotations, self.interaction)
@@ -165,12 +166,12 @@ class ScaleConv(nn.Module):
         for scale, (sampled, size) in enumerate(zip(filters, sizes, strict=True)):
             turned = sampled.view(*lead, rotations, size, size)[:, :, :, : scales - scale].unbind(dim=4)
             # Turning a filter also moves its channels on by as many turns.
-            kernel = torch.stack([channels.roll(turn, dims=2) for turn, channels in enumerate(turned)], dim=1)
-            kernels.append(kernel.permute(0, 1, 4, 2, 3, 5, 6).flatten(2, 4).flatten(0, 1))
-        return kernels, None if self.bias is None else self.bias.repeat_interleave(rotations)
+            kernel = torch.stack([channels.roll(turn, dims=2) for turn, channels in enumerate(turned)])
+            kernels.append(kernel.permute(0, 1, 4, 3, 2, 5, 6).flatten(2, 4).flatten(0, 1))
+        return kernels, None if self.bias is None else self.bias.repeat(rotations)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, in_fields · order, H, W) to (B, out_channels, H, W), in the memory format it comes in."""
+        """Map (B, order · in_fields, H, W) to (B, out_channels, H, W), in the memory format it comes in."""
         return _scale_by_scale(features, *self.expand(), self.interaction)
 
     @torch.no_grad()
@@ -195,7 +196,7 @@ class SplitConv(nn.Module):
         self.interaction = interaction
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, in_fields · order, H, W) to (B, out_fields · order, H, W), in the memory format it comes in."""
+        """Map (B, order · in_fields, H, W) to (B, order · out_fields, H, W), in the memory format it comes in."""
         return _scale_by_scale(features, [*self.kernels], self.bias, self.interaction)
 
 
@@ -203,16 +204,16 @@ def shrink_fields(features: Tensor, group: ScaleGroup) -> Tensor:
     """What shrinking an image by one step of the group does to its fields.
 
     Args:
-        features: (B, fields · order, H, W), the features of an image.
+        features: (B, order · fields, H, W), the features of an image.
         group: that the fields belong to.
 
     Returns:
-        (B, fields · order, H // step, W // step), the features of the shrunk image. The last scale is zero: it would
+        (B, order · fields, H // step, W // step), the features of the shrunk image. The last scale is zero: it would
         show what the larger image holds beyond the last scale.
     """
     small = shrink(features, group.step)
-    fields = small.view(len(small), -1, group.scales, *small.shape[-2:])
-    return F.pad(fields[:, :, 1:], (0, 0, 0, 0, 0, 1)).flatten(1, 2)
+    per_scale = small.shape[1] // group.scales
+    return F.pad(small[:, per_scale:], (0, 0, 0, 0, 0, per_scale))
 
 
 def _coefficients(out_fields: int, in_fields: int, numbers: int) -> nn.Parameter:
@@ -225,16 +226,12 @@ def _coefficients(out_fields: int, in_fields: int, numbers: int) -> nn.Parameter
 
 def _scale_by_scale(features: Tensor, kernels: Sequence[Tensor], bias: Tensor | None, interaction: int) -> Tensor:
     """Convolve the scales that each output scale spans with its kernel, and put the results in order."""
-    scales, reach = len(kernels), max(features.shape[-2:]) - 1
+    per_scale, reach = features.shape[1] // len(kernels), max(features.shape[-2:]) - 1
     outputs = []
     for scale, kernel in enumerate(kernels):
-        spanned = [features[:, given::scales] for given in range(scale, min(scale + interaction, scales))]
+        spanned = features[:, scale * per_scale : (scale + interaction) * per_scale]
         radius = min(kernel.shape[-1] // 2, reach)  # beyond it there is only padding
         cut = kernel.shape[-1] // 2 - radius
         inner = kernel[..., cut : kernel.shape[-2] - cut, cut : kernel.shape[-1] - cut]
-        stacked = spanned[0] if len(spanned) == 1 else torch.cat(spanned, dim=1)
-        outputs.append(F.conv2d(stacked, inner, bias, padding=radius))
-    if features.is_contiguous(memory_format=torch.channels_last):
-        pixels = torch.stack([output.permute(0, 2, 3, 1) for output in outputs], dim=-1).flatten(-2)
-        return pixels.permute(0, 3, 1, 2)
-    return torch.stack(outputs, dim=2).flatten(1, 2)
+        outputs.append(F.conv2d(spanned, inner, bias, padding=radius))
+    return torch.cat(outputs, dim=1)

@@ -53,15 +53,20 @@ class Network(nn.Sequential):
 
 
 def build_trunk(
-    trunk: Trunk, width: int, block: Callable[[int, int], nn.Module], image_size: int
+    trunk: Trunk,
+    width: int,
+    block: Callable[[int, int], nn.Module],
+    image_size: int,
+    pool: Callable[[], nn.Module] = lambda: nn.MaxPool2d(2),
 ) -> tuple[nn.Sequential, int]:
-    """Stack blocks and 2×2 max pools.
+    """Stack blocks and 2×2 pools.
 
     Args:
         trunk: see `Network`.
         width: of the features that come in.
         block: makes the block from one width to the next.
         image_size: height and width of the features that come in.
+        pool: makes the 2×2 pool.
 
     Returns:
         The layers, and the width of the features that come out.
@@ -74,7 +79,7 @@ def build_trunk(
     layers: list[nn.Module] = []
     for entry in trunk:
         if entry == "pool":
-            layers.append(nn.MaxPool2d(2))
+            layers.append(pool())
         elif isinstance(entry, int) and not isinstance(entry, bool) and entry > 0:
             layers.append(block(width, entry))
             width = entry

@@ -2,12 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 
+from symmetry_robustness.layers.fields import InnerBatchNorm
 from symmetry_robustness.layers.hermite import ScaleGroup
 from symmetry_robustness.layers.normalize import Normalize
-from symmetry_robustness.layers.rotation import GroupPool, InnerBatchNorm
+from symmetry_robustness.layers.pooling import GroupPool, TilingPool
 from symmetry_robustness.layers.scale import ScaleConv, ScaleLifting
 from symmetry_robustness.models.network import Trunk, build_trunk, classifier
 
@@ -50,7 +52,7 @@ class RotoScaleNetwork(nn.Sequential):
         def block(in_fields: int, out_fields: int) -> nn.Module:
             return _block(ScaleConv(group, in_fields, out_fields, interaction), out_fields, group)
 
-        blocks, width = build_trunk(trunk, fields, block, image_size)
+        blocks, width = build_trunk(trunk, fields, block, image_size, partial(TilingPool, "max"))
         pools = [nn.AdaptiveAvgPool2d(1), GroupPool(group.order), nn.Flatten()]
         super().__init__(
             OrderedDict(

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from symmetry_robustness.data.shapes import make_shapes
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.layers.fields import InnerBatchNorm
 from symmetry_robustness.layers.hermite import ScaleGroup, hermite_basis
-from symmetry_robustness.layers.rotation import GroupPool, InnerBatchNorm
+from symmetry_robustness.layers.pooling import GroupPool
 from symmetry_robustness.layers.scale import MultiScaleConv, ScaleConv, ScaleLifting, SplitConv, shrink_fields
 from symmetry_robustness.layers.shrinking import shrink
 
@@ -88,7 +89,7 @@ def equivariance_error(network: nn.Module, images: Tensor, group: ScaleGroup | N
     if group is None:
         moved, again = shrink(network(images), SCALES.step), network(shrink(images, SCALES.step))
     else:
-        lawful = lambda maps: maps.unflatten(1, (-1, group.scales))[:, :, : group.scales - unlawful]  # noqa: E731
+        lawful = lambda maps: maps.unflatten(1, (group.scales, -1))[:, : group.scales - unlawful]  # noqa: E731
         moved = lawful(shrink_fields(network(images), group))
         again = lawful(network(shrink(images, group.step)))
     inside = (..., slice(14, -14), slice(14, -14))
@@ -149,9 +150,9 @@ def test_interaction_breaks_the_law_at_the_last_scale_only():
 
 def test_shrinking_moves_fields_down_by_one_scale():
     features = torch.rand(2, 2 * ROTO_SCALES.order, 20, 20)
-    moved = shrink_fields(features, ROTO_SCALES).unflatten(1, (2, 4, 3))
-    torch.testing.assert_close(moved[:, :, :, :2], shrink(features, 2**0.5).unflatten(1, (2, 4, 3))[:, :, :, 1:])
-    assert not moved[:, :, :, 2].any()
+    moved = shrink_fields(features, ROTO_SCALES).unflatten(1, (3, 4, 2))
+    torch.testing.assert_close(moved[:, :2], shrink(features, 2**0.5).unflatten(1, (3, 4, 2))[:, 1:])
+    assert not moved[:, 2].any()
 
 
 # --- the law of quarter turns ----------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def turn(features: Tensor, quarter: int = 1) -> Tensor:
 
 
 def turn_fields(features: Tensor, group: ScaleGroup, quarter: int = 1) -> Tensor:
-    fields = turn(features, quarter).unflatten(1, (-1, group.rotations, group.scales))
+    fields = turn(features, quarter).unflatten(1, (group.scales, group.rotations, -1))
     return fields.roll(quarter, dims=2).flatten(1, 3)
 
 
@@ -191,32 +192,30 @@ def test_equals_the_dense_convolution_of_its_definition(group, interaction):
     nn.init.normal_(layer.bias)
     rotations, scales, largest = group.rotations, group.scales, group.radii[-1]
     weight = layer.weight.detach().view(3, 2, rotations, interaction, -1)
-    kernel = torch.zeros(3, rotations, scales, 2, rotations, scales, 2 * largest + 1, 2 * largest + 1)
+    kernel = torch.zeros(scales, rotations, 3, scales, rotations, 2, 2 * largest + 1, 2 * largest + 1)
     for turned, given in itertools.product(range(rotations), repeat=2):
         for scale, above in itertools.product(range(scales), range(interaction)):
             if scale + above < scales:
                 functions = torch.tensor(hermite_basis(group)[scale][:, turned], dtype=torch.float32)
                 functions = F.pad(functions, [largest - group.radii[scale]] * 4)
                 coefficients = weight[:, :, (given - turned) % rotations, above]
-                kernel[:, turned, scale, :, given, scale + above] = torch.einsum(
-                    "oif,fyx->oiyx", coefficients, functions
-                )
+                kernel[scale, turned, :, scale + above, given] = torch.einsum("oif,fyx->oiyx", coefficients, functions)
     for height, width in ((12, 12), (9, 2), (1, 1)):  # maps smaller than the filters, too
         features = torch.randn(2, 2 * group.order, height, width)
         dense = F.conv2d(features, kernel.flatten(3, 5).flatten(0, 2), padding=largest)
-        expected = dense + layer.bias.repeat_interleave(group.order).view(-1, 1, 1)
+        expected = dense + layer.bias.repeat(group.order).view(-1, 1, 1)
         torch.testing.assert_close(layer(features), expected, rtol=1e-4, atol=1e-4)
 
 
 @GROUPS
 def test_lifting_sees_the_same_filter_at_every_scale_and_turn(group):
     layer = ScaleLifting(group, 3, 2)
-    kernel = layer.expand()[0].detach().unflatten(0, (2, group.rotations, group.scales))
+    kernel = layer.expand()[0].detach().unflatten(0, (group.scales, group.rotations, 2))
     for turned, scale in itertools.product(range(group.rotations), range(group.scales)):
         margin = group.radii[-1] - group.radii[scale]
         functions = torch.tensor(hermite_basis(group)[scale][:, turned], dtype=torch.float32)
         expected = torch.einsum("oif,fyx->oiyx", layer.weight.detach(), functions)
-        torch.testing.assert_close(kernel[:, turned, scale], F.pad(expected, [margin] * 4))
+        torch.testing.assert_close(kernel[scale, turned], F.pad(expected, [margin] * 4))
 
 
 @GROUPS
@@ -230,7 +229,7 @@ def test_starts_with_the_variance_of_its_input(group):
 def test_interaction_starts_with_the_variance_of_its_input_below_the_last_scale():
     group = ScaleGroup(scales=4)
     single, double = (
-        ScaleConv(group, 16, 60, span)(torch.randn(4, 64, 24, 24)).detach().unflatten(1, (60, 4))[:, :, :3].var()
+        ScaleConv(group, 16, 60, span)(torch.randn(4, 64, 24, 24)).detach().unflatten(1, (4, 60))[:, :3].var()
         for span in (1, 2)
     )
     assert float(double / single) == pytest.approx(1, rel=0.1)

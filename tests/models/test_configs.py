@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from symmetry_robustness.layers.fields import VectorBatchNorm
 from symmetry_robustness.layers.scale import MultiScaleConv
 from symmetry_robustness.models import build_network, export
 from symmetry_robustness.models.stems import ScaleStem
@@ -22,7 +23,8 @@ ARCHITECTURES = (
     "roto_scale",
 )
 EQUIVARIANT = ("fully_equivariant", "roto_scale")
-NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_matched")] + ["invariant_4layer"]
+OURS = ("invariant", "invariant_d4", "invariant_vector")
+NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_matched")] + [*OURS, "invariant_4layer"]
 
 EQUIVARIANT_BRANCH = "model/branch=scale_equivariant"
 
@@ -61,6 +63,12 @@ def test_four_layer_form_has_four_weighted_layers(compose_model, name):
 def test_matched_form_has_the_parameters_of_standard(compose_model, name):
     parameters = count_parameters(build_network(compose_model(f"{name}_matched")))
     assert parameters == pytest.approx(RELEASED_PARAMETERS["standard"], rel=0.05)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_invariant_form_has_nearly_the_parameters_of_fully_equivariant(compose_model, name):
+    parameters = count_parameters(build_network(compose_model(name)))
+    assert parameters == pytest.approx(RELEASED_PARAMETERS["fully_equivariant"], rel=0.01)
 
 
 def test_invariant_form_has_the_depth_and_the_parameters_of_standard(compose_model):
@@ -113,6 +121,8 @@ def test_trains_and_exports(compose_model, name, overrides):
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # plain averages, so that one step makes the statistics those of the images
+        elif isinstance(module, VectorBatchNorm):
+            module.momentum = 1.0
     nn.functional.cross_entropy(network(images), labels).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert list(network.eval().state_dict()) == keys

@@ -8,10 +8,11 @@ from symmetry_robustness.models import build_network, export
 
 SMALL = ("model.trunk=[pool,8,pool,8]",)
 SMALL_EQUIVARIANT = ("model.trunk=[pool,4,pool,4]", "model.fields=2")
+EQUIVARIANT = ("fully_equivariant", "invariant", "invariant_d4", "invariant_vector", "roto_scale")
 
 
 def small(name: str) -> tuple[str, ...]:
-    return SMALL_EQUIVARIANT if name in ("fully_equivariant", "roto_scale") else SMALL
+    return SMALL_EQUIVARIANT if name in EQUIVARIANT else SMALL
 
 
 @pytest.mark.parametrize(
@@ -21,8 +22,7 @@ def small(name: str) -> tuple[str, ...]:
         ("parallel_rotation_scale", ("model/branch=scale_equivariant",)),
         ("weighted", ()),
         ("cascaded", ()),
-        ("fully_equivariant", ()),
-        ("roto_scale", ()),
+        *((name, ()) for name in EQUIVARIANT),
         ("roto_scale", ("+model.interaction=2",)),
     ],
 )
@@ -48,6 +48,11 @@ def test_export_agrees_after_any_sequence_of_changes(compose_model, name, overri
         exported = export(network)
         with torch.no_grad():
             mode = network.training
+            torch.testing.assert_close(exported(images), network.eval()(images), rtol=0, atol=1e-5)
+            with torch.autocast("cpu", torch.bfloat16):
+                torch.testing.assert_close(exported(images), network(images), rtol=1e-2, atol=1e-2)
+            network.train(mode)
+        with torch.enable_grad():  # as an attack sees them
             torch.testing.assert_close(exported(images), network.eval()(images), rtol=0, atol=1e-5)
             network.train(mode)
 
@@ -76,7 +81,7 @@ def test_exported_network_gives_input_gradients(compose_model):
     assert gradient.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", ["standard", "parallel_rotation_scale", "fully_equivariant", "roto_scale"])
+@pytest.mark.parametrize("name", ["standard", "parallel_rotation_scale", *EQUIVARIANT])
 def test_channels_last_and_bfloat16_agree(compose_model, name):
     torch.manual_seed(0)
     network = build_network(compose_model(name, *small(name))).eval()
@@ -110,14 +115,19 @@ def test_scale_stem_pools_over_scales_if_asked(compose_model, pooled):
     stem = build_network(compose_model("parallel_scale", *branch, *SMALL)).eval().stem.branches["scale"]
     images = torch.rand(2, 3, 32, 32)
     responses = stem[0](images)
-    expected = responses.unflatten(1, (16, 3)).amax(dim=2) if pooled else responses
+    expected = responses.unflatten(1, (3, 16)).amax(dim=1) if pooled else responses
     assert stem.out_channels == expected.shape[1]
     torch.testing.assert_close(stem(images), expected.relu() / (1 + 1e-5) ** 0.5)  # statistics as at the start
 
 
-@pytest.mark.parametrize("name", ["parallel_rotation_scale", "fully_equivariant", "roto_scale"])
+@pytest.mark.parametrize("name", ["parallel_rotation_scale", *EQUIVARIANT])
 def test_compiles_into_one_graph(compose_model, name):
+    torch._dynamo.reset()  # each network counts as a recompilation of the same code
     network = build_network(compose_model(name, *small(name))).eval()
     images = torch.rand(2, 3, 32, 32)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), network(images), rtol=0, atol=1e-5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.9)
+        torch.testing.assert_close(compiled(images), network(images), rtol=0, atol=1e-5)

@@ -8,8 +8,10 @@ from torch.nn import functional
 
 from symmetry_robustness.attacks import PGD, ThreatModel
 from symmetry_robustness.data.shapes import make_shapes
+from symmetry_robustness.layers.fields import InnerBatchNorm
 from symmetry_robustness.layers.normalize import Normalize
-from symmetry_robustness.layers.rotation import GroupPool, InnerBatchNorm, RotationConv
+from symmetry_robustness.layers.pooling import GroupPool
+from symmetry_robustness.layers.rotation import RotationConv
 
 
 def shapes(size: int, part: int) -> tuple[Tensor, Tensor]:

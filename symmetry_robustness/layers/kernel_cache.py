@@ -1,0 +1,84 @@
+"""Arrays that take seconds to compute, kept in files between processes.
+
+A file's name is the digest of everything that decides its contents, so there is nothing to update or to lock: whoever
+finds no file computes the arrays and puts them there in one step. The folder may be deleted at any time.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+# Overrides where the files lie.
+VARIABLE = "SYMMETRY_ROBUSTNESS_CACHE"
+
+# As any of these a missing or damaged archive surfaces, depending on the byte, or a home that is not known.
+DAMAGE = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+
+_log = logging.getLogger(__name__)
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+def cache_folder() -> Path:
+    """Where the files lie: $SYMMETRY_ROBUSTNESS_CACHE, or symmetry_robustness in $XDG_CACHE_HOME or ~/.cache."""
+    if chosen := os.environ.get(VARIABLE):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # Relative paths are to be ignored, says the XDG base directory specification.
+    return (Path(base) if Path(base).is_absolute() else Path("~/.cache").expanduser()) / "symmetry_robustness"
+
+
+def cached(key: Mapping[str, object], compute: Callable[[], Arrays], accept: Callable[[Arrays], bool]) -> Arrays:
+    """Read arrays from the cache, or compute and keep them; a cache that cannot be used changes nothing but the time.
+
+    Args:
+        key: everything that decides the arrays, as plain values.
+        compute: makes the arrays.
+        accept: whether arrays that were read can be those that `compute` makes.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = None
+    try:
+        path = cache_folder() / f"{digest[:32]}.npz"
+        arrays = _read(path)
+    except DAMAGE as error:
+        _log.debug("kernels are computed: %s", error)
+    else:
+        if accept(arrays):
+            return arrays
+        _log.debug("kernels are computed: %s holds others", path)
+    arrays = compute()
+    if path is not None:
+        try:
+            _write(path, arrays)
+        except OSError as error:
+            _log.debug("kernels are not kept: %s", error)
+    return arrays
+
+
+def _read(path: Path) -> Arrays:
+    # Plain numbers only: a file cannot run code.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    """Put a whole file in place at once, so that no other process finds a part of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
