@@ -202,7 +202,8 @@ def test_a_finished_report_is_kept_unless_overwrite_is_set(run: Path, undisturbe
     foreign = run / "robustness" / "small.partial" / "0123456789abcdef"
     foreign.mkdir(parents=True)
     small = ["num_images=16", "robustness.clever=null", "name=small"]
-    first = finish(command(run, *small))
+    first = finish(command(run, *small, "output="))  # empty: where the checkpoint's run keeps its reports
+    assert f"report: {run / 'robustness' / 'small.json'}" in first
     again = finish(command(run, *small, "overwrite=true"))
     assert "already" not in again
     assert first.splitlines()[-2:] == again.splitlines()[-2:]
