@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -56,6 +57,7 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
 
     Raises:
         UserError: a value that is missing, cannot be resolved, or is not what its class declares.
+        InstantiationException: a protocol that its classes refuse, from the UserError that says why.
     """
     choices = HydraConfig.get().runtime.choices if choices is None else choices
     config = config.copy()
@@ -74,6 +76,8 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
     if missing:
         raise UserError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=…")
     check_targets(config, "")
+    if config.robustness:
+        instantiate(config.robustness, _convert_="all")  # attacks know best which settings they take
     epochs = OmegaConf.select(config, "trainer.max_epochs")
     if epochs is not None and epochs < 1:
         raise UserError(

@@ -25,6 +25,7 @@ from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_network
 from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
+from symmetry_robustness.robustness.soundness import count_checks
 from symmetry_robustness.sweeps.run_directory import CONFIG, read_config
 from symmetry_robustness.training.pictures import measure_figures
 
@@ -183,8 +184,9 @@ def _remove(partial: Path) -> None:
 
 
 def _show(report: RobustnessReport, path: Path) -> None:
-    """Print the numbers and the path; checks that did not pass on standard error."""
+    """Print the numbers, how many checks passed, and the path; checks that did not pass on standard error."""
     print("\n".join(f"{name}: {value:.4f}" for name, value in report.summary().items()))
+    print("checks:", ", ".join(f"{count} {status}" for status, count in count_checks(report.checks).items()))
     for check in report.checks:
         if check.status != "passed":
             print(f"{check.status}: {check.name}: {check.evidence}", file=sys.stderr)

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+
+from symmetry_robustness.errors import UserError
 
 
 @dataclass
@@ -100,7 +102,19 @@ class EvaluateConfig:
 
 
 def register_schemas() -> None:
-    """Make the typed roots known to Hydra under the names `train_schema` and `evaluate_schema`."""
+    """Make the typed roots known to Hydra, under the names `train_schema` and `evaluate_schema`, and the resolver."""
+    OmegaConf.register_new_resolver("named_folder", _named_folder, replace=True)
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def _named_folder(path: str) -> str:
+    """The path itself; an empty one, followed by a slash and more, would be the root of the machine.
+
+    Raises:
+        UserError: the path is empty.
+    """
+    if not path.strip():
+        raise UserError("output is empty; name the folder of the runs, as in output=outputs")
+    return path

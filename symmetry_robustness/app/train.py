@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.config import finalize_config
 from symmetry_robustness.app.hydra_main import run_hydra
+from symmetry_robustness.app.job import checkpoints, robustness_callback
 from symmetry_robustness.sweeps.process import run_job
 from symmetry_robustness.sweeps.run_directory import freeze
 
@@ -27,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def job(config: DictConfig) -> int:
         directory = Path(HydraConfig.get().runtime.output_dir)
-        freeze(finalize_config(config), directory, ["symrob", "train", *words])
+        config = finalize_config(config)
+        checkpoints(config, directory, robustness_callback(config))  # what they refuse need not leave a failed run
+        freeze(config, directory, ["symrob", "train", *words])
         status = run_job(directory)
         if status not in (0, 2):  # the job's own line has told a user's mistake already
             how = "was interrupted" if status == 130 else f"ended with exit status {status}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
+from itertools import pairwise
 from typing import Any, Final, Literal, final
 
 from symmetry_robustness.attacks.library import LibraryAttack
@@ -74,6 +75,9 @@ class EvaluationProtocol:
         grid = self.grid
         if len(set(grid)) != len(grid):
             raise UserError(f"epsilons must differ, got {list(self.epsilons)}; remove the repetition")
+        alike = [f"{small} and {large}" for small, large in pairwise(grid) if f"{small:.4g}" == f"{large:.4g}"]
+        if alike:
+            raise UserError(f"epsilons {alike[0]} agree in four digits, by which results are named; leave one out")
         if self.attacks and not grid:
             raise UserError("epsilons must not be empty when attacks are given, got []; add one or remove the attacks")
         for name, attack in self.attacks.items():

@@ -133,7 +133,8 @@ class RobustnessCallback(pl.Callback):
             self.evaluated_epoch = trainer.current_epoch
             self.budget.add_evaluation(size, self._clock() - start)
             self._revise(trainer)
-        pl_module.log("robust/share_of_epoch", self.budget.spent_share, sync_dist=True)
+        share: float = trainer.strategy.broadcast(self.budget.spent_share)
+        pl_module.log("robust/share_of_epoch", share, sync_dist=True)
 
     def _revise(self, trainer: pl.Trainer) -> None:
         """Let the budget choose anew for the epochs that are left, and say so if the choice has changed."""

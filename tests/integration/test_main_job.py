@@ -76,6 +76,8 @@ def test_metrics_hold_one_row_per_epoch_and_one_for_the_end(run: Path) -> None:
     assert all(
         row["validation/accuracy"] and row["robust/pgd/linf_0.03137"] and row["robust/clever"] for row in trained
     )
+    assert all(float(row["robust/images"]) == 16 and row["robust/checks_failed"] for row in trained)
+    assert all(float(row["robust/share_of_epoch"]) > 0 for row in trained)
     assert rows[-1]["test/accuracy"]
 
 
@@ -85,6 +87,14 @@ def test_exactly_one_wandb_run_with_pictures(run: Path) -> None:
     pictures = [p.name for p in offline.rglob("*.png")]
     assert any("curves" in name for name in pictures)
     assert any("examples" in name for name in pictures)
+    # Two evaluations during training and the one at the end: every check with its status and evidence.
+    tables = [json.loads(path.read_text()) for path in offline.rglob("*.table.json")]
+    assert len(tables) == 3
+    assert all(table["columns"] == ["check", "status", "evidence"] for table in tables)
+    assert all(["evaluation_mode", "passed"] in [row[:2] for row in table["data"]] for table in tables)
+    (history,) = offline.glob("*.wandb")
+    for name in ("robust/checks_failed", "robust/checks_warned", "robust/images", "test/robust/checks_failed"):
+        assert name.encode() in history.read_bytes(), name
 
 
 def test_the_checkpoint_is_the_trained_network(run: Path) -> None:

@@ -1,12 +1,15 @@
-"""`symrob evaluate` killed at random moments, started twice at once, and started again when done."""
+"""`symrob evaluate` killed at twenty random moments, started twice at once, and started again when done."""
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,9 +19,13 @@ from omegaconf import OmegaConf
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.robustness import RobustnessReport
 
-# How often the command is killed; more is asked for by hand.
-KILLS = int(os.environ.get("SYMROB_TEST_KILLS", "3"))
-SHARES = 34  # 16 of attacks, 2 of CLEVER, 8 of each measure
+# What the command prints when it begins a stage, in the order of the stages, and in how many shares it does each.
+STAGES = {"attacks": 16, "CLEVER": 2, "gradient_norm": 8, "symmetry": 8, "checks": 1}
+# In which stage the command is killed each time; "" is while it still loads.
+KILLS = ["", "", *["attacks"] * 9, *["CLEVER"] * 4, "symmetry", *["checks"] * 4]
+# Up to which part of loading, or of a share, it may have come by then: so far that some shares are finished, and not so
+# far that a stage is over before its last kill.
+MOMENTS = {"": 0.5, "attacks": 3.0, "CLEVER": 0.9, "symmetry": 4.0, "checks": 0.5}
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +45,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(run: Path, *words: str) -> list[str]:
     protocol = ["robustness=quick", "robustness.attacks.pgd.random_start=true", "robustness.clever_images=2"]
+    # So small that the images stand, and all steps of all epsilons are taken.
+    protocol += ["robustness.epsilons=[1e-4,2e-4,3e-4]", "robustness.attacks.pgd.steps=30", "robustness.checks=full"]
+    protocol += ["num_images=128", "window=8"]
     points = [f"robustness.clever.{word}" for word in ("num_batches=8", "samples_per_batch=512", "targets=top-1")]
     start = [sys.executable, "-m", "symmetry_robustness.app.cli", "evaluate"]
-    return [*start, f"checkpoint={run / 'checkpoints' / 'last.ckpt'}", *protocol, *points, "window=8", *words]
+    return [*start, f"checkpoint={run / 'checkpoints' / 'last.ckpt'}", *protocol, *points, *words]
 
 
 def clean_environment(**own: str) -> dict[str, str]:
@@ -67,62 +77,134 @@ def equal(first: Path, second: Path) -> None:
     with np.load(first.with_suffix(".npz")) as a, np.load(second.with_suffix(".npz")) as b:
         assert a.files == b.files
         for name in a.files:
-            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+            assert (a[name].dtype, a[name].shape) == (b[name].dtype, b[name].shape), name
+            assert a[name].tobytes() == b[name].tobytes(), name
+
+
+# Loads what the command needs once; every line of standard input is a command that runs in a process of its own, whose
+# number and, when it has ended, whose status are written. Twenty times the loading would be most of the test.
+LAUNCHER = """
+import json, os, sys
+import torchattacks
+from symmetry_robustness.app import cli, evaluate
+from symmetry_robustness.data import ShapesDataModule
+os.environ["HYDRA_FULL_ERROR"] = "1"
+for line in sys.stdin:
+    words, path = json.loads(line)
+    if (child := os.fork()) == 0:
+        output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os._exit(cli.main(words))
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+class Life(NamedTuple):
+    """One start of the command: its process, what it prints, and who knows how it ended."""
+
+    process: int
+    output: Path
+    launcher: subprocess.Popen[str]
+
+    def wait_for(self, *texts: str) -> float:
+        """Seconds until one of the texts was printed, or the process has ended."""
+        started = time.monotonic()
+        while not any(text in self.output.read_text() for text in texts):
+            os.kill(self.process, 0)
+            assert time.monotonic() - started < 120
+            time.sleep(0.002)
+        return time.monotonic() - started
+
+    def end(self) -> int:
+        """The status as `os.waitpid` gives it."""
+        assert self.launcher.stdout is not None
+        return int(self.launcher.stdout.readline())
 
 
 @pytest.fixture(scope="module")
-def undisturbed(run: Path) -> Path:
-    output = finish(command(run, "num_images=128", "name=undisturbed"))
-    assert "CLEVER: 2 of 2 images" in output
+def launcher() -> Iterator[subprocess.Popen[str]]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], env=clean_environment(), text=True, **pipes) as process:
+        yield process
+
+
+def live(launcher: subprocess.Popen[str], words: list[str], output: Path) -> Life:
+    assert launcher.stdin is not None
+    assert launcher.stdout is not None
+    output.write_text("")
+    launcher.stdin.write(json.dumps([words[3:], str(output)]) + "\n")
+    launcher.stdin.flush()
+    return Life(int(launcher.stdout.readline()), output, launcher)
+
+
+class Undisturbed(NamedTuple):
+    """The report of a run that nobody killed, and the seconds that its loading and a share of each stage took."""
+
+    report: Path
+    seconds: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run: Path, launcher: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    life = live(launcher, command(run, "name=undisturbed"), tmp_path_factory.mktemp("undisturbed") / "output")
+    seconds = {"": life.wait_for("attacks: 0 of")}
+    ends = [*(f"{stage}: 0 of" for stage in list(STAGES)[1:]), "report:"]
+    for stage, after in zip(STAGES, ends, strict=True):
+        seconds[stage] = life.wait_for(after) / STAGES[stage]
+    assert life.end() == 0
+    assert "CLEVER: 2 of 2 images" in life.output.read_text()
     assert not (run / "robustness" / "undisturbed.partial").exists()
-    return run / "robustness" / "undisturbed.json"
+    return Undisturbed(run / "robustness" / "undisturbed.json", seconds)
 
 
-def test_killed_at_random_moments_ends_with_the_same_numbers(run: Path, undisturbed: Path) -> None:
-    words = command(run, "num_images=128", "name=killed")
-    partial = run / "robustness" / "killed.partial"
-    draw = random.Random(KILLS)
-    found = []
-    for _ in range(KILLS):
-        process = begin(words)
-        assert process.stdout is not None
-        while "images" not in process.stdout.readline():  # the first line of progress: a share has begun
-            assert process.poll() is None
-        time.sleep(draw.uniform(0, 4 / (KILLS + 4)))
-        process.kill()
-        output, _ = process.communicate()
-        assert process.returncode == -signal.SIGKILL, output
+def test_killed_at_twenty_random_moments_ends_with_the_same_numbers(
+    run: Path, undisturbed: Undisturbed, launcher: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    words, partial = command(run, "name=killed"), run / "robustness" / "killed.partial"
+    draw, found = random.Random(20), []
+    for stage in KILLS:
+        life = live(launcher, words, tmp_path / "output")
+        if stage:  # or a later one, if nothing of it is left to do
+            life.wait_for(*[f"{title}: " for title in list(STAGES)[list(STAGES).index(stage) :]])
+        time.sleep(draw.uniform(0, MOMENTS[stage] * undisturbed.seconds[stage]))
+        os.kill(life.process, signal.SIGKILL)
+        assert life.end() == signal.SIGKILL, life.output.read_text()
         assert not (run / "robustness" / "killed.json").exists()
         found.append(len(list(partial.glob("*/*.json"))))
     print(f"shares finished at each kill: {found}")
-    assert 0 < found[-1] < SHARES
-    output = finish(words)
-    assert "attacks: 0 of 128" not in output
-    equal(run / "robustness" / "killed.json", undisturbed)
+    assert len(found) == 20
+    assert found == sorted(found)
+    assert 0 < found[KILLS.index("CLEVER") - 1] < STAGES["attacks"]
+    assert found[-1] == sum(STAGES.values()) - STAGES["checks"]
+    finish(words)
+    equal(run / "robustness" / "killed.json", undisturbed.report)
     assert not partial.exists()
 
 
-def test_two_processes_share_the_work(run: Path, undisturbed: Path) -> None:
-    words = command(run, "num_images=128", "name=shared")
+def test_two_processes_share_the_work(run: Path, undisturbed: Undisturbed) -> None:
+    words = command(run, "name=shared")
     processes = [begin(words, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert any("worst_case" in output for output in outputs)
-    equal(run / "robustness" / "shared.json", undisturbed)
+    equal(run / "robustness" / "shared.json", undisturbed.report)
     assert not (run / "robustness" / "shared.partial").exists()
 
 
-def test_a_finished_report_is_kept_unless_overwrite_is_set(run: Path, undisturbed: Path) -> None:
-    before = undisturbed.read_bytes()
-    assert "already evaluated" in finish(command(run, "num_images=128", "name=undisturbed"))
+def test_a_finished_report_is_kept_unless_overwrite_is_set(run: Path, undisturbed: Undisturbed) -> None:
+    before = undisturbed.report.read_bytes()
+    assert "already evaluated" in finish(command(run, "name=undisturbed"))
     refusal = finish(command(run, "num_images=64", "name=undisturbed"), status=2)
     assert "another num_images; choose another name=… or set overwrite=true" in refusal
-    assert undisturbed.read_bytes() == before
+    assert undisturbed.report.read_bytes() == before
     # Shares of other settings lie in a folder of their own and are left alone.
     foreign = run / "robustness" / "small.partial" / "0123456789abcdef"
     foreign.mkdir(parents=True)
     small = ["num_images=16", "robustness.clever=null", "name=small"]
-    first = finish(command(run, *small))
+    first = finish(command(run, *small, "output="))  # empty: where the checkpoint's run keeps its reports
+    assert f"report: {run / 'robustness' / 'small.json'}" in first
     again = finish(command(run, *small, "overwrite=true"))
     assert "already" not in again
     assert first.splitlines()[-2:] == again.splitlines()[-2:]

@@ -14,6 +14,8 @@ import torch
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app import cli
 
+SQUARE = "_target_:symmetry_robustness.attacks.LibraryAttack,name:Square"
+
 # Refused while the configuration is composed and checked: (words, what the line must name).
 AT_COMPOSITION = {
     "unknown model": (["train", "model=standart"], "standart"),
@@ -43,13 +45,20 @@ AT_COMPOSITION = {
     "report of nothing": (["report", "nowhere", "--output", "out"], "nowhere"),
     "report of an empty folder": (["report", ".", "--output", "out"], "no run"),
     "unknown command": (["trian"], "trian"),
+    "negative epsilon": (["train", "robustness.epsilons=[-0.1]"], "-0.1"),
+    "epsilon no number": (["train", "robustness.epsilons=[wide]"], "wide"),
+    "epsilons alike": (["train", "robustness.epsilons=[0.03137,8/255]"], "four digits"),
+    "no steps": (["train", "robustness.attacks.pgd.steps=0"], "steps"),
+    "unknown setting of a library attack": (["train", f"+robustness.attacks.square={{{SQUARE},queries:5}}"], "queries"),
+    "the same in an evaluation": (["evaluate", "checkpoint=x", f"+robustness.attacks.s={{{SQUARE},size:5}}"], "size"),
+    "metric that is never logged": (["train", "checkpoint.monitor=validation/acuracy"], "validation/acuracy"),
+    "share that is none": (["train", "callback.max_share_of_epoch=0"], "callback.max_share_of_epoch"),
+    "more at least than at most": (["train", "callback.min_images=300"], "callback.min_images=300"),
+    "output without a name": (["train", "output="], "output"),
 }
 
 # Refused by the job, which knows the classes: each a run of its own.
 IN_THE_JOB = {
-    "negative epsilon": (["robustness.epsilons=[-0.1]"], "-0.1"),
-    "epsilon no number": (["robustness.epsilons=[wide]"], "wide"),
-    "no steps": (["robustness.attacks.pgd.steps=0"], "steps"),
     "missing data": (["data=cifar10", "data.root=nowhere"], "symrob data cifar10"),
     "batch of nothing": (["data.batch_size=0"], "batch_size"),
     "too large a validation split": (["data=shapes", "callback.num_images=100000"], "100000"),
@@ -57,7 +66,6 @@ IN_THE_JOB = {
     "unknown group": (["model=parallel_rotation", "model.stem.branches.rotation.group=X4"], "X4"),
     "negative learning rate": (["optimizer.lr=-1"], "-1"),
     "loss that is not finite": (["optimizer.lr=1e30", "compute.precision=32-true"], "optimizer.lr"),
-    "metric that is never logged": (["checkpoint.monitor=validation/acuracy"], "validation/acuracy"),
     "no such accelerator": (["trainer=gpu"], "trainer.accelerator"),
     "unknown precision": (["compute.precision=13-bit"], "13-bit"),
     "too many images to attack": (["callback.final_num_images=100000"], "100000"),

@@ -1,107 +1,22 @@
 """The callback inside a real Trainer, with a clock that only batches and attacked images move."""
 
-import csv
 import itertools
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor, nn
 
-from symmetry_robustness.attacks import ThreatModel
-from symmetry_robustness.data import ShapesDataModule
-from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport
-from symmetry_robustness.training import Classifier, CrossEntropy, RobustnessCallback
 from symmetry_robustness.training.checkpoints import RobustCheckpoint
-from symmetry_robustness.training.metrics_csv import MetricsCSV
 
-BATCHES = 4
-PIXELS = 3 * 32 * 32
-
-
-class Clock:
-    """Seconds that pass only when somebody says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Ticks(pl.Callback):
-    """Lets every training batch take 25 seconds, and every validation batch an hour."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def on_train_batch_start(self, *args: object) -> None:
-        self.clock.now += 100 / BATCHES
-
-    def on_validation_batch_start(self, *args: object, **kwargs: object) -> None:
-        self.clock.now += 3600
-
-
-class Slow:
-    """An attack that changes nothing and takes its time: `fixed` seconds, and `per_image` for each image."""
-
-    def __init__(self, clock: Clock, fixed: float, per_image: float) -> None:
-        self.clock, self.fixed, self.per_image = clock, fixed, per_image
-
-    def __call__(
-        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: object = None
-    ) -> Tensor:
-        self.clock.now += self.fixed + self.per_image * len(images)
-        return images
-
-
-class Training:
-    """A few epochs of a linear network on the embedded data set, with everything a test wants to look at."""
-
-    def __init__(self, directory: Path, fixed: float = 0.0, per_image: float = 0.0, **settings: Any) -> None:
-        self.directory, self.clock = directory, Clock()
-        directory.mkdir(exist_ok=True)
-        # Every image at every epsilon is attacked, so that the time depends on their number alone.
-        protocol = EvaluationProtocol({"slow": Slow(self.clock, fixed, per_image)}, epsilons=[0.1], judge="returned")
-        sizes = {"num_images": 64, "min_images": 8, "final_num_images": 8}
-        self.callback = RobustnessCallback(protocol, **{**sizes, **settings}, clock=self.clock)
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 10))
-        optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.01)  # noqa: E731
-        self.classifier = Classifier(network, CrossEntropy(), optimizer, num_classes=10, test_names=["test"])
-        size = {"train_size": 16 * BATCHES, "validation_size": 64, "test_size": 8, "batch_size": 16}
-        self.data = ShapesDataModule(10, **size, evaluation_batch_size=64)
-
-    def fit(self, epochs: int, *callbacks: pl.Callback, resume: Path | None = None) -> "Training":
-        trainer = pl.Trainer(
-            default_root_dir=self.directory,
-            logger=MetricsCSV(self.directory),
-            callbacks=[self.callback, Ticks(self.clock), *callbacks],
-            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            max_epochs=epochs,
-        )
-        trainer.fit(self.classifier, datamodule=self.data, ckpt_path=resume, weights_only=resume and True)
-        return self
-
-    def reports(self) -> dict[int, RobustnessReport]:
-        paths = sorted((self.directory / "robustness").glob("validation-epoch=*.json"))
-        return {int(path.stem[-3:]): RobustnessReport.load(path) for path in paths}
-
-    def metrics(self) -> list[dict[str, str]]:
-        with (self.directory / "metrics.csv").open(newline="") as file:
-            return [row for row in csv.DictReader(file) if row["train/loss"]]
+from .slow_motion import Training
 
 
 @pytest.fixture(autouse=True)
@@ -244,6 +159,25 @@ def test_the_best_checkpoint_is_one_whose_robustness_was_evaluated(resume_at: in
     chosen = max(found, key=lambda epoch: found[epoch])
     assert Path(best.best_model_path).name == f"epoch={chosen}.ckpt"
     assert float(best.best_model_score or 0) == pytest.approx(found[chosen])
+
+
+@pytest.mark.slow
+def test_all_processes_follow_the_clock_of_the_first(tmp_path: Path) -> None:
+    """Two real ones; they would wait for each other for ever if one evaluated and the other did not."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.training.slow_motion", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    training = Training(tmp_path)
+    # Each rank attacks half of the images, so that the first one sees 7.2 s for 8 images and 14.4 s for 16.
+    assert {epoch: len(report) for epoch, report in training.reports().items()} == {0: 8, 1: 8, 2: 16, 3: 8, 4: 8, 5: 8}
+    shares = [float(row["robust/share_of_epoch"]) for row in training.metrics()]
+    assert shares == pytest.approx([0.072, 0.072, 0.096, 0.09, 0.0864, 0.084])
 
 
 def test_what_the_budget_keeps_is_plain(tmp_path: Path) -> None:
