@@ -24,8 +24,8 @@ from symmetry_robustness.layers.shrinking import shrink
 from symmetry_robustness.models.equivariant import EquivariantNetwork, rotation_block
 from symmetry_robustness.models.network import Network, export
 from symmetry_robustness.models.stems import ConvStem, ScaleStem
-from symmetry_robustness.reporting.figures import _COLORS as COLORS
-from symmetry_robustness.reporting.figures import _MARKERS as MARKERS
+from symmetry_robustness.reporting.figures import COLORS as COLORS
+from symmetry_robustness.reporting.figures import MARKERS as MARKERS
 from symmetry_robustness.robustness import Symmetry
 from symmetry_robustness.robustness.measure import Arrays, Subject
 from symmetry_robustness.robustness.symmetry import relative_error

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 # Okabe and Ito's palette: told apart under every common colour blindness (https://jfly.uni-koeln.de/color/).
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
 _BAND: dict[str, Any] = {"alpha": 0.15, "linewidth": 0}
 # Range of relative errors: what lies below is next to exact and is drawn at the lower end; above nothing can be.
 _ERRORS = (1e-6, 8.0)
@@ -47,7 +47,7 @@ def epsilon_curves(curves: Mapping[str, Mapping[str, Curve]], *, x_label: str = 
             if attack not in by_attack:
                 continue
             epsilons, accuracies, errors = by_attack[attack]
-            color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
+            color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
             panel.plot(epsilons, accuracies, color=color, marker=marker, markersize=4, label=name)
             panel.fill_between(
                 epsilons, accuracies - 2 * errors, accuracies + 2 * errors, color=color, alpha=0.15, linewidth=0
@@ -71,7 +71,7 @@ def view_curves(curves: Mapping[str, Sequence[Mapping[float, float]]], *, x_labe
     figure = Figure(figsize=(5, 3.3), layout="constrained")
     panel = figure.subplots()
     for index, (name, runs) in enumerate(curves.items()):
-        color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
         for number, accuracies in enumerate(runs):
             lines = panel.plot(
                 list(accuracies), list(accuracies.values()), color=color, marker=marker, markersize=4, alpha=0.7
@@ -112,8 +112,8 @@ def accuracy_circle(lines: Mapping[str, Line]) -> Figure:
         closed = np.append(order, order[:1])
         angles = np.radians(line.positions[closed] % 360)
         angles[-1] += 2 * np.pi
-        values, errors, color = line.values[closed], 2 * line.standard_errors[closed], _COLORS[index % len(_COLORS)]
-        panel.plot(angles, values, color=color, marker=_MARKERS[index % len(_MARKERS)], markersize=3, label=name)
+        values, errors, color = line.values[closed], 2 * line.standard_errors[closed], COLORS[index % len(COLORS)]
+        panel.plot(angles, values, color=color, marker=MARKERS[index % len(MARKERS)], markersize=3, label=name)
         panel.fill_between(angles, np.clip(values - errors, 0, 1), np.clip(values + errors, 0, 1), color=color, **_BAND)
     panel.set(ylim=(0, 1), yticks=[0.25, 0.5, 0.75, 1], yticklabels=["", "0.5", "", "1"])
     panel.set_rlabel_position(67.5)
@@ -133,7 +133,7 @@ def accuracy_over_scales(lines: Mapping[str, Line]) -> Figure:
     figure = Figure(figsize=(4.4, 3.3), layout="constrained")
     panel = figure.subplots()
     for index, (name, line) in enumerate(lines.items()):
-        _draw(panel, line, _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)], name)
+        _draw(panel, line, COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)], name)
     panel.set(ylim=(0, 1.04), xlabel="scale of the image", ylabel="share of images")
     panel.legend(frameon=False, fontsize="small")
     return figure
@@ -153,8 +153,8 @@ def equivariance_errors(families: Mapping[str, Errors], places: Mapping[str, Map
     panels = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
     for panel, (family, errors) in zip(panels, families.items(), strict=False):
         error, floor = (line._replace(values=np.maximum(line.values, _ERRORS[0])) for line in errors)
-        _draw(panel, error, _COLORS[0], "o", "logits")
-        _draw(panel, floor, _COLORS[6], "", "moved there and back", "--")
+        _draw(panel, error, COLORS[0], "o", "logits")
+        _draw(panel, floor, COLORS[6], "", "moved there and back", "--")
         if family == "scale":
             panel.set(xlabel="scale of the image")
         else:
@@ -173,7 +173,7 @@ def _draw_places(panel: Axes, places: Mapping[str, Mapping[str, Errors]]) -> Non
     """Mean error of each layer, in the order of the layers; a hollow marker of the same shape is the floor."""
     names = list(dict.fromkeys(name for errors in places.values() for name in errors))
     for index, (family, by_name) in enumerate(places.items()):
-        color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
         for kind, style in (("error", "full"), ("floor", "none")):
             lines = {names.index(name): getattr(errors, kind).values for name, errors in by_name.items()}
             means = {place: max(values.mean(), _ERRORS[0]) for place, values in lines.items() if len(values)}
