@@ -6,7 +6,9 @@ shrunk by one step. Channels are ordered as in `groups.py`, by component: first 
 field.
 """
 
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +83,7 @@ class ScaleLifting(nn.Module):
     def __init__(self, group: ScaleGroup, in_channels: int, out_fields: int, bias: bool = True) -> None:
         super().__init__()
         require_positive(in_channels=in_channels, fields=out_fields)
+        self.permute_fields = partial(permute_fields, group=group)
         self.weight = _coefficients(out_fields, in_channels, group.functions)
         self.bias = nn.Parameter(torch.zeros(out_fields)) if bias else None
         largest = group.radii[-1]
@@ -106,8 +109,10 @@ class ScaleLifting(nn.Module):
 
     @torch.no_grad()
     def export(self) -> nn.Module:
-        """Return the plain convolution with the kernel of this moment."""
-        return plain_convolution(*self.expand())
+        """Return the plain convolution with the kernel of this moment; it still says `permute_fields`."""
+        convolution = plain_convolution(*self.expand())
+        convolution.permute_fields = self.permute_fields  # type: ignore[assignment]  # a plain function
+        return convolution
 
 
 class ScaleConv(nn.Module):
@@ -145,6 +150,7 @@ class ScaleConv(nn.Module):
         if interaction > group.scales:
             raise UserError(f"interaction must be at most {group.scales}, the number of scales, got {interaction}")
         self.group, self.interaction = group, interaction
+        self.permute_fields = partial(permute_fields, group=group)
         self.weight = _coefficients(out_fields, in_fields, group.rotations * interaction * group.functions)
         self.bias = nn.Parameter(torch.zeros(out_fields)) if bias else None
         filters = [torch.tensor(functions, dtype=torch.float32).flatten(1) for functions in hermite_basis(group)]
@@ -176,8 +182,10 @@ class ScaleConv(nn.Module):
 
     @torch.no_grad()
     def export(self) -> nn.Module:
-        """Return the plain convolutions with the kernels of this moment."""
-        return SplitConv(*self.expand(), self.interaction).eval()
+        """Return the plain convolutions with the kernels of this moment; they still say `permute_fields`."""
+        convolution = SplitConv(*self.expand(), self.interaction)
+        convolution.permute_fields = self.permute_fields  # type: ignore[assignment]  # a plain function
+        return convolution.eval()
 
 
 class SplitConv(nn.Module):
@@ -214,6 +222,32 @@ def shrink_fields(features: Tensor, group: ScaleGroup) -> Tensor:
     small = shrink(features, group.step)
     per_scale = small.shape[1] // group.scales
     return F.pad(small[:, per_scale:], (0, 0, 0, 0, 0, per_scale))
+
+
+def permute_fields(features: Tensor, angle: float, scale: float, *, group: ScaleGroup) -> Tensor | None:
+    """Arrange the channels of features that were moved in the plane as turning and scaling the image arranges them.
+
+    Args:
+        features: (B, order · fields, H, W).
+        angle: degrees, counter-clockwise.
+        scale: magnification of the image.
+        group: that the fields belong to.
+
+    Returns:
+        The same shape, NaN at scales that would show what lies beyond the group's; None for what is not in the group.
+    """
+    turns, steps = angle / 90, -math.log(scale) / math.log(group.step)
+    if abs(turns - round(turns)) > 1e-6 or abs(steps - round(steps)) > 1e-6:
+        return None
+    if round(turns) % 4 and group.rotations == 1:
+        return None
+    shape = (len(features), group.scales, group.rotations, -1, *features.shape[2:])
+    fields = features.reshape(shape).roll(round(turns), dims=2)
+    moved = torch.full_like(fields, torch.nan)
+    for given in range(group.scales):
+        if 0 <= given - round(steps) < group.scales:
+            moved[:, given - round(steps)] = fields[:, given]
+    return moved.flatten(1, 3)
 
 
 def _coefficients(out_fields: int, in_fields: int, numbers: int) -> nn.Parameter:

@@ -46,7 +46,8 @@ class Symmetry:
     A layer is a convolution. Its channels are compared one by one, as they move with the image, unless the module has a
     method (or attribute) `permute_fields(features, angle, scale)`: given features (B, C, H, W) that were moved in the
     plane, it returns them with the channels arranged as the rotation by `angle` degrees counter-clockwise and the
-    magnification by `scale` arrange them, or None for what is not in its group, which gives NaN.
+    magnification by `scale` arrange them, or None for what is not in its group, which gives NaN. Channels that it
+    leaves NaN, since they would show what the layer does not see, are not compared.
 
     Costs 4 gradients per image for the quarter turns; 1 pass, and 2 for each angle and scale.
 
@@ -175,9 +176,10 @@ def _permuted(module: nn.Module, features: Tensor, element: Element) -> Tensor |
 
 
 def _error_if_known(features: Tensor, expected: Tensor | None) -> Tensor:
-    if expected is None:
+    known = None if expected is None else ~torch.isnan(expected).flatten(2).any(2).any(0)
+    if expected is None or known is None or not known.any():
         return torch.full((len(features),), torch.nan, dtype=torch.float64, device=features.device)
-    return relative_error(features, expected)
+    return relative_error(features[:, known], expected[:, known])
 
 
 def _turn(maps: Tensor, turns: int) -> Tensor:

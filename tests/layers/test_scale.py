@@ -182,6 +182,24 @@ def test_layers_commute_with_quarter_turns_on_even_grids(interaction, size):
         assert distance(pool(turned), turn(pool(lifted), quarter)) < 1e-5
 
 
+@pytest.mark.parametrize("exported", [False, True])
+@torch.no_grad()
+def test_layers_say_what_turning_and_scaling_do_to_their_channels(exported):
+    layers, images = pair(ROTO_SCALES), torch.rand(2, 3, 32, 32)
+    for layer in layers:
+        features = layer(images)
+        said = layer.export().permute_fields if exported else layer.permute_fields
+        assert torch.equal(said(turn(features), 90.0, 1.0), turn_fields(features, ROTO_SCALES))
+        shrunk = said(shrink(features, 2**0.5), 0.0, 0.5**0.5)
+        unknown = torch.isnan(shrunk)
+        assert torch.equal(torch.where(unknown, 0, shrunk), shrink_fields(features, ROTO_SCALES))
+        assert unknown.unflatten(1, (3, -1)).flatten(2).all(2).tolist() == [[False, False, True]] * 2
+        assert said(features, 45.0, 1.0) is None
+        assert said(features, 0.0, 0.8) is None
+        images = features
+    assert ScaleLifting(SCALES, 3, 4).permute_fields(features, 90.0, 1.0) is None
+
+
 # --- definition and start --------------------------------------------------------------------------------------------
 
 
