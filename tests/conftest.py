@@ -1,4 +1,5 @@
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -16,3 +17,11 @@ atexit.register(shutil.rmtree, os.environ["SYMMETRY_ROBUSTNESS_CACHE"], ignore_e
 @pytest.fixture(autouse=True)
 def _reproducible() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> None:
+    """Messages reach pytest's `caplog`, though a command that ran in this process before took them for its own log."""
+    package = logging.getLogger("symmetry_robustness")
+    package.handlers, package.propagate = [], True
+    package.setLevel(logging.NOTSET)
