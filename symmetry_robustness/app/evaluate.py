@@ -100,6 +100,10 @@ def _evaluate(
 ) -> RobustnessReport | None:
     """Read the images and evaluate the network on them, in shares that are kept in a folder."""
     datamodule = instantiate(data)
+    if datamodule.test_transform is not None and config.split != "test":
+        raise UserError(
+            f"split={config.split} has no views (data.test_transform); choose split=test, or data.test_transform=null"
+        )
     if turn.rank == 0:
         print(f"{config.split} split of {datamodule.provenance}")
     images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed)

@@ -126,7 +126,7 @@ def checkpoints(config: DictConfig, directory: Path, robustness: RobustnessCallb
     """last.ckpt after every epoch; best.ckpt as well if a metric to choose by is configured.
 
     Raises:
-        UserError: a metric that is never logged.
+        UserError: a metric that cannot choose, or is not measured once.
     """
     folder = directory / "checkpoints"
     # Saved at the very end of an epoch, after the robustness callback has logged what may be monitored.
@@ -139,7 +139,13 @@ def checkpoints(config: DictConfig, directory: Path, robustness: RobustnessCallb
     known = {"train/loss", "train/accuracy"} | measured
     known |= {"validation/loss", "validation/accuracy"} if config.data.get("validation_size") else set()
     if monitor not in known:
-        raise UserError(f"checkpoint.monitor={monitor} is never logged; choose one of {', '.join(sorted(known))}")
+        raise UserError(f"checkpoint.monitor={monitor} cannot choose; take one of {', '.join(sorted(known))}")
+    epochs = config.trainer.get("max_epochs")
+    if robustness and monitor in measured and epochs is not None and 0 < epochs < robustness.every_n_epochs:
+        raise UserError(
+            f"checkpoint.monitor={monitor} is measured every {robustness.every_n_epochs} epochs, but "
+            f"trainer.max_epochs={epochs}; lower callback.every_n_epochs"
+        )
     common |= {"filename": "best", "monitor": monitor, "mode": config.checkpoint.mode}
     if robustness and monitor in measured:
         return [last, RobustCheckpoint(robustness, **common)]

@@ -120,8 +120,10 @@ class VectorBatchNorm(nn.Module):
     @torch.no_grad()
     def export(self) -> nn.Module:
         """Return the same map as a plain batch norm in evaluation mode."""
-        norm = nn.BatchNorm2d(2 * len(self.weight), eps=0.0, affine=False, device=self.weight.device)
-        norm.running_var = self._scale(self.running_square) ** -2
+        norm = nn.BatchNorm2d(2 * len(self.weight), eps=self.eps, device=self.weight.device)
+        norm.running_var = self.running_square.repeat(2)
+        norm.weight = nn.Parameter(self.weight.repeat(2), requires_grad=False)
+        norm.bias = nn.Parameter(torch.zeros_like(norm.weight), requires_grad=False)
         return norm.eval()
 
 

@@ -21,7 +21,10 @@ import numpy.typing as npt
 VARIABLE = "SYMMETRY_ROBUSTNESS_CACHE"
 
 # As any of these a missing or damaged archive surfaces, depending on the byte, or a home that is not known.
-DAMAGE = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+DAMAGE = (
+    *(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+    MemoryError,  # a header may state any size
+)
 
 _log = logging.getLogger(__name__)
 

@@ -98,7 +98,8 @@ class RotationConv(nn.Module):
         GPUs, where comparing would wait for the device and expanding takes microseconds, nothing is kept.
         """
         learns = torch.is_grad_enabled() and self.weight.requires_grad
-        if torch.compiler.is_compiling() or learns or self.weight.device.type != "cpu":
+        swapped = type(self.weight) is not nn.Parameter  # by torch.func, which takes derivatives of another kind
+        if torch.compiler.is_compiling() or learns or swapped or self.weight.device.type != "cpu":
             if learns and not torch.compiler.is_compiling():
                 self._expanded = None  # the weights are about to change
             kernel = self.expand()[0]

@@ -6,6 +6,7 @@ that is left when the element is taken back, which resampling alone is responsib
 """
 
 import contextlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,8 +67,10 @@ class Symmetry:
     def __post_init__(self) -> None:
         object.__setattr__(self, "angles", tuple(self.angles))
         object.__setattr__(self, "scales", tuple(self.scales))
-        if not all(scale > 0 for scale in self.scales):
-            raise UserError(f"scales must be positive, got {list(self.scales)}; 0.5 halves the image")
+        if not all(1 / 8 <= scale <= 8 for scale in self.scales):
+            raise UserError(f"scales must lie in [1/8, 8], got {list(self.scales)}; 0.5 halves the image")
+        if not all(math.isfinite(angle) for angle in self.angles):
+            raise UserError(f"angles must be finite, got {list(self.angles)}; 45 turns by an eighth")
 
     def __call__(self, subject: Subject) -> Arrays:
         """Everything above for each image."""

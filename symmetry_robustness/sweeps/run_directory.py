@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import AliasToken, YAMLError, scan
 
 from symmetry_robustness.errors import UserError
 
@@ -53,13 +55,21 @@ def read_config(directory: Path) -> DictConfig:
     """The frozen configuration of a run.
 
     Raises:
-        UserError: `directory` is not a run directory.
+        UserError: `directory` is not a run directory, or its configuration is damaged or not as `freeze` writes it.
     """
     path = directory / CONFIG
     if not path.is_file():
         raise UserError(f"{directory} is not a run directory: it has no {CONFIG}")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    text = path.read_text()
+    try:
+        if "${" in text or any(isinstance(token, AliasToken) for token in scan(text)):
+            # An interpolation can read the environment, a few aliases can unfold to gigabytes.
+            raise UserError(f"{path} holds interpolations or aliases, which no run writes; do not trust it")
+        config = OmegaConf.create(text)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); restore it or train again") from None
+    if not isinstance(config, DictConfig) or not isinstance(config.get("data"), DictConfig):
+        raise UserError(f"{path} is damaged: it is no configuration of a run; restore it or train again")
     return config
 
 

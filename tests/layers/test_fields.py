@@ -172,3 +172,11 @@ def test_group_pool_is_the_largest_channel_of_each_field():
 def test_a_bad_setting_is_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_vectors_keep_the_sign_of_their_gain_when_exported():
+    norm = VectorBatchNorm(2)
+    norm.weight.data = torch.tensor([1.0, -0.5])
+    features = torch.randn(4, 4, 6, 6)
+    norm(features)
+    assert distance(norm.eval().export()(features), norm(features)) < 1e-5

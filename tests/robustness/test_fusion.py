@@ -72,16 +72,19 @@ def test_what_is_in_training_mode_or_hooked_stays(images: Tensor) -> None:
     training = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
     assert fuse(training, images) is training
     assert all(module.training for module in training.modules())
-    hooked = block(3, 4).eval()
+    hooked = nn.Sequential(*block(3, 4), nn.Flatten()).eval()
     hooked[0].register_forward_hook(lambda module, inputs, output: output + 1)
-    assert [type(layer) for layer in fuse(hooked, images)] == [nn.Conv2d, Affine, nn.ReLU]
+    assert [type(layer) for layer in fuse(hooked, images)] == [nn.Conv2d, Affine, nn.ReLU, nn.Flatten]
     torch.testing.assert_close(fuse(hooked, images)(images), hooked(images), rtol=0, atol=1e-5)
 
 
 def test_pooling_before_rectifying_has_the_same_values_and_gradients() -> None:
-    network, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)).eval(), torch.rand(6, 3, 8, 8)
+    network, images = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()).eval(),
+        torch.rand(6, 3, 8, 8),
+    )
     fused = fuse(network, images)
-    assert [type(layer) for layer in fused] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU]
+    assert [type(layer) for layer in fused] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU, nn.Flatten]
     for form in (network, fused):
         variable = images.clone().requires_grad_()
         output = form(variable)
@@ -102,6 +105,51 @@ def test_a_network_that_would_change_is_taken_as_it_is(images: Tensor) -> None:
 
     nosy = Nosy().eval()
     assert fuse(nosy, images) is nosy
+
+
+class Silencer(nn.Identity):
+    """Passes values on, and a thousandth of the gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.detach() + 0.001 * (images - images.detach())
+
+
+class ByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential()
+        self.body.add_module("conv", nn.Conv2d(3, 4, 3, padding=1))
+        self.body.add_module("norm", trained_norm(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body.norm(self.body.conv(images)).flatten(1)
+
+
+def hooked() -> nn.Module:
+    network = nn.Sequential(block(3, 4), nn.Identity(), nn.Flatten())
+    network[1].register_full_backward_hook(lambda module, given, put_out: (2 * put_out[0],))
+    return network
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(Silencer(), block(3, 4), nn.Flatten()),
+        nn.Sequential(ByName()),
+        hooked(),
+        torch.fx.symbolic_trace(nn.Sequential(block(3, 4), nn.Flatten())),
+    ],
+    ids=["silencer", "by name", "backward hook", "traced"],
+)
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_gradients_stay_whatever_the_network_does(network: nn.Module, images: Tensor) -> None:
+    network = network.eval()
+    fused = fuse(network, images)
+    gradients = []
+    for form in (network, fused):
+        variable = images.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(form(variable).square().sum(), variable)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])

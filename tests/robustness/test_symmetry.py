@@ -137,7 +137,7 @@ def test_an_image_s_result_does_not_depend_on_its_batch(network: nn.Module, imag
 
 
 def test_what_cannot_be_measured_is_refused(network: nn.Module, images: Tensor) -> None:
-    with pytest.raises(UserError, match=r"scales must be positive, got \[0.0\]"):
+    with pytest.raises(UserError, match=r"scales must lie in \[1/8, 8\], got \[0.0\]"):
         Symmetry(scales=[0.0])
     with pytest.raises(UserError, match="images must be square"):
         Symmetry()(subject(network, images[..., :7]))

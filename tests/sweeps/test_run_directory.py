@@ -38,3 +38,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_text(path, 1)  # type: ignore[arg-type]
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is damaged"),
+        ("- a", "no configuration of a run"),
+        ("seed: 0", "no configuration of a run"),
+        ("data: {root: '${oc.env:HOME}'}", "do not trust it"),
+        ("data: &a {b: 1}\nmore: *a", "do not trust it"),
+    ],
+)
+def test_a_configuration_that_no_run_wrote_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_config(tmp_path)
+    assert "\n" not in str(caught.value)
