@@ -21,7 +21,13 @@ def _reproducible() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_log() -> None:
-    """Messages reach pytest's `caplog`, though a command that ran in this process before took them for its own log."""
+    """Messages reach pytest's `caplog`, though a command that ran in this process before took them for its own log.
+
+    Hydra, too, disables every logger that exists when it starts.
+    """
     package = logging.getLogger("symmetry_robustness")
     package.handlers, package.propagate = [], True
     package.setLevel(logging.NOTSET)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("symmetry_robustness") and isinstance(logger, logging.Logger):
+            logger.disabled = False
