@@ -20,17 +20,17 @@ def conv_block(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.
     )
 
 
-def plain_convolution(kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """Freeze a kernel into a plain convolution that keeps the size, in evaluation mode.
+def plain_convolution(kernel: Tensor, bias: Tensor | None, stride: int = 1) -> nn.Conv2d:
+    """Freeze a kernel into a plain convolution that keeps the size up to its stride, in evaluation mode.
 
     Args:
         kernel: (out_channels, in_channels, k, k), k odd.
         bias: (out_channels,), or None.
+        stride: of the convolution.
     """
+    outputs, inputs, size, _ = kernel.shape
     # On the meta device no random number is drawn for weights that are replaced at once.
-    convolution = nn.Conv2d(
-        kernel.shape[1], kernel.shape[0], kernel.shape[-1], padding="same", bias=bias is not None, device="meta"
-    )
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=bias is not None, device="meta")
     convolution.weight = nn.Parameter(kernel, requires_grad=False)
     convolution.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     return convolution.eval()

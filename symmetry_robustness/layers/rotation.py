@@ -1,7 +1,6 @@
 """Steerable convolutions of the rotation groups C_N and D_N."""
 
 import math
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,15 +9,9 @@ from torch import Tensor, nn
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.basis import steerable_basis
 from symmetry_robustness.layers.checks import require_positive
+from symmetry_robustness.layers.convolution import plain_convolution
 from symmetry_robustness.layers.groups import FieldType
-
-
-class _Expanded(NamedTuple):
-    """A kernel, and all that it depends on."""
-
-    weight: Tensor
-    channels_last: bool
-    kernel: Tensor
+from symmetry_robustness.layers.kept import Kept
 
 
 class RotationConv(nn.Module):
@@ -73,7 +66,7 @@ class RotationConv(nn.Module):
         # component of the output, (o, k·k·i, d): what they make of the weights is a kernel in channels-last order.
         matrices = basis.filters.permute(1, 3, 4, 2, 0).flatten(1, 3).contiguous()
         self.register_buffer("basis", matrices, persistent=False)
-        self._expanded: _Expanded | None = None
+        self._kept: Kept[Tensor] = Kept()
 
     def expand(self) -> tuple[Tensor, Tensor | None]:
         """Kernel (out_channels, in_channels, k, k), channels last, and bias of the plain convolution this one is."""
@@ -92,34 +85,13 @@ class RotationConv(nn.Module):
         return torch.cat([(next(constants) if is_permuted else zeros).repeat(size) for size, is_permuted in self.parts])
 
     def _kernel(self, channels_last: bool) -> Tensor:
-        """The expanded kernel; without gradients it is kept until the weights have other values.
+        """The expanded kernel in a memory format, see `Kept`."""
 
-        Values are compared, not version counters: `weight.data` and its like change weights and count nothing. On
-        GPUs, where comparing would wait for the device and expanding takes microseconds, nothing is kept.
-        """
-        learns = torch.is_grad_enabled() and self.weight.requires_grad
-        swapped = type(self.weight) is not nn.Parameter  # by torch.func, which takes derivatives of another kind
-        if torch.compiler.is_compiling() or learns or swapped or self.weight.device.type != "cpu":
-            if learns and not torch.compiler.is_compiling():
-                self._expanded = None  # the weights are about to change
+        def expand() -> Tensor:
             kernel = self.expand()[0]
             return kernel if channels_last else kernel.contiguous()
-        kept = self._expanded
-        if (
-            kept is None
-            or kept.channels_last != channels_last
-            or kept.weight.dtype != self.weight.dtype
-            or not torch.equal(kept.weight, self.weight)
-        ):
-            with torch.inference_mode(False), torch.no_grad():  # ordinary tensors, to be used in any mode
-                kernel = self.expand()[0]
-                kernel = kernel if channels_last else kernel.contiguous()
-                self._expanded = kept = _Expanded(self.weight.clone(), channels_last, kernel)
-        return kept.kernel
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles leave the kept kernel behind."""
-        return {**self.__dict__, "_expanded": None}
+        return self._kept.get(self.weight, expand, channels_last)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W), divided by the stride.
@@ -143,17 +115,6 @@ class RotationConv(nn.Module):
     def export(self) -> nn.Module:
         """Return the plain convolution with the kernel of this moment; it still says `permute_fields`."""
         kernel, bias = self.expand()
-        # On the meta device no random number is drawn for weights that are replaced at once.
-        convolution = nn.Conv2d(
-            kernel.shape[1],
-            kernel.shape[0],
-            self.kernel_size,
-            self.stride,
-            padding=self.kernel_size // 2,
-            bias=bias is not None,
-            device="meta",
-        )
-        convolution.weight = nn.Parameter(kernel.contiguous(), requires_grad=False)
-        convolution.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        convolution = plain_convolution(kernel.contiguous(), bias, self.stride)
         convolution.permute_fields = self.out_type.permute_fields  # type: ignore[assignment]  # a plain function
-        return convolution.eval()
+        return convolution

@@ -18,6 +18,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.convolution import conv_block, plain_convolution
 from symmetry_robustness.layers.hermite import ScaleGroup, hermite_basis
+from symmetry_robustness.layers.kept import Kept
 from symmetry_robustness.layers.shrinking import shrink
 
 
@@ -84,6 +85,7 @@ class ScaleLifting(nn.Module):
         super().__init__()
         require_positive(in_channels=in_channels, fields=out_fields)
         self.permute_fields = partial(permute_fields, group=group)
+        self._kept: Kept[Tensor] = Kept()
         self.weight = _coefficients(out_fields, in_channels, group.functions)
         self.bias = nn.Parameter(torch.zeros(out_fields)) if bias else None
         largest = group.radii[-1]
@@ -98,14 +100,19 @@ class ScaleLifting(nn.Module):
 
     def expand(self) -> tuple[Tensor, Tensor | None]:
         """Kernel (out_channels, in_channels, k, k) and bias (out_channels,) of the plain convolution this one is."""
-        filters = (self.weight @ self.basis).view(*self.weight.shape[:2], *self.filter_shape)  # (out, in, order, k, k)
-        bias = None if self.bias is None else self.bias.repeat(self.filter_shape[0])
-        return filters.movedim(2, 0).flatten(0, 1), bias
+        with torch.autocast(self.weight.device.type, enabled=False):  # as exact as the kernel of the exported layer
+            filters = (self.weight @ self.basis).view(
+                *self.weight.shape[:2], *self.filter_shape
+            )  # (out, in, order, k, k)
+        return filters.movedim(2, 0).flatten(0, 1), self._expand_bias()
+
+    def _expand_bias(self) -> Tensor | None:
+        return None if self.bias is None else self.bias.repeat(self.filter_shape[0])
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
-        kernel, bias = self.expand()
-        return F.conv2d(images, kernel, bias, padding=self.filter_shape[-1] // 2)
+        kernel = self._kept.get(self.weight, lambda: self.expand()[0])
+        return F.conv2d(images, kernel, self._expand_bias(), padding=self.filter_shape[-1] // 2)
 
     @torch.no_grad()
     def export(self) -> nn.Module:
@@ -151,6 +158,7 @@ class ScaleConv(nn.Module):
             raise UserError(f"interaction must be at most {group.scales}, the number of scales, got {interaction}")
         self.group, self.interaction = group, interaction
         self.permute_fields = partial(permute_fields, group=group)
+        self._kept: Kept[list[Tensor]] = Kept()
         self.weight = _coefficients(out_fields, in_fields, group.rotations * interaction * group.functions)
         self.bias = nn.Parameter(torch.zeros(out_fields)) if bias else None
         filters = [torch.tensor(functions, dtype=torch.float32).flatten(1) for functions in hermite_basis(group)]
@@ -167,18 +175,24 @@ class ScaleConv(nn.Module):
         rotations, scales = self.group.rotations, self.group.scales
         lead = (*self.weight.shape[:2], rotations, self.interaction)
         sizes = [2 * radius + 1 for radius in self.group.radii]
-        filters = torch.split(self.weight.view(*lead, -1) @ self.basis, [rotations * size**2 for size in sizes], dim=-1)
+        with torch.autocast(self.weight.device.type, enabled=False):
+            expanded = self.weight.view(*lead, -1) @ self.basis
+        filters = torch.split(expanded, [rotations * size**2 for size in sizes], dim=-1)
         kernels = []
         for scale, (sampled, size) in enumerate(zip(filters, sizes, strict=True)):
             turned = sampled.view(*lead, rotations, size, size)[:, :, :, : scales - scale].unbind(dim=4)
             # Turning a filter also moves its channels on by as many turns.
             kernel = torch.stack([channels.roll(turn, dims=2) for turn, channels in enumerate(turned)])
             kernels.append(kernel.permute(0, 1, 4, 3, 2, 5, 6).flatten(2, 4).flatten(0, 1))
-        return kernels, None if self.bias is None else self.bias.repeat(rotations)
+        return kernels, self._expand_bias()
+
+    def _expand_bias(self) -> Tensor | None:
+        return None if self.bias is None else self.bias.repeat(self.group.rotations)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, order · in_fields, H, W) to (B, out_channels, H, W), in the memory format it comes in."""
-        return _scale_by_scale(features, *self.expand(), self.interaction)
+        kernels = self._kept.get(self.weight, lambda: self.expand()[0])
+        return _scale_by_scale(features, kernels, self._expand_bias(), self.interaction)
 
     @torch.no_grad()
     def export(self) -> nn.Module:

@@ -179,10 +179,9 @@ def _permuted(module: nn.Module, features: Tensor, element: Element) -> Tensor |
 
 
 def _error_if_known(features: Tensor, expected: Tensor | None) -> Tensor:
-    known = None if expected is None else ~torch.isnan(expected).flatten(2).any(2).any(0)
-    if expected is None or known is None or not known.any():
-        return torch.full((len(features),), torch.nan, dtype=torch.float64, device=features.device)
-    return relative_error(features[:, known], expected[:, known])
+    if expected is not None and (known := ~torch.isnan(expected).flatten(2).any(2).any(0)).any():
+        return relative_error(features[:, known], expected[:, known])
+    return torch.full((len(features),), torch.nan, dtype=torch.float64, device=features.device)
 
 
 def _turn(maps: Tensor, turns: int) -> Tensor:

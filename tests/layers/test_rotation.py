@@ -245,7 +245,7 @@ class TestKeptKernel:
         for _ in range(2):
             layer(self.features).sum().backward()
         assert self.expansions == 2
-        assert layer._expanded is None
+        assert not layer._kept
 
     def test_serves_input_gradients_of_frozen_weights(self, layer):
         layer.requires_grad_(False)
@@ -314,8 +314,8 @@ class TestKeptKernel:
         with torch.no_grad():
             layer(self.features)
         twin = copy.deepcopy(layer)
-        assert layer._expanded is not None
-        assert twin._expanded is None
+        assert layer._kept
+        assert not twin._kept
         with torch.no_grad():
             twin.weight.zero_()
             assert distance(layer(self.features), self.expected(layer)) == 0

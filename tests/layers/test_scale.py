@@ -345,6 +345,30 @@ def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
             torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-5)
 
 
+@GROUPS
+def test_kernels_are_expanded_once_and_never_stale(group, monkeypatch):
+    layers, images = pair(group), torch.rand(2, 3, 8, 8)
+    expansions = []
+    for layer in layers:
+        original = layer.expand
+        monkeypatch.setattr(layer, "expand", lambda original=original: expansions.append(1) or original())
+    with torch.no_grad():
+        expected = layers(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            layers(images)
+        assert torch.equal(layers.train()(images), expected)
+        assert torch.equal(layers.eval()(images), expected)
+        assert len(expansions) == len(layers)
+        for layer in layers:
+            layer.weight.data *= 2
+            layer.bias.data *= 4 if layer is layers[1] else 2
+        torch.testing.assert_close(layers(images), 4 * expected)
+    layers(images).sum().backward()
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in layers)
+    assert not any(layer._kept for layer in layers)
+    assert not copy.deepcopy(layers)[0]._kept
+
+
 def test_state_holds_learned_numbers_only_in_every_mode():
     for layer in pair(ROTO_SCALES):
         assert list(layer.train().state_dict()) == ["weight", "bias"]
