@@ -4,75 +4,42 @@ The same training with and without the callback, each in a process of its own; v
 the end are left out on both sides.
 """
 
-import logging
 import statistics
-import time
-from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
-from pytorch_lightning.callbacks import LambdaCallback
 
 from benchmarks.alone import alone
-from symmetry_robustness import build_network, load_config
-from symmetry_robustness.app.memory import keep_freed_memory
-from symmetry_robustness.training import Classifier, RobustnessCallback
-from symmetry_robustness.training.compute import fastest_precision
+from benchmarks.fit import prepare
+from symmetry_robustness.training import RobustnessCallback
 
 NETWORKS = {"standard": 12, "parallel_rotation": 4}  # with so many epochs each
 TIMES = 3
 
 
+class Count(pl.Callback):
+    """Images that a robustness callback evaluated in all."""
+
+    def __init__(self, robustness: RobustnessCallback) -> None:
+        self.images = 0.0
+        self._robustness = robustness
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self._robustness.evaluated_epoch == trainer.current_epoch:
+            self.images += float(trainer.callback_metrics["robust/images"])
+
+
 def fit(name: str, epochs: int, device: str, with_callback: bool) -> tuple[float, float, float]:
     """Seconds of all epochs; the share that the callback states; images it evaluated in all."""
-    keep_freed_memory()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    accelerator = "gpu" if device == "cuda" else "cpu"
-    config = load_config("train", [f"model={name}", f"trainer={accelerator}", "data.train_size=6000"])
-    datamodule = instantiate(config.data)
-    classifier = Classifier(
-        build_network(config),
-        objective=instantiate(config.objective),
-        optimizer=instantiate(config.optimizer),
-        num_classes=datamodule.num_classes,
-        test_names=datamodule.test_names,
-        channels_last=config.compute.channels_last,
-    )
-    protocol = instantiate(config.robustness, _convert_="all")
-    robustness = RobustnessCallback(protocol, **{**config.callback, "final_num_images": 1})
-    images, start, seconds = 0.0, 0.0, 0.0
-
-    def begin(*_: object) -> None:
-        nonlocal start
-        start = time.perf_counter()
-
-    def end(trainer: pl.Trainer, *_: object) -> None:
-        nonlocal images, seconds
-        seconds += time.perf_counter() - start
-        images += float(trainer.callback_metrics.get("robust/images", 0)) * _evaluated(robustness, trainer)
-
-    clock = LambdaCallback(on_train_epoch_start=begin, on_train_epoch_end=end)
+    prepared = prepare(name, device, "data.train_size=6000")
+    protocol = instantiate(prepared.config.robustness, _convert_="all")
+    robustness = RobustnessCallback(protocol, **{**prepared.config.callback, "final_num_images": 1})
+    count = Count(robustness)
     with TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            precision=fastest_precision(accelerator),  # type: ignore[arg-type]
-            max_epochs=epochs,
-            limit_val_batches=0,
-            default_root_dir=Path(folder),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[*([robustness] if with_callback else []), clock],
-        )
-        trainer.fit(classifier, datamodule=datamodule)
-    return seconds, robustness.budget.spent_share, images
-
-
-def _evaluated(robustness: RobustnessCallback, trainer: pl.Trainer) -> bool:
-    return robustness.evaluated_epoch == trainer.current_epoch
+        seconds = prepared.run(epochs, [robustness, count] if with_callback else [], folder)
+    return seconds, robustness.budget.spent_share, count.images
 
 
 def run(device: str = "cpu") -> list[dict[str, float | str]]:

@@ -4,7 +4,6 @@ The plain loop is what a hand-written script does: float32, channels first, escn
 after every batch. Per-sample transforms are left out on both sides: batches come from tensors in memory.
 """
 
-import logging
 import time
 import warnings
 
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.alone import alone
-from symmetry_robustness import build_network, load_config
-from symmetry_robustness.app.memory import keep_freed_memory
-from symmetry_robustness.training.compute import fastest_precision
+from benchmarks.fit import prepare
+from symmetry_robustness import load_config
 
 BATCH_SIZE = 128
 
@@ -104,52 +102,7 @@ def plain_loop(network: nn.Module, images: Tensor, labels: Tensor, device: str) 
 
 def our_fit(name: str, images: Tensor, device: str) -> float:
     """Seconds for one epoch of the project's own Trainer, data module and settings, without validation."""
-    keep_freed_memory()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    import pytorch_lightning as pl
-    from hydra.utils import instantiate
-
-    from symmetry_robustness.training import Classifier
-
-    accelerator = "gpu" if device == "cuda" else "cpu"
-    config = load_config(
-        "train", [f"model={name}", f"trainer={accelerator}", "data.validation_size=0", f"data.train_size={len(images)}"]
-    )
-    datamodule = instantiate(config.data)
-    classifier = Classifier(
-        build_network(config),
-        objective=instantiate(config.objective),
-        optimizer=instantiate(config.optimizer),
-        num_classes=datamodule.num_classes,
-        test_names=datamodule.test_names,
-        channels_last=config.compute.channels_last,
-    )
-    clock = _Clock()
-    trainer = pl.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=fastest_precision(accelerator),  # type: ignore[arg-type]
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[clock.callback()],
-    )
-    trainer.fit(classifier, datamodule=datamodule)
-    return clock.seconds
-
-
-class _Clock:
-    seconds = 0.0
-
-    def callback(self) -> object:
-        from pytorch_lightning.callbacks import LambdaCallback
-
-        return LambdaCallback(
-            on_train_epoch_start=lambda *_: setattr(self, "seconds", -time.perf_counter()),
-            on_train_epoch_end=lambda *_: setattr(self, "seconds", self.seconds + time.perf_counter()),
-        )
+    return prepare(name, device, "data.validation_size=0", f"data.train_size={len(images)}").run(1, [])
 
 
 # Batches per epoch on a CPU: some seconds of training each, so that what an epoch costs once does not count much.

@@ -40,7 +40,7 @@ def epsilon_curves(curves: Mapping[str, Mapping[str, Curve]], *, x_label: str = 
         x_label: names norm and unit of epsilon.
     """
     attacks = list(dict.fromkeys(attack for by_attack in curves.values() for attack in by_attack))
-    figure = Figure(figsize=(0.6 + 3.4 * len(attacks), 3.3), layout="constrained")
+    figure = Figure(figsize=(2.4 + 3.4 * len(attacks), 3.3), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0])
     for panel, attack in zip(panels, attacks, strict=True):
         for index, (name, by_attack) in enumerate(curves.items()):
@@ -57,7 +57,7 @@ def epsilon_curves(curves: Mapping[str, Mapping[str, Curve]], *, x_label: str = 
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy")
     if any(curves):
-        panels[-1].legend(frameon=False, fontsize="small")
+        panels[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # never over data
     return figure
 
 

@@ -31,18 +31,9 @@ def protocol(**settings: object) -> EvaluationProtocol:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("attack", [FGSM(), PGD(steps=12), PGD(steps=3, loss="margin")], ids=str)
-def test_linear_network_breaks_exactly_where_its_margin_ends(
-    linear: nn.Module, attack: GradientAttack, norm: str
-) -> None:
-    two = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
-    two[1].weight.data, two[1].bias.data = linear[1].weight.data[:2], linear[1].bias.data[:2]
-    # Grey images, so that the bounds do not cut the ball.
-    images = 0.45 + 0.1 * torch.rand((40, 3, 4, 4), generator=torch.Generator().manual_seed(8))
-    with torch.no_grad():
-        logits = two(images).double()
-    labels = logits.argmax(1)
-    weight = (two[1].weight[0] - two[1].weight[1]).double()
-    limit = ((logits[:, 0] - logits[:, 1]).abs() / weight.norm(1 if norm == "linf" else 2)).detach().numpy()
+def test_linear_network_breaks_exactly_where_its_margin_ends(two_classes, attack: GradientAttack, norm: str) -> None:
+    two, images, labels = two_classes
+    limit = two_classes.distances(1 if norm == "linf" else 2)
     grid = np.quantile(limit, [0.1, 0.3, 0.5, 0.7, 0.9]) + 1e-5
     report = evaluate_robustness(two, images, labels, protocol(attacks={"a": attack}, epsilons=grid, norm=norm))
     for epsilon in grid:

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
@@ -14,21 +13,12 @@ def subject(network: nn.Module, images: Tensor, labels: Tensor) -> Subject:
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
-def test_distance_of_a_linear_network_is_its_margin_over_the_dual_norm(
-    linear: nn.Module, norm: str, dual: float
-) -> None:
-    two = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
-    two[1].weight.data, two[1].bias.data = linear[1].weight.data[:2], linear[1].bias.data[:2]
-    # Grey images, so that the bounds do not cut the ball.
-    images = 0.45 + 0.1 * torch.rand((40, 3, 4, 4), generator=torch.Generator().manual_seed(8))
-    with torch.no_grad():
-        logits = two(images).double()
-    labels = logits.argmax(1)
+def test_distance_of_a_linear_network_is_its_margin_over_the_dual_norm(two_classes, norm: str, dual: float) -> None:
+    labels = two_classes.labels.clone()
     labels[:3] = 1 - labels[:3]
-    weight = (two[1].weight[0] - two[1].weight[1]).double().detach()
-    margin = ((logits[:, 0] - logits[:, 1]).abs() / weight.norm(dual)).numpy()
+    margin = two_classes.distances(dual)
     measure = MinimalDistance(norm, smallest=float(margin.min()) / 2, largest=float(margin.max()) * 2, radii=9)  # type: ignore[arg-type]
-    found = measure(subject(two, images, labels))
+    found = measure(subject(two_classes.network, two_classes.images, labels))
     assert (found["distance"][:3] == 0).all()
     # The gradient points straight at the border, so that bisection finds it to a part of 2^8.
     ratio = found["distance"][3:] / margin[3:]
