@@ -72,6 +72,8 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
         raise UserError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed must lie in 0 … 2^32 - 1, got {config.seed}; 0 is the default")
+    if config.get("resume", "never") not in ("auto", "never"):
+        raise UserError(f"resume must be auto or never, got {config.resume!r}; never is the default")
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=…")

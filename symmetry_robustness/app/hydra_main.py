@@ -4,34 +4,52 @@ import sys
 from collections.abc import Callable, Sequence
 
 import hydra
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.config import config_directory
 from symmetry_robustness.app.schema import register_schemas
 
+_PLANNING = "hydra_plugins.symrob_launcher."
 
-def run_hydra(app: str, job: Callable[[DictConfig], int], words: Sequence[str]) -> int:
+
+def run_hydra(
+    app: str,
+    job: Callable[[DictConfig], int],
+    words: Sequence[str],
+    plan: Callable[[DictConfig], object] | None = None,
+) -> int:
     """Compose the configuration, or each one of a sweep, and run `job` on it.
 
     Args:
         app: name of the root configuration, "train" or "evaluate".
         job: from composed configuration to exit status.
         words: Hydra's overrides and flags.
+        plan: from composed configuration to planned job; called instead of `job` where the launcher of a sweep is the
+            project's own, which runs the planned jobs afterwards.
 
     Returns:
-        The exit status: 0, or that of the first job that failed.
+        The exit status: 0, or that of the first job that failed here.
     """
     register_schemas()
     sys.argv = [f"symrob-{app}", *words]
     statuses: list[int] = []
 
-    # An exception would pass through Hydra, which adds lines of its own and ends the sweep.
     @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=app)
-    def task(config: DictConfig) -> None:
+    def task(config: DictConfig) -> object:
+        if plan and is_sweep() and str(HydraConfig.get().launcher._target_).startswith(_PLANNING):
+            return plan(config)  # the launcher tells the mistakes
+        # An exception would pass through Hydra, which adds lines of its own and ends the sweep.
         statuses.append(guarded(lambda: job(config)))
         if statuses[-1] >= 128:  # ended by a signal: the user wants the sweep to end
             sys.exit(statuses[-1])
+        return None
 
     task()
     return next((status for status in statuses if status), 0)
+
+
+def is_sweep() -> bool:
+    """Whether the configuration at hand is one of a sweep's."""
+    return not OmegaConf.is_missing(HydraConfig.get().job, "num")

@@ -22,6 +22,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import build_network
 from symmetry_robustness.reporting import tables
 from symmetry_robustness.reporting.runs import find_runs
+from symmetry_robustness.sweeps.process import end_with_parent
 from symmetry_robustness.sweeps.run_directory import SUMMARY, add_environment, read_config, read_json, write_json
 from symmetry_robustness.training import Classifier, RobustnessCallback, tracking
 from symmetry_robustness.training.checkpoints import RobustCheckpoint
@@ -203,6 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit status.
     """
     keep_freed_memory()
+    end_with_parent()
     directory = Path((sys.argv[1:] if argv is None else argv)[0])
     leader = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     config = read_config(directory)

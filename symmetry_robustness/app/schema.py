@@ -67,6 +67,7 @@ class TrainConfig:
     tags: list[str] = field(default_factory=list)
     seed: int = 0
     output: str = "outputs"
+    resume: str = "never"  # auto: go on with the newest run, or sweep, of the same settings, if there is one
     data: Any = MISSING
     model: Any = MISSING
     objective: Any = MISSING

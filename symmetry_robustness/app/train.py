@@ -2,42 +2,111 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.config import finalize_config
-from symmetry_robustness.app.hydra_main import run_hydra
+from symmetry_robustness.app.hydra_main import is_sweep, run_hydra
 from symmetry_robustness.app.job import checkpoints, robustness_callback
-from symmetry_robustness.sweeps.process import run_job
-from symmetry_robustness.sweeps.run_directory import freeze
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep
+from symmetry_robustness.sweeps.process import INTERRUPTED, run_job
+from symmetry_robustness.sweeps.run_directory import find_run, freeze
+
+_DETACH = "--detach"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one job, or a sweep of jobs one after another.
+    """Run one job, or a sweep of jobs wherever the launcher runs them.
 
     Args:
-        argv: Hydra's overrides and flags.
+        argv: Hydra's overrides and flags, and `--detach`: return as soon as the jobs are submitted (launcher slurm).
 
     Returns:
-        The exit status: 0, or that of the first job that failed.
+        The exit status: 0; 2 for a user's mistake; 1 if a job of a sweep is not done; a single job's own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    command = Command(words)
+    flags = ["hydra.launcher.executor.detach=true" if word == _DETACH else word for word in words]
+    try:
+        status = run_hydra("train", command.run, flags, plan=command.plan)
+    except ConfigCompositionException as error:
+        if "executor.detach" in str(error):
+            raise UserError(f"{_DETACH}: only jobs of a cluster go on alone; add hydra/launcher=slurm") from error
+        raise
+    return status or command.conclude()
 
-    def job(config: DictConfig) -> int:
-        directory = Path(HydraConfig.get().runtime.output_dir)
-        config = finalize_config(config)
-        checkpoints(config, directory, robustness_callback(config))  # what they refuse need not leave a failed run
-        freeze(config, directory, ["symrob", "train", *words])
+
+@dataclass
+class Command:
+    """One call of `symrob train`.
+
+    Args:
+        words: what the user typed.
+    """
+
+    words: list[str]
+    planned: list[PlannedJob] = field(default_factory=list)
+    unused: Path | None = None  # what Hydra has made for a run or sweep that goes on elsewhere
+
+    def run(self, config: DictConfig) -> int:
+        """Run the job of a composed configuration here and now; returns its exit status."""
+        if is_sweep():
+            job = self.plan(config)
+            job.freeze()
+            directory = job.directory
+        else:
+            directory = self._single(_checked(config))
         status = run_job(directory)
         if status not in (0, 2):  # the job's own line has told a user's mistake already
-            how = "was interrupted" if status == 130 else f"ended with exit status {status}"
+            how = "was interrupted" if status in INTERRUPTED else f"ended with exit status {status}"
             print(f"error: the job in {directory} {how}; see its log.txt", file=sys.stderr)
         return status
 
-    return run_hydra("train", job, words)
+    def plan(self, config: DictConfig) -> PlannedJob:
+        """The job of a composed configuration as part of the sweep; nothing is written yet."""
+        config = _checked(config)
+        sweep = self.planned[0].sweep if self.planned else self._sweep(config)
+        overrides = tuple(word for word in HydraConfig.get().overrides.task if word not in self.words)
+        self.planned.append(PlannedJob(sweep, config, overrides, tuple(self.words)))
+        return self.planned[-1]
+
+    def conclude(self) -> int:
+        """Remove what nothing was written to, say what became of a sweep; returns 1 if a job of it is not done."""
+        if self.unused is not None:
+            (self.unused / "multirun.yaml").unlink(missing_ok=True)
+            self.unused.rmdir()
+        return 0
+
+    def _sweep(self, config: DictConfig) -> Path:
+        sweep = Path(HydraConfig.get().runtime.output_dir)
+        earlier = continued_sweep(sweep.parent, self.words) if config.resume == "auto" else None
+        if earlier is not None and earlier != sweep:
+            self.unused = sweep
+        return earlier or sweep
+
+    def _single(self, config: DictConfig) -> Path:
+        directory = Path(HydraConfig.get().runtime.output_dir)
+        earlier = find_run(directory, config) if config.resume == "auto" else None
+        if earlier is None:
+            freeze(config, directory, ["symrob", "train", *self.words])
+            return directory
+        if earlier != directory:
+            self.unused = directory
+        print(f"goes on in {earlier}", flush=True)
+        return earlier
+
+
+def _checked(config: DictConfig) -> DictConfig:
+    """Complete, resolved, and free of what the job would refuse, so that no failed run is left for it."""
+    config = finalize_config(config)
+    checkpoints(config, Path(), robustness_callback(config))
+    return config
 
 
 if __name__ == "__main__":

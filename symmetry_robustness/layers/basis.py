@@ -105,7 +105,7 @@ def _computed_basis(in_type: FieldType, out_type: FieldType, kernel_size: int) -
             space = (gspaces.flipRot2dOnR2 if reflects else gspaces.rot2dOnR2)(rotations)
             ends = [escnn_nn.FieldType(space, [_escnn_representation(space, end)]) for end in (in_type, out_type)]
             try:
-                with _dense_constraints():
+                with _plain_linear_algebra():
                     convolution = escnn_nn.R2Conv(*ends, kernel_size, initialize=False)
             except ValueError as error:
                 if "empty" not in str(error):
@@ -145,10 +145,12 @@ def _escnn_representation(space: Any, field_type: FieldType) -> Any:
 
 
 @contextlib.contextmanager
-def _dense_constraints() -> Iterator[None]:
-    """Let escnn write its linear equations for D_N densely: they are tiny, and scipy.sparse takes 1 ms for each.
+def _plain_linear_algebra() -> Iterator[None]:
+    """Let escnn write its linear equations for D_N densely, and solve them by the singular values of scipy.
 
-    The same matrices, so the same kernels; the first basis of D8 then takes 1 s and not 6.
+    They are tiny, and scipy.sparse takes 1 ms for each: the first basis of D8 then takes 1 s and not 6, with the same
+    kernels. Where scikit-learn is installed, escnn 1.0.11 prefers its randomised solver, which draws unseeded numbers
+    and refuses the np.matrix that it is given.
     """
     from escnn.group import _clebsh_gordan, _numerical
     from scipy import sparse
@@ -158,9 +160,11 @@ def _dense_constraints() -> Iterator[None]:
         rows = [np.kron(np.eye(b), x) - np.kron(y.T, np.eye(a)) for x, y in zip(left, right, strict=True)]
         return sparse.csc_matrix(np.concatenate(rows))
 
-    original = _numerical.build_sylvester_constraint
+    original, randomized = _numerical.build_sylvester_constraint, _numerical.randomized_svd
     try:
         _numerical.build_sylvester_constraint = _clebsh_gordan.build_sylvester_constraint = constraints
+        _numerical.randomized_svd = None
         yield
     finally:
         _numerical.build_sylvester_constraint = _clebsh_gordan.build_sylvester_constraint = original
+        _numerical.randomized_svd = randomized

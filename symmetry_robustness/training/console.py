@@ -35,6 +35,8 @@ def set_up_logging(directory: Path, *, leader: bool) -> None:
     logging.captureWarnings(capture=True)
     # Lightning 2.6 on torch 2.13; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # Lightning wherever Slurm is installed; a job started without srun means it.
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     logging.getLogger("py.warnings").handlers = package.handlers
 
 
