@@ -1,0 +1,103 @@
+"""What makes two jobs the same job, and a sweep the same sweep."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from symmetry_robustness import load_config
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep, describe_sweep
+from symmetry_robustness.sweeps.run_directory import find_run, first_difference, freeze, job_key, read_config, read_json
+
+WORDS = ("-m", "seed=0,1")
+
+
+@pytest.fixture(scope="module")
+def config() -> DictConfig:
+    return load_config("train", ["model=standard_4layer"])
+
+
+def changed(config: DictConfig, **settings: object) -> DictConfig:
+    return DictConfig({**config, **settings})
+
+
+def test_the_key_is_that_of_what_is_computed(config: DictConfig) -> None:
+    key = job_key(config)
+    assert key == job_key(changed(config, output="/elsewhere", tags=["a"], group="b", resume="auto"))
+    assert key == job_key(DictConfig(dict(reversed(list(config.items())))))
+    assert key != job_key(changed(config, seed=1))
+    assert key != job_key(load_config("train", ["model=standard_4layer", "optimizer.lr=0.5"]))
+
+
+def test_the_key_survives_the_run_directory(config: DictConfig, tmp_path: Path) -> None:
+    job = PlannedJob(tmp_path, config, ("seed=0",), WORDS)
+    job.freeze()
+    assert job_key(read_config(job.directory)) == job.key == read_json(job.directory / "provenance.json")["key"]
+    assert job.directory.name.endswith(job.key)
+
+
+def test_a_job_is_planned_once(config: DictConfig, tmp_path: Path) -> None:
+    for _ in range(2):
+        PlannedJob(tmp_path, config, ("seed=0",), WORDS).freeze()
+        identity = (tmp_path / f"standard_4layer_seed-0_{job_key(config)}" / "provenance.json").read_text()
+        (_,) = (tmp_path / "jobs").iterdir()
+    PlannedJob(tmp_path, changed(config, seed=1), ("seed=1",), WORDS).freeze()
+    assert (tmp_path / f"standard_4layer_seed-0_{job_key(config)}" / "provenance.json").read_text() == identity
+    rows = [json.loads(path.read_text()) for path in (tmp_path / "jobs").iterdir()]
+    assert sorted(row["overrides"] for row in rows) == [["seed=0"], ["seed=1"]]
+    assert all((tmp_path / row["directory"] / "config.yaml").exists() for row in rows)
+
+
+PLAN = """
+import sys
+from pathlib import Path
+from omegaconf import OmegaConf
+from symmetry_robustness.sweeps.manifest import PlannedJob
+config = OmegaConf.load(sys.argv[1])
+for seed in range(20):
+    config.seed = seed
+    PlannedJob(Path(sys.argv[2]), config.copy(), (f"seed={seed}",), ("-m",)).freeze()
+"""
+
+
+def test_many_processes_plan_the_same_jobs_at_once(config: DictConfig, tmp_path: Path) -> None:
+    freeze(config, tmp_path / "template", [])
+    command = [sys.executable, "-c", PLAN, str(tmp_path / "template" / "config.yaml"), str(tmp_path / "sweep")]
+    with ThreadPoolExecutor(4) as pool:
+        for done in pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(4)):
+            assert done.returncode == 0, done.stderr
+    rows = [read_json(path) for path in (tmp_path / "sweep" / "jobs").iterdir()]
+    assert sorted(read_config(tmp_path / "sweep" / row["directory"]).seed for row in rows) == [*range(20)]
+    assert len([path for path in (tmp_path / "sweep").iterdir() if path.name != "jobs"]) == 20  # and nothing left over
+
+
+def test_a_sweep_is_found_by_its_words(tmp_path: Path) -> None:
+    for name, words in (("a", WORDS), ("b", WORDS), ("c", ("-m", "seed=0,1,2"))):
+        (tmp_path / name).mkdir()
+        describe_sweep(tmp_path / name, words)
+    describe_sweep(tmp_path / "a", WORDS)  # going on does not make it the newest
+    assert continued_sweep(tmp_path, WORDS) == tmp_path / "b"
+    assert continued_sweep(tmp_path, ("-m", "seed=7")) is None
+
+
+def test_a_run_is_found_by_what_it_computes(config: DictConfig, tmp_path: Path) -> None:
+    assert find_run(tmp_path / "new", config) is None
+    freeze(config, tmp_path / "old", [])
+    freeze(changed(config, seed=1), tmp_path / "other", [])
+    assert find_run(tmp_path / "new", config) == tmp_path / "old"
+    assert find_run(tmp_path / "other", changed(config, seed=1)) == tmp_path / "other"
+    with pytest.raises(UserError, match="seed: 1 and 0"):
+        find_run(tmp_path / "other", config)
+
+
+def test_the_first_difference_names_setting_and_values(config: DictConfig) -> None:
+    assert first_difference(config, changed(config, output="elsewhere")) is None
+    other = load_config("train", ["model=standard_4layer", "optimizer.lr=0.5"])
+    assert first_difference(config, other) == "optimizer.lr: 0.001 and 0.5"
+    without = load_config("train", ["model=standard_4layer", "robustness=none"])
+    assert "robustness" in str(first_difference(config, without))
