@@ -74,10 +74,12 @@ def test_the_output_of_jobs_side_by_side_does_not_mix(grown: tuple[Path, dict[Pa
     assert all(text.count("done: clean accuracy") == 1 for text in outputs)
 
 
-def test_a_grid_inside_of_the_configuration_is_the_same_sweep(grown: tuple[Path, dict[Path, int]]) -> None:
-    sweep, _ = grown
-    words = ["hydra.mode=MULTIRUN", "hydra.sweeper.params={seed:'0,1'}", f"hydra.sweep.dir={sweep}"]
-    done = symrob("train", *TINY, *words, directory=sweep.parent)
+def test_a_grid_inside_of_an_experiment_is_the_same_sweep(grown: tuple[Path, dict[Path, int]], tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    grid = "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1'}}}\n"
+    (tmp_path / "experiment" / "grid.yaml").write_text(f"# @package _global_\n{grid}")
+    words = ["--config-dir", str(tmp_path), "experiment=grid", f"hydra.sweep.dir={grown[0]}"]
+    done = symrob("train", *words, *TINY, directory=tmp_path)
     assert (done.returncode, "2 jobs, 2 done before" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
