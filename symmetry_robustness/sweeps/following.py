@@ -21,7 +21,8 @@ def follow(jobs: Mapping[Path, str], poll_s: float, on_error: OnError) -> None:
         poll_s: seconds between two questions.
         on_error: "stop" cancels jobs that wait as soon as one has failed.
     """
-    going, gone, answering = dict(jobs), dict[Path, float](), True
+    going, gone = dict(jobs), dict[Path, float]()
+    answering, stopped = True, False
     while going:
         time.sleep(poll_s)
         queue = ask_squeue(going.values())
@@ -33,7 +34,9 @@ def follow(jobs: Mapping[Path, str], poll_s: float, on_error: OnError) -> None:
             number = going.pop(job)
             outcome = _outcome(job)
             print(f"{outcome}: {job.name}" + ("" if outcome == "done" else f" (Slurm job {number})"), flush=True)
-            if outcome not in ("done", "interrupted") and on_error == "stop" and going:
+            stop = on_error == "stop" and outcome not in ("done", "interrupted")
+            if stop and not stopped and going:
+                stopped = True
                 subprocess.run(["scancel", "--state=PENDING", *going.values()], check=False)
 
 

@@ -103,7 +103,7 @@ class SlurmExecutor(Executor):
         if submitted:
             print(f"{len(submitted)} jobs are in the queue already and not submitted again", flush=True)
         missing = [job for job in jobs if job not in submitted]
-        for need, part in _arrays(missing, needs):
+        for need, part in split(missing, needs, _largest_array()):
             submitted |= self._submit(part, need, environment)
         numbers = " ".join(sorted({number.split("_")[0] for number in submitted.values()}))
         print(f"{len(submitted)} jobs are with Slurm as {numbers}", flush=True)
@@ -190,9 +190,10 @@ def _in_queue(jobs: Sequence[Path]) -> dict[Path, str]:
     return {job: number for job, number in numbers.items() if number in (queue or {})}
 
 
-def _arrays(jobs: Iterable[Path], needs: Mapping[Path, Allocation]) -> Iterator[tuple[Allocation, list[Path]]]:
+def split(
+    jobs: Iterable[Path], needs: Mapping[Path, Allocation], largest: int
+) -> Iterator[tuple[Allocation, list[Path]]]:
     """Jobs that can be one array: of the same needs, and no more than the cluster allows."""
-    largest = _largest_array()
     for need, group in groupby(sorted(jobs, key=needs.__getitem__), key=needs.__getitem__):
         part = list(group)
         for start in range(0, len(part), largest):

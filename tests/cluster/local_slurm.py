@@ -2,12 +2,12 @@
 """A real Slurm of several nodes on this one machine: loopback only, no systemd, no cgroups, no accounting.
 
 local_slurm.py start [NODES]    munged, slurmctld and one slurmd for each node (default 2)
-local_slurm.py stop             end every job and every process of it
+local_slurm.py stop             end every job and every process of it; --after-input: when standard input has ended
 local_slurm.py status           its processes, nodes and queue; exit status 0 if all of it is up
 local_slurm.py env              lines for `eval "$(…)"`, after which sbatch, squeue and scancel speak to it
 
 Several run side by side if they differ in LOCAL_SLURM_DIR (a directory, default /tmp/local-slurm-UID) and in
-LOCAL_SLURM_PORT (the controller's, default 36800; node i has the port i higher).
+LOCAL_SLURM_PORT (the controller's, default 26800; node i has the port i higher).
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class LocalSlurm:
     """
 
     directory: Path
-    port: int = 36800
+    port: int = 26800
     cpus: int = 4
 
     @property
@@ -121,13 +121,13 @@ class LocalSlurm:
     def _launch(self, program: str, *words: str) -> None:
         """A daemon in a session of its own, marked, so that no file has to remember its number."""
         with (self.directory / f"{program}.out").open("ab") as output:
-            subprocess.Popen(
-                [shutil.which(program, path=_PATH) or program, *words],
+            subprocess.run(
+                ["setsid", "--fork", shutil.which(program, path=_PATH) or program, *words],
                 env=os.environ | self.environment | {_MARK: str(self.directory)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
+                check=True,
                 cwd="/",
             )
 
@@ -262,12 +262,15 @@ def _megabytes() -> int:
 def main(words: list[str]) -> int:
     """Run one command; returns the exit status."""
     directory = Path(os.environ.get("LOCAL_SLURM_DIR", f"/tmp/local-slurm-{os.getuid()}")).resolve()
-    cluster = LocalSlurm(directory, port=int(os.environ.get("LOCAL_SLURM_PORT", "36800")))
+    cluster = LocalSlurm(directory, port=int(os.environ.get("LOCAL_SLURM_PORT", "26800")))
     try:
         match words:
             case ["start", *rest] if len(rest) < 2 and all(word.isdigit() and int(word) > 0 for word in rest):
                 cluster.start(*map(int, rest))
             case ["stop"]:
+                cluster.stop()
+            case ["stop", "--after-input"]:
+                sys.stdin.read()
                 cluster.stop()
             case ["status"]:
                 return 0 if cluster.status() else 1
