@@ -117,7 +117,7 @@ def test_array_whose_jobs_are_requeued_in_the_middle_of_an_epoch(sweep: Sweep, t
 
 
 def test_ranks_on_two_nodes_agree_on_gradients(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = "hydra.launcher.executor.setup=[export MASTER_ADDR=127.0.0.1,export GLOO_SOCKET_IFNAME=lo]"
+    setup = 'hydra.launcher.executor.setup=["export MASTER_ADDR=127.0.0.1","export GLOO_SOCKET_IFNAME=lo"]'
     monkeypatch.setattr(sweep, "environment", lambda: {k: sweep.cluster.environment[k] for k in ("SLURM_CONF", "PATH")})
     status, output = ended(sweep.start("trainer=ddp_cpu", "trainer.num_nodes=2", setup, "seed=0"))
     assert status == 0, output
