@@ -101,12 +101,12 @@ class SlurmExecutor(Executor):
         needs = {job: self._needs(job) for job in jobs}
         submitted = _in_queue(jobs)
         if submitted:
-            print(f"{len(submitted)} jobs are in the queue already and not submitted again", flush=True)
+            print(f"in the queue already and not submitted again: {len(submitted)}", flush=True)
         missing = [job for job in jobs if job not in submitted]
         for need, part in split(missing, needs, _largest_array()):
             submitted |= self._submit(part, need, environment)
         numbers = " ".join(sorted({number.split("_")[0] for number in submitted.values()}))
-        print(f"{len(submitted)} jobs are with Slurm as {numbers}", flush=True)
+        print(f"with Slurm as {numbers}: {len(submitted)} jobs", flush=True)
         how = f"follow them: symrob status {jobs[0].parent}\ncancel them: scancel {numbers}"
         if self.detach:
             print(how, flush=True)
@@ -129,8 +129,8 @@ class SlurmExecutor(Executor):
             executor.update_parameters(**self._parameters(sweep.name, need, environment, len(jobs)))
             elements = executor.map_array(become_job, [str(job.resolve()) for job in jobs])
         except (FailedJobError, FailedSubmissionError) as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"sbatch refused {len(jobs)} jobs ({said}); check partition, account and qos") from error
+            said = str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")
+            raise UserError(f"sbatch refused the jobs ({said}); check partition, account and limits") from error
         numbers = {job: str(element.job_id) for job, element in zip(jobs, elements, strict=True)}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for job, number in numbers.items():

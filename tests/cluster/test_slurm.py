@@ -155,7 +155,7 @@ def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
 
     follower = sweep.start(*words)
     assert follower.stdout is not None
-    assert any("2 jobs are in the queue already" in line for line in follower.stdout)
+    assert any("in the queue already and not submitted again: 2" in line for line in follower.stdout)
     time.sleep(1)
     follower.send_signal(signal.SIGINT)
     status, output = ended(follower)
