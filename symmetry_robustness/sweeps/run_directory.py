@@ -1,5 +1,6 @@
 """A run directory: what stands in it, and how it comes to be."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,6 +20,8 @@ from symmetry_robustness.errors import UserError
 CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
 SUMMARY = "summary.json"
+# Settings that change where a result lies or is shown, not what it is.
+_ELSEWHERE = ("output", "group", "tags", "logger", "resume")
 _PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "escnn", "torchattacks", "hydra-core", "numpy", "wandb")
 
 
@@ -35,20 +38,80 @@ def freeze(config: DictConfig, directory: Path, command: list[str]) -> None:
     """
     if (directory / CONFIG).exists():
         raise UserError(
-            f"{directory} already holds a run; choose another directory (hydra.run.dir=… or hydra.sweep.dir=…)"
+            f"{directory} already holds a run; go on with it (resume=auto) or choose another place (hydra.run.dir=…)"
         )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(
         directory / PROVENANCE,
         {
             "command": command,
-            "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
+            "submitted": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "seed": config.seed,
+            "key": job_key(config),
             "wandb_id": secrets.token_hex(4),
             **code_version(),
         },
     )
     write_text(directory / CONFIG, OmegaConf.to_yaml(config))
+
+
+def job_key(config: DictConfig) -> str:
+    """What a job computes, in twelve hexadecimal digits: of two jobs with one key the second would repeat the first.
+
+    Args:
+        config: resolved.
+    """
+    content = {key: value for key, value in _container(config).items() if key not in _ELSEWHERE}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def first_difference(config: DictConfig, other: DictConfig) -> str | None:
+    """The first setting, with both values, in which two configurations would compute different things; else None."""
+    flat, flat_other = (_flat({k: v for k, v in _container(c).items() if k not in _ELSEWHERE}) for c in (config, other))
+    for name in [*flat, *flat_other]:
+        if flat.get(name) != flat_other.get(name):
+            return f"{name}: {flat.get(name)} and {flat_other.get(name)}"
+    return None
+
+
+def find_run(directory: Path, config: DictConfig) -> Path | None:
+    """The run to go on with: the one in `directory`, else the newest beside it that computes the same.
+
+    Raises:
+        UserError: `directory` holds a run that computes something else.
+    """
+    if (directory / CONFIG).exists():
+        difference = first_difference(read_config(directory), config)
+        if difference is not None:
+            raise UserError(f"{directory} holds another run ({difference}); choose another directory (hydra.run.dir=…)")
+        return directory
+    key, found = job_key(config), []
+    for path in directory.parent.glob(f"*/{PROVENANCE}"):
+        provenance = read_json(path)
+        if provenance.get("key") == key and (path.parent / CONFIG).exists():
+            found.append((provenance["submitted"], path.parent))
+    return max(found)[1] if found else None
+
+
+def _container(config: DictConfig) -> dict[str, Any]:
+    content = OmegaConf.to_container(config)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _flat(content: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {path: content}
+    return {k: v for key, value in content.items() for k, v in _flat(value, f"{path}.{key}".removeprefix(".")).items()}
+
+
+def is_done(directory: Path) -> bool:
+    """Whether the run in `directory` has ended well."""
+    try:
+        summary = read_json(directory / SUMMARY)
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("status") == "done"
 
 
 def read_config(directory: Path) -> DictConfig:

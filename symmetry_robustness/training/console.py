@@ -35,6 +35,8 @@ def set_up_logging(directory: Path, *, leader: bool) -> None:
     logging.captureWarnings(capture=True)
     # Lightning 2.6 on torch 2.13; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # Lightning in a run that goes on.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     logging.getLogger("py.warnings").handlers = package.handlers
 
 
@@ -44,6 +46,10 @@ class EpochLog(pl.Callback):
     def __init__(self) -> None:
         self._start = self._seconds = 0.0
         self._images = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock in the middle of an epoch, where a resumed run goes on."""
+        self._start, self._images = time.perf_counter(), 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
