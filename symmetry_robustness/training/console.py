@@ -37,6 +37,8 @@ def set_up_logging(directory: Path, *, leader: bool) -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     # Lightning wherever Slurm is installed; a job started without srun means it.
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    # Lightning in a run that goes on.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     logging.getLogger("py.warnings").handlers = package.handlers
 
 
@@ -46,6 +48,10 @@ class EpochLog(pl.Callback):
     def __init__(self) -> None:
         self._start = self._seconds = 0.0
         self._images = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock in the middle of an epoch, where a resumed run goes on."""
+        self._start, self._images = time.perf_counter(), 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
