@@ -1,4 +1,4 @@
-"""Runs jobs that are stopped by a signal at an exact place: imports once, then forks a real process for each of them."""
+"""Runs jobs that are stopped by a signal at an exact place: imports once, then forks a process for each of them."""
 
 import json
 import os
@@ -48,6 +48,8 @@ def stop_at(place: str, count: int, number: int, victim: str) -> None:
         nonlocal calls
         calls += 1
         if calls == count:
+            if place == "writing":  # half of the file is there
+                os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
             children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
             os.kill(int(children[0]) if victim == "child" else os.getpid(), number)
         return original(*args, **settings)

@@ -44,18 +44,16 @@ def run() -> Iterator[Run]:
     server = subprocess.Popen(
         [sys.executable, HERE / "stopped.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE
     )
-    assert server.stdin and server.stdout
 
     def ask(directory: Path, *words: str, **request: Any) -> int:
-        assert server.stdin and server.stdout
+        assert server.stdin
+        assert server.stdout
         request |= {"directory": str(directory), "overrides": [*JOB, *words]}
         print(json.dumps(request), file=server.stdin, flush=True)
         return int(server.stdout.readline())
 
-    yield ask
-    server.stdin.close()
-    server.wait()
-    server.stdout.close()
+    with server:
+        yield ask
 
 
 @pytest.fixture(scope="module")
