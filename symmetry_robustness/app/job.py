@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
@@ -275,11 +275,12 @@ def main(argv: list[str] | None = None) -> int:
     # Without the first rank there is nothing to save, and nobody to do it for.
     end_with_parent(partial(os.kill, os.getpid(), signal.SIGTERM) if leader else partial(os._exit, 1))
     set_up_logging(directory, leader=leader)
-    status = 1
+    status, owns = 1, False
     try:
         signals.install()
         if leader:
             claim(directory)
+            owns = True  # from here on, and no earlier, what the directory says of the job is this process's business
         if is_done(directory):
             log.info("%s is done already", directory)
             return 0
@@ -290,7 +291,11 @@ def main(argv: list[str] | None = None) -> int:
         status = 0
     except BaseException as error:
         signals.waiting = True
-        status = _conclude(directory, error, signals, leader=leader)
+        status = _conclude(error, signals, directory if owns else None)
+        if status == REQUEUED and not leader:
+            time.sleep(_REQUEUE_S)  # Slurm ends all ranks of a job when one has ended
+        elif status == REQUEUED and not requeue(str(slurm_job())):
+            status = 143
         if status < REQUEUED:
             raise
     finally:
@@ -298,25 +303,22 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def _conclude(directory: Path, error: BaseException, signals: Signals, *, leader: bool) -> int:
-    """Say in summary.json and log.txt how the job ended; returns the exit status."""
+def _conclude(error: BaseException, signals: Signals, directory: Path | None) -> int:
+    """The exit status; how the job ended is said in summary.json and log.txt of the run directory, if one is given."""
     number = error.number if isinstance(error, Interrupted) else signals.noted
     mistake = find_mistake(error) if isinstance(error, Exception) else None
     if number is None or mistake:
         last_line = traceback.format_exception_only(error)[-1].strip()
         told = f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error))
-        if leader:
+        if directory:
             _keep(directory, {"status": "failed", "error": mistake or last_line}, told)
         return 2 if mistake else 1
-    if leader:  # whatever was raised after a signal, such as the loss of another rank, is its consequence
-        _keep(directory, {"status": "interrupted", "error": f"stopped by {number.name}"}, f"stopped by {number.name}\n")
-    job = slurm_job()
-    if number not in WARNINGS or job is None:
-        return 130 if number is signal.SIGINT else 143
-    if not leader:
-        time.sleep(_REQUEUE_S)  # Slurm ends all ranks of a job when one has ended
+    if directory:  # whatever was raised after a signal, such as the loss of another rank, is its consequence
+        why = f"stopped by {number.name}"
+        _keep(directory, {"status": "interrupted", "error": why}, f"{why}\n")
+    if number in WARNINGS and slurm_job():
         return REQUEUED
-    return REQUEUED if requeue(job) else 143
+    return 130 if number is signal.SIGINT else 143
 
 
 def _keep(directory: Path, summary: dict[str, Any], told: str) -> None:

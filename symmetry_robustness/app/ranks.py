@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, final
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from symmetry_robustness.sweeps.process import JobProcess

@@ -20,6 +20,7 @@ def set_up_logging(directory: Path, *, leader: bool) -> None:
         directory: the run directory.
         leader: whether this process is global rank 0.
     """
+    logging.raiseExceptions = False  # a disk that is full must not bury the terminal under tracebacks of log.txt
     package = logging.getLogger("symmetry_robustness")
     package.setLevel(logging.INFO if leader else logging.WARNING)
     package.propagate = False

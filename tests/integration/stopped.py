@@ -1,7 +1,8 @@
-"""Runs jobs that are stopped by a signal at an exact place: imports once, then forks a real process for each of them."""
+"""Runs jobs that are stopped by a signal at an exact place: imports once, then forks a process for each of them."""
 
 import json
 import os
+import resource
 import signal
 import sys
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Noisy:
         return F.cross_entropy(logits, labels), logits
 
 
-def stop_at(place: str, count: int, number: int, victim: str) -> None:
+def stop_at(place: str, count: int, number: int, victim: str = "self", repeated: bool = False) -> None:
     """Send a signal before the call of that number; to this process, or to the one that it has started."""
     owner, name = PLACES[place]
     original, calls = getattr(owner, name), 0
@@ -48,8 +49,11 @@ def stop_at(place: str, count: int, number: int, victim: str) -> None:
         nonlocal calls
         calls += 1
         if calls == count:
+            if place == "writing":  # half of the file is there
+                os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
             children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            os.kill(int(children[0]) if victim == "child" else os.getpid(), number)
+            for _ in range(1 + repeated):
+                os.kill(int(children[0]) if victim == "child" else os.getpid(), number)
         return original(*args, **settings)
 
     setattr(owner, name, counted)
@@ -60,11 +64,14 @@ def run(request: dict[str, Any]) -> int:
     if not directory.exists():
         freeze(load_config("train", request["overrides"]), directory, ["test"])
     os.environ |= request.get("environment", {})
-    output = os.open(directory / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(directory.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    if "largest" in request:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest"], resource.RLIM_INFINITY))
     if "place" in request:
-        stop_at(request["place"], request["count"], request["signal"], request.get("victim", "self"))
+        words = ("place", "count", "number", "victim", "repeated")
+        stop_at(**{word: request[word] for word in words if word in request})
     return job.guarded(lambda: job.main([str(directory)]))
 
 
