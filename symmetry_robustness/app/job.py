@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
+from torch import distributed
 
 from symmetry_robustness.app.cli import find_mistake, guarded
 from symmetry_robustness.app.memory import keep_freed_memory
@@ -291,11 +292,16 @@ def main(argv: list[str] | None = None) -> int:
         status = 0
     except BaseException as error:
         signals.waiting = True
-        status = _conclude(error, signals, directory if owns else None)
+        # Any rank may have failed first; once they know each other, the first rank has claimed the directory.
+        status = _conclude(error, signals, directory if owns or distributed.is_initialized() else None, leader=leader)
         if status == REQUEUED and not leader:
             time.sleep(_REQUEUE_S)  # Slurm ends all ranks of a job when one has ended
         elif status == REQUEUED and not requeue(str(slurm_job())):
             status = 143
+        if status == 1 and distributed.is_initialized():
+            traceback.print_exc()
+            tracking.finish(status)
+            os._exit(status)  # Python's own end would wait for ranks that are no more
         if status < REQUEUED:
             raise
     finally:
@@ -303,22 +309,35 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def _conclude(error: BaseException, signals: Signals, directory: Path | None) -> int:
-    """The exit status; how the job ended is said in summary.json and log.txt of the run directory, if one is given."""
+def _conclude(error: BaseException, signals: Signals, directory: Path | None, *, leader: bool) -> int:
+    """The exit status; how the job ended is said in summary.json and log.txt of the run directory, if one is given.
+
+    The first rank that fails says why; what the others raise, or the signal by which Slurm ends them, is a consequence.
+    """
+    failed_before = directory is not None and _has_failed(directory)
     number = error.number if isinstance(error, Interrupted) else signals.noted
     mistake = find_mistake(error) if isinstance(error, Exception) else None
     if number is None or mistake:
         last_line = traceback.format_exception_only(error)[-1].strip()
         told = f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error))
-        if directory:
+        if directory and not failed_before:
             _keep(directory, {"status": "failed", "error": mistake or last_line}, told)
         return 2 if mistake else 1
-    if directory:  # whatever was raised after a signal, such as the loss of another rank, is its consequence
+    if failed_before:
+        return 1
+    if directory and leader:  # whatever was raised after a signal, such as the loss of another rank, is its consequence
         why = f"stopped by {number.name}"
         _keep(directory, {"status": "interrupted", "error": why}, f"{why}\n")
     if number in WARNINGS and slurm_job():
         return REQUEUED
     return 130 if number is signal.SIGINT else 143
+
+
+def _has_failed(directory: Path) -> bool:
+    try:
+        return bool(read_json(directory / SUMMARY)["status"] == "failed")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _keep(directory: Path, summary: dict[str, Any], told: str) -> None:

@@ -21,7 +21,7 @@ class SGD(torch.optim.SGD):
         momentum: as in SGD.
         record: beginning of the file's name.
         pace: seconds added to each step.
-        end: how the first step ends, "raise" or "kill"; None for well.
+        end: how the first step of the last rank ends, "raise" or "kill"; None for well.
     """
 
     def __init__(
@@ -35,7 +35,8 @@ class SGD(torch.optim.SGD):
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum)
         self._record = Path(f"{record}-{os.environ['SLURM_PROCID']}")
-        self._pace, self._end = pace, end
+        last = int(os.environ["SLURM_PROCID"]) == int(os.environ["SLURM_NTASKS"]) - 1
+        self._pace, self._end = pace, end if last else None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = super().step(closure)

@@ -116,16 +116,21 @@ def test_array_whose_jobs_are_requeued_in_the_middle_of_an_epoch(sweep: Sweep, t
         assert all(torch.equal(value, state[name]) for name, value in weights(disturbed).items())
 
 
-def test_ranks_on_two_nodes_agree_on_gradients(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_on_two_nodes_agree_on_gradients_and_fail_together(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setup = 'hydra.launcher.executor.setup=["export MASTER_ADDR=127.0.0.1","export GLOO_SOCKET_IFNAME=lo"]'
     monkeypatch.setattr(sweep, "environment", lambda: {k: sweep.cluster.environment[k] for k in ("SLURM_CONF", "PATH")})
-    status, output = ended(sweep.start("trainer=ddp_cpu", "trainer.num_nodes=2", setup, "seed=0"))
-    assert status == 0, output
+    record = f"optimizer.record={tmp_path / 'record'}-${{optimizer.end}}"
+    _, output = ended(sweep.start("trainer=ddp_cpu", "trainer.num_nodes=2", setup, record, "optimizer.end=null,raise"))
+    assert sorted(sweep.statuses()) == ["done", "failed"], output
     log = next((sweep.directory / "slurm").glob("*_3_log.out")).read_text()
     assert "node=1(2), global_rank=3(4)" in log
-    told = [steps(tmp_path / f"record-{rank}") for rank in range(4)]
+    told = [steps(tmp_path / f"record-None-{rank}") for rank in range(4)]
     assert len(told[0]) == STEPS * EPOCHS
     assert told[1:] == told[:1] * 3
+    (failed,) = [path for path in sweep.directory.glob("*/summary.json") if '"failed"' in path.read_text()]
+    assert "the planted error" in failed.read_text()  # of the last rank, though the first was ended because of it
 
 
 def test_jobs_that_crash_leave_the_others_alone(sweep: Sweep) -> None:
