@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 RESULTS := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format benchmark lock clean
+.PHONY: help setup demo test test-cluster check format benchmark lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install the locked environment in .venv
 
@@ -28,6 +28,9 @@ demo: $(READY)  ## train and judge three networks on the embedded data set (minu
 
 test: $(READY)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
+test-cluster: $(READY)  ## run sweeps on a Slurm of two nodes that is started here (Debian's packages)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster
 
 check: $(READY)  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .

@@ -2,46 +2,80 @@
 
 import logging
 import os
+import signal
 import sys
+import time
 import traceback
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
+from torch import distributed
 
 from symmetry_robustness.app.cli import find_mistake, guarded
 from symmetry_robustness.app.memory import keep_freed_memory
+from symmetry_robustness.app.ranks import Ranks, is_leader
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import build_network
 from symmetry_robustness.reporting import tables
 from symmetry_robustness.reporting.runs import find_runs
-from symmetry_robustness.sweeps.process import end_with_parent
-from symmetry_robustness.sweeps.run_directory import SUMMARY, add_environment, read_config, read_json, write_json
+from symmetry_robustness.sweeps.process import claim, end_with_parent
+from symmetry_robustness.sweeps.run_directory import (
+    SUMMARY,
+    add_environment,
+    is_done,
+    read_config,
+    read_json,
+    write_json,
+)
 from symmetry_robustness.training import Classifier, RobustnessCallback, tracking
-from symmetry_robustness.training.checkpoints import RobustCheckpoint
+from symmetry_robustness.training.checkpoints import (
+    INTERRUPTED,
+    LAST,
+    CheckpointFiles,
+    EpochCheckpoint,
+    RobustCheckpoint,
+    newest_checkpoint,
+)
 from symmetry_robustness.training.compute import fastest_precision
 from symmetry_robustness.training.console import EpochLog, progress_bars, set_up_logging
+from symmetry_robustness.training.exactness import ExactState
+from symmetry_robustness.training.heartbeat import Heartbeat
+from symmetry_robustness.training.interruption import (
+    REQUEUED,
+    WARNINGS,
+    Interrupted,
+    Interruption,
+    Signals,
+    requeue,
+    slurm_job,
+)
 from symmetry_robustness.training.metrics_csv import MetricsCSV
 
 log = logging.getLogger("symmetry_robustness.app.job")  # __name__ is __main__ here
+
+CHECKPOINTS: Final = "checkpoints"
+_REQUEUE_S: Final = 30.0
 
 # Weights stay float32: attacks and exported networks rely on it.
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
-def train(config: DictConfig, directory: Path) -> dict[str, Any]:
-    """Train, test and evaluate one network.
+def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, Any]:
+    """Train, test and evaluate one network, from the newest checkpoint on if there is one.
 
     Args:
         config: resolved configuration of `symrob train`.
         directory: the run directory; checkpoints, metrics and reports go there.
+        signals: of this process.
 
     Returns:
         The summary: status, clean_accuracy on the test set(s), robust accuracies, CLEVER, parameters.
@@ -75,31 +109,65 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         channels_last=config.compute.channels_last,
         config=config,
     )
-    robustness = robustness_callback(config)
+    newest = newest_checkpoint(directory / CHECKPOINTS)
+    if newest:
+        log.info("goes on from %s, after %d steps", *newest)
+    robustness, files = robustness_callback(config), CheckpointFiles()
+    metrics = MetricsCSV(directory, steps=newest[1] if newest else 0)
+    heartbeat = Heartbeat(directory, [config.checkpoint.monitor or "validation/accuracy", "train/accuracy"])
     trainer = instantiate(
         config.trainer,
         default_root_dir=str(directory),
         precision=precision(config),
-        logger=loggers(config, directory),
+        logger=[metrics, *trackers(config, directory)],
         enable_progress_bar=sys.stdout.isatty(),
+        plugins=[files, *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
         callbacks=[
-            *checkpoints(config, directory, robustness),
+            heartbeat,
             *([robustness] if robustness else []),
             EpochLog(),
+            ExactState(),
             *progress_bars(),
+            *checkpoints(config, directory, robustness),
+            Interruption(directory / CHECKPOINTS / INTERRUPTED, signals),
+            EpochCheckpoint(directory / CHECKPOINTS, files),
         ],
     )
-    trainer.fit(classifier, datamodule=datamodule)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
-    summary = summarize(config, datamodule.provenance, parameters, tested, robustness)
-    if trainer.is_global_zero:
-        write_json(directory / SUMMARY, summary)
-        log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
-        runs, _ = find_runs([directory])
-        Console().print(tables.terminal(tables.result_rows(runs), str(directory)))
+    ranks = Ranks(trainer, directory, partial(_give_up, directory))
+    try:
+        if trainer.is_global_zero:
+            heartbeat.start()
+        trainer.fit(
+            classifier, datamodule=datamodule, ckpt_path=newest and newest[0], weights_only=bool(newest) or None
+        )
+        tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
+        summary = summarize(config, datamodule.provenance, parameters, tested, robustness)
+        if trainer.is_global_zero:
+            for path, problem in {
+                directory / CHECKPOINTS / LAST: files.problem(directory / CHECKPOINTS / LAST),
+                directory / "metrics.csv": metrics.problem,
+            }.items():
+                if problem:
+                    raise UserError(f"{path} could not be written ({problem}); make room and start the job again")
+            write_json(directory / SUMMARY, summary)
+            log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
+            runs, _ = find_runs([directory])
+            Console().print(tables.terminal(tables.result_rows(runs), str(directory)))
+    except Exception as error:
+        if lost := ranks.lost():
+            raise RuntimeError(lost) from error
+        raise
+    finally:
+        signals.waiting = True
+        heartbeat.stop()
+        ranks.end()
     return summary
+
+
+def _give_up(directory: Path, reason: str) -> None:
+    """End at once, although the main thread hangs: it waits for a rank that is no more."""
+    _keep(directory, {"status": "failed", "error": reason}, f"error: {reason}\n")
+    os._exit(1)
 
 
 def precision(config: DictConfig) -> str:
@@ -124,18 +192,14 @@ def robustness_callback(config: DictConfig) -> RobustnessCallback | None:
 
 
 def checkpoints(config: DictConfig, directory: Path, robustness: RobustnessCallback | None) -> list[Callback]:
-    """last.ckpt after every epoch; best.ckpt as well if a metric to choose by is configured.
+    """best.ckpt if a metric to choose by is configured.
 
     Raises:
         UserError: a metric that cannot choose, or is not measured once.
     """
-    folder = directory / "checkpoints"
-    # Saved at the very end of an epoch, after the robustness callback has logged what may be monitored.
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    last = ModelCheckpoint(filename="last", save_top_k=1, save_on_train_epoch_end=True, **common)
     monitor = config.checkpoint.monitor
     if monitor is None:
-        return [last]
+        return []
     measured = robustness.metric_names if robustness and robustness.every_n_epochs else set()
     known = {"train/loss", "train/accuracy"} | measured
     known |= {"validation/loss", "validation/accuracy"} if config.data.get("validation_size") else set()
@@ -147,29 +211,30 @@ def checkpoints(config: DictConfig, directory: Path, robustness: RobustnessCallb
             f"checkpoint.monitor={monitor} is measured every {robustness.every_n_epochs} epochs, but "
             f"trainer.max_epochs={epochs}; lower callback.every_n_epochs"
         )
-    common |= {"filename": "best", "monitor": monitor, "mode": config.checkpoint.mode}
+    # Saved at the very end of an epoch, after the robustness callback has logged what may be monitored.
+    settings: dict[str, Any] = {"dirpath": directory / CHECKPOINTS, "filename": "best", "enable_version_counter": False}
+    settings |= {"monitor": monitor, "mode": config.checkpoint.mode}
     if robustness and monitor in measured:
-        return [last, RobustCheckpoint(robustness, **common)]
-    return [last, ModelCheckpoint(save_on_train_epoch_end=True, **common)]
+        return [RobustCheckpoint(robustness, **settings)]
+    return [ModelCheckpoint(save_on_train_epoch_end=True, **settings)]
 
 
-def loggers(config: DictConfig, directory: Path) -> list[Logger]:
-    """metrics.csv always; W&B where it is configured."""
-    made: list[Logger] = [MetricsCSV(directory)]
-    if config.logger.wandb is not None:
-        made.append(
-            tracking.wandb_logger(
-                directory=directory,
-                run_id=read_json(directory / "provenance.json")["wandb_id"],
-                name=f"{config.name} seed={config.seed}",
-                group=config.group,
-                job_type=config.name,
-                tags=[*config.tags],
-                config=OmegaConf.to_container(config),  # type: ignore[arg-type]
-                **config.logger.wandb,
-            )
+def trackers(config: DictConfig, directory: Path) -> list[Logger]:
+    """W&B where it is configured."""
+    if config.logger.wandb is None:
+        return []
+    return [
+        tracking.wandb_logger(
+            directory=directory,
+            run_id=read_json(directory / "provenance.json")["wandb_id"],
+            name=f"{config.name} seed={config.seed}",
+            group=config.group,
+            job_type=config.name,
+            tags=[*config.tags],
+            config=OmegaConf.to_container(config),  # type: ignore[arg-type]
+            **config.logger.wandb,
         )
-    return made
+    ]
 
 
 def summarize(
@@ -198,50 +263,91 @@ def summarize(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the job in the directory named by the one argument; keep a failure's traceback in its log.txt.
+    """Run the job in the directory named by the one argument, or go on with it; nothing if it is done.
 
     Returns:
-        The exit status.
+        The exit status: 0; 2 for a user's mistake; 130 or 143 if it was interrupted and can go on; 75 if Slurm was
+        asked to see to that.
     """
     keep_freed_memory()
-    end_with_parent()
     directory = Path((sys.argv[1:] if argv is None else argv)[0])
-    leader = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-    config = read_config(directory)
+    config, leader = read_config(directory), is_leader()
+    signals = Signals(leader=leader)
+    # Without the first rank there is nothing to save, and nobody to do it for.
+    end_with_parent(partial(os.kill, os.getpid(), signal.SIGTERM) if leader else partial(os._exit, 1))
     set_up_logging(directory, leader=leader)
-    if leader:
-        add_environment(directory)
-    status = 1
+    status, owns = 1, False
     try:
-        train(config, directory)
+        signals.install()
+        if leader:
+            claim(directory)
+            owns = True  # from here on, and no earlier, what the directory says of the job is this process's business
+        if is_done(directory):
+            log.info("%s is done already", directory)
+            return 0
+        if leader:
+            (directory / SUMMARY).unlink(missing_ok=True)
+            add_environment(directory)
+        train(config, directory, signals)
         status = 0
     except BaseException as error:
-        status = _status(error)
-        if leader:
-            _keep_failure(directory, error)
-        if status < 128:
+        signals.waiting = True
+        # Any rank may have failed first; once they know each other, the first rank has claimed the directory.
+        status = _conclude(error, signals, directory if owns or distributed.is_initialized() else None, leader=leader)
+        if status == REQUEUED and not leader:
+            time.sleep(_REQUEUE_S)  # Slurm ends all ranks of a job when one has ended
+        elif status == REQUEUED and not requeue(str(slurm_job())):
+            status = 143
+        if status == 1 and distributed.is_initialized():
+            traceback.print_exc()
+            tracking.finish(status)
+            os._exit(status)  # Python's own end would wait for ranks that are no more
+        if status < REQUEUED:
             raise
     finally:
         tracking.finish(status)
     return status
 
 
-def _status(error: BaseException) -> int:
-    """Exit status: 130 for an interruption, 143 for SIGTERM, 2 for a user's mistake, else 1."""
-    if isinstance(error, SIGTERMException):
-        return 143
-    if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns an interruption into sys.exit
-        return 130
-    return 2 if find_mistake(error) else 1
+def _conclude(error: BaseException, signals: Signals, directory: Path | None, *, leader: bool) -> int:
+    """The exit status; how the job ended is said in summary.json and log.txt of the run directory, if one is given.
+
+    The first rank that fails says why; what the others raise, or the signal by which Slurm ends them, is a consequence.
+    """
+    failed_before = directory is not None and _has_failed(directory)
+    number = error.number if isinstance(error, Interrupted) else signals.noted
+    mistake = find_mistake(error) if isinstance(error, Exception) else None
+    if number is None or mistake:
+        last_line = traceback.format_exception_only(error)[-1].strip()
+        told = f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error))
+        if directory and not failed_before:
+            _keep(directory, {"status": "failed", "error": mistake or last_line}, told)
+        return 2 if mistake else 1
+    if failed_before:
+        return 1
+    if directory and leader:  # whatever was raised after a signal, such as the loss of another rank, is its consequence
+        why = f"stopped by {number.name}"
+        _keep(directory, {"status": "interrupted", "error": why}, f"{why}\n")
+    if number in WARNINGS and slurm_job():
+        return REQUEUED
+    return 130 if number is signal.SIGINT else 143
 
 
-def _keep_failure(directory: Path, error: BaseException) -> None:
-    """summary.json says failed and why; log.txt gets the traceback, unless the mistake is the user's."""
-    mistake = find_mistake(error) if isinstance(error, Exception) else f"ended by a signal ({type(error).__name__})"
-    last_line = traceback.format_exception_only(error)[-1].strip()
-    write_json(directory / SUMMARY, {"status": "failed", "error": mistake or last_line})
-    with (directory / "log.txt").open("a") as file:
-        file.write(f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error)))
+def _has_failed(directory: Path) -> bool:
+    try:
+        return bool(read_json(directory / SUMMARY)["status"] == "failed")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _keep(directory: Path, summary: dict[str, Any], told: str) -> None:
+    """Write how the job ended, as far as that can be written."""
+    try:
+        write_json(directory / SUMMARY, summary)
+        with (directory / "log.txt").open("a") as file:
+            file.write(told)
+    except OSError as error:
+        log.error("%s cannot be written (%s)", directory / SUMMARY, error.strerror or error)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
 """One process per job: nothing of one job's process group, device state or random state reaches the next."""
 
 import contextlib
+import fcntl
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
+log = logging.getLogger(__name__)
+
+LOCK: Final = ".lock"
 # Exit statuses of a job that saved itself on a signal and can be resumed.
 INTERRUPTED = (130, 143)
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
@@ -46,6 +52,10 @@ class JobProcess:
     def send(self, number: signal.Signals) -> None:
         """Send a signal, as far as the job is still there."""
         self._process.send_signal(number)
+
+    def status(self) -> int | None:
+        """The exit status, negative after a signal that the job does not handle; None as long as it runs."""
+        return self._process.poll()
 
     def wait(self) -> int:
         """Wait for the end; returns 0, 2 for a user's mistake, 130 or 143 if interrupted, else 1 or a signal."""
@@ -116,14 +126,37 @@ def run_job(directory: Path) -> int:
         return running.wait(JobProcess(directory))
 
 
-def end_with_parent() -> None:
-    """In a job: when the process that started it is gone, end as on SIGTERM; in any other process nothing happens."""
+def end_with_parent(end: Callable[[], None]) -> None:
+    """In a job: call `end` in a thread when the process that started it is gone; any other process has no such parent.
+
+    Args:
+        end: how this process ends.
+    """
     lifeline = os.environ.pop(_LIFELINE, None)  # ranks that this process starts depend on it, not on its parent
     if lifeline is not None:
-        threading.Thread(target=_await_end, args=(int(lifeline),), daemon=True).start()
+        threading.Thread(target=_await_end, args=(int(lifeline), end), daemon=True).start()
 
 
-def _await_end(lifeline: int) -> None:
+def _await_end(lifeline: int, end: Callable[[], None]) -> None:
     with contextlib.suppress(OSError):
         os.read(lifeline, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    end()
+
+
+def claim(directory: Path) -> int | None:
+    """Wait until no other process runs the job of a run directory, and keep others out until this process ends.
+
+    Returns:
+        The file descriptor that holds the lock; None where the file system has no locks, or the lock cannot be made.
+    """
+    try:
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process runs the job in %s; waiting until it ends", directory)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        log.warning("%s cannot be locked (%s); see to it that no other process runs this job", directory, error)
+        return None
+    return lock

@@ -1,12 +1,13 @@
 """Robustness measured during training, without touching it."""
 
+import contextlib
 import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,9 +20,12 @@ from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
 from symmetry_robustness.robustness.soundness import count_checks
 from symmetry_robustness.training.budget import Budget
+from symmetry_robustness.training.outlet import Outlet
 from symmetry_robustness.training.pictures import measure_figures
 
 log = logging.getLogger(__name__)
+
+_FINAL: Final = "test"  # stem of the report at the end
 
 
 class RobustnessCallback(pl.Callback):
@@ -108,6 +112,10 @@ class RobustnessCallback(pl.Callback):
                 log.info("robustness during training: at first %s", self.budget.describe())
         datamodule.subset("test", self.final_num_images, self.seed)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on in the middle of an epoch, as if the clock had not been stopped."""
+        self._start = self._clock() - self._seconds
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._start = self._clock()
@@ -144,20 +152,19 @@ class RobustnessCallback(pl.Callback):
             log.info("robustness during training: %s", self.budget.describe())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on with: what evaluations cost so far."""
-        return self.budget.state_dict()
+        """What a resumed run goes on with: what evaluations cost so far, and how long the epoch has been training."""
+        return self.budget.state_dict() | {"seconds": self._seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with what an earlier part of the run has learned."""
         self.budget.load_state_dict(state_dict)
+        self._seconds = state_dict["seconds"]
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate the weights of the last epoch on the test images."""
         if trainer.interrupted:
             return
-        self.final_report = self._evaluate(
-            trainer, pl_module, "test", self.final_num_images, self.protocol, stem="test"
-        )
+        self.final_report = self._evaluate(trainer, pl_module, "test", self.final_num_images, self.protocol, _FINAL)
         metrics = {f"test/robust/{name}": value for name, value in flat_metrics(self.final_report).items()}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
@@ -180,7 +187,7 @@ class RobustnessCallback(pl.Callback):
             evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices)
         )
         if trainer.is_global_zero:
-            report.save(Path(trainer.default_root_dir) / "robustness", stem)
+            self._save(report, Path(trainer.default_root_dir) / "robustness", stem)
             log.info("%s: %s (%.1f s)", stem, describe(report), self._clock() - start)
             for check in report.checks:
                 if check.status != "passed":
@@ -188,6 +195,11 @@ class RobustnessCallback(pl.Callback):
             self._show(trainer, report, split)
             self._show_checks(trainer, report, split)
         return report
+
+    def _save(self, report: RobustnessReport, folder: Path, stem: str) -> None:
+        """Write the report; only the last one is worth ending the job for."""
+        with Outlet(folder / f"{stem}.json").attempt() if stem != _FINAL else contextlib.nullcontext():
+            report.save(folder, stem)
 
     def _show_checks(self, trainer: pl.Trainer, report: RobustnessReport, split: str) -> None:
         """Hand the checks to every logger that keeps tables."""

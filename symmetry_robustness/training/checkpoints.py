@@ -1,11 +1,138 @@
-"""Choosing a checkpoint by robustness, which not every epoch measures."""
+"""Checkpoints: written so that a kill leaves a whole one, found again, and chosen by robustness."""
 
-from typing import Any
+import io
+import logging
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, Final
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
+import torch
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from symmetry_robustness.models.checkpoint import DAMAGE
 from symmetry_robustness.training.callback import RobustnessCallback
+from symmetry_robustness.training.outlet import Outlet
+
+log = logging.getLogger(__name__)
+
+LAST: Final = "last.ckpt"
+# Of an epoch that was stopped in its middle; gone as soon as a later last.ckpt is there.
+INTERRUPTED: Final = "interrupted.ckpt"
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there, so that no kill leaves half of one under its name.
+
+    Lightning's own way goes through the folder for temporary files; where that is another file system, moving is
+    copying. A checkpoint that cannot be written does not end the training, see `problem`.
+    """
+
+    def __init__(self) -> None:
+        self._outlets: dict[Path, Outlet] = {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`, or say in one line why not."""
+        place = Path(path)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        unfinished = place.with_name(f"{place.name}.tmp")
+        with self._outlets.setdefault(place, Outlet(place)).attempt():
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with unfinished.open("wb") as file:
+                    file.write(content.getbuffer())
+                    file.flush()
+                    os.fsync(file.fileno())
+                unfinished.replace(place)
+            except OSError:
+                _remove(unfinished)  # a full disk has better uses
+                raise
+
+    def problem(self, path: Path) -> str | None:
+        """Why the file could not be written when that was last tried; None if it could, or was not tried here."""
+        outlet = self._outlets.get(path)
+        return outlet.problem if outlet else None
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, int] | None:
+    """The checkpoint to go on from, and the optimiser steps behind it; None where there is none that is intact."""
+    found = []
+    for path in (folder / LAST, folder / INTERRUPTED):
+        if path.exists():
+            steps = _steps_of_intact(path)
+            if steps is None:
+                log.warning("%s is damaged and not used", path)
+            else:
+                found.append((path, steps))
+    return max(found, key=lambda pair: pair[1], default=None)
+
+
+def _steps_of_intact(path: Path) -> int | None:
+    """Optimiser steps behind a checkpoint, if every byte of it is as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except (*DAMAGE, OSError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+class EpochCheckpoint(Checkpoint):
+    """Keeps last.ckpt: the state between two epochs, when all of the one before is done, evaluated and logged.
+
+    Lightning's ModelCheckpoint saves before the epoch's metrics are logged, so that a kill between the two would lose
+    them.
+
+    Args:
+        folder: where it goes.
+        files: writes it.
+    """
+
+    def __init__(self, folder: Path, files: CheckpointFiles) -> None:
+        self._folder, self._files = folder, files
+        self._saved = 0  # optimiser steps
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Between two epochs let the loop's counters say just that; from others Lightning 2.6 miscounts later."""
+        for counts in ("total", "current"):
+            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"][counts]
+            if progress["started"] == progress["processed"]:
+                progress["ready"] = progress["completed"] = progress["processed"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note what is there already."""
+        self._saved = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what the epoch before has left."""
+        self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end of the training."""
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step == self._saved:
+            return
+        self._saved = trainer.global_step
+        trainer.save_checkpoint(self._folder / LAST)
+        if trainer.is_global_zero and self._files.problem(self._folder / LAST) is None:
+            _remove(self._folder / INTERRUPTED)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, if it is there and can be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be removed (%s)", path, error.strerror)
 
 
 class RobustCheckpoint(ModelCheckpoint):

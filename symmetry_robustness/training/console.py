@@ -20,6 +20,7 @@ def set_up_logging(directory: Path, *, leader: bool) -> None:
         directory: the run directory.
         leader: whether this process is global rank 0.
     """
+    logging.raiseExceptions = False  # a disk that is full must not bury the terminal under tracebacks of log.txt
     package = logging.getLogger("symmetry_robustness")
     package.setLevel(logging.INFO if leader else logging.WARNING)
     package.propagate = False
@@ -37,6 +38,8 @@ def set_up_logging(directory: Path, *, leader: bool) -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     # Lightning wherever Slurm is installed; a job started without srun means it.
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    # Lightning in a run that goes on.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     logging.getLogger("py.warnings").handlers = package.handlers
 
 
@@ -46,6 +49,10 @@ class EpochLog(pl.Callback):
     def __init__(self) -> None:
         self._start = self._seconds = 0.0
         self._images = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock in the middle of an epoch, where a resumed run goes on."""
+        self._start, self._images = time.perf_counter(), 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""

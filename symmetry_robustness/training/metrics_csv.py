@@ -7,6 +7,8 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from symmetry_robustness.training.outlet import Outlet
+
 _FIRST = ("step", "epoch")
 
 
@@ -16,13 +18,19 @@ class MetricsCSV(Logger):
     Lightning's own CSVLogger deletes what an earlier part of the run wrote. Metrics logged for one step share a row; a
     metric never seen before adds a column.
 
+    A file that cannot be written does not end the training; the rows are kept for the next time.
+
     Args:
         directory: the run directory.
+        steps: what an earlier part of the run has logged after so many optimiser steps is dropped, because this part
+            does it again; None keeps everything.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, steps: int | None = None) -> None:
         super().__init__()
         self._path = Path(directory) / "metrics.csv"
+        self._steps = steps
+        self._outlet = Outlet(self._path)
         self._rows: list[dict[str, Any]] | None = None
 
     @property
@@ -62,14 +70,21 @@ class MetricsCSV(Logger):
         seen = {key for row in self._rows for key in row}
         columns = [*(key for key in _FIRST if key in seen), *sorted(seen.difference(_FIRST))]
         unfinished = self._path.with_suffix(".csv.tmp")
-        with unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        unfinished.replace(self._path)
+        with self._outlet.attempt():
+            with unfinished.open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(self._rows)
+            unfinished.replace(self._path)
 
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.exists():
             return []
         with self._path.open(newline="") as file:
-            return [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
+            rows = [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
+        return [row for row in rows if self._steps is None or int(row["step"]) < self._steps]
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last rows are not in the file, None if they are."""
+        return self._outlet.problem

@@ -1,6 +1,8 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from symmetry_robustness.training.metrics_csv import MetricsCSV
 
 
@@ -23,3 +25,23 @@ def test_a_resumed_run_keeps_what_was_written(tmp_path: Path) -> None:
     MetricsCSV(tmp_path).log_metrics({"train/loss": 2.0}, step=9)
     MetricsCSV(tmp_path).log_metrics({"train/loss": 1.0}, step=19)
     assert [row["step"] for row in rows(tmp_path)] == ["9", "19"]
+
+
+def test_what_is_done_again_is_dropped_first(tmp_path: Path) -> None:
+    for step in (9, 19, 20):
+        MetricsCSV(tmp_path).log_metrics({"train/loss": 2.0}, step=step)
+    MetricsCSV(tmp_path, steps=19).log_metrics({"train/loss": 1.0}, step=19)
+    assert [(row["step"], row["train/loss"]) for row in rows(tmp_path)] == [("9", "2.0"), ("19", "1.0")]
+
+
+def test_rows_wait_until_the_file_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = MetricsCSV(tmp_path)
+    (tmp_path / "metrics.csv.tmp").mkdir()  # in the way
+    for step in (9, 19):
+        logger.log_metrics({"train/loss": 2.0}, step=step)
+    assert logger.problem
+    assert sum("cannot be written" in line for line in caplog.messages) == 1
+    (tmp_path / "metrics.csv.tmp").rmdir()
+    logger.log_metrics({"train/loss": 1.0}, step=29)
+    assert logger.problem is None
+    assert [row["step"] for row in rows(tmp_path)] == ["9", "19", "29"]

@@ -1,0 +1,66 @@
+"""Waiting for jobs of a cluster: their files say what became of them, squeue only that they are still to come."""
+
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from symmetry_robustness.sweeps.executor import OnError
+from symmetry_robustness.sweeps.run_directory import SUMMARY, is_done, read_json
+from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
+
+_GRACE_S: Final = 10.0  # for files to cross a network after the job has left the queue
+
+
+def follow(jobs: Mapping[Path, str], poll_s: float, on_error: OnError) -> None:
+    """Wait until all jobs have ended, and print one line for each; a Slurm that does not answer is waited for.
+
+    Args:
+        jobs: run directory -> number in Slurm.
+        poll_s: seconds between two questions.
+        on_error: "stop" cancels jobs that wait as soon as one has failed.
+    """
+    going, gone = dict(jobs), dict[Path, float]()
+    answering, stopped = True, False
+    while going:
+        time.sleep(poll_s)
+        queue = ask_squeue(going.values())
+        if (queue is not None) != answering:
+            answering = not answering
+            print("Slurm answers again" if answering else "Slurm does not answer; waiting for it", flush=True)
+        ended = [job for job, number in going.items() if _has_ended(job, number, queue, gone)]
+        for job in ended:
+            number = going.pop(job)
+            outcome = _outcome(job)
+            print(f"{outcome}: {job.name}" + ("" if outcome == "done" else f" (Slurm job {number})"), flush=True)
+            stop = on_error == "stop" and outcome not in ("done", "interrupted")
+            if stop and not stopped and going:
+                stopped = True
+                subprocess.run(["scancel", "--state=PENDING", *going.values()], check=False)
+
+
+def _has_ended(job: Path, number: str, queue: Mapping[str, SlurmJob] | None, gone: dict[Path, float]) -> bool:
+    """Whether a job is done, or has left the queue and its summary is there or will not come any more.
+
+    Args:
+        job: run directory.
+        number: in Slurm.
+        queue: what Slurm still has, None if it does not answer.
+        gone: when jobs were missed in the queue first; kept up to date here.
+    """
+    if is_done(job):
+        return True
+    if queue is None or number in queue:
+        gone.pop(job, None)
+        return False
+    missed = time.monotonic() - gone.setdefault(job, time.monotonic())
+    return (job / SUMMARY).exists() or missed >= _GRACE_S
+
+
+def _outcome(job: Path) -> str:
+    """The status in the summary, or that there is none."""
+    try:
+        return str(read_json(job / SUMMARY)["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "ended without a summary"

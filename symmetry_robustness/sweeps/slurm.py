@@ -1,0 +1,209 @@
+"""Jobs on a Slurm cluster: submitted as arrays through submitit, followed through their files and squeue."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, final
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.sweeps.allocation import Allocation, allocation
+from symmetry_robustness.sweeps.executor import Executor, OnError
+from symmetry_robustness.sweeps.following import follow
+from symmetry_robustness.sweeps.run_directory import read_config, read_json, write_json
+from symmetry_robustness.sweeps.squeue import ask_squeue
+
+SUBMISSION: Final = "slurm.json"
+FILES: Final = "slurm"
+_SETTING: Final = "hydra.launcher.executor"
+# Slurm's warning may come a minute early, and a job that is still importing cannot act on it.
+_MARGIN_S: Final = 90
+
+
+@final
+@dataclass(frozen=True)
+class SlurmExecutor(Executor):
+    """Each job is an element of a Slurm array; srun starts its ranks, one for each device of its Trainer.
+
+    Args:
+        nodes: per job; None as the job's Trainer says, as in the next two.
+        tasks_per_node: ranks on each node.
+        gpus_per_node: one for each rank, or none on CPUs.
+        cpus_per_task: cores of each rank; also its threads, unless OMP_NUM_THREADS is set.
+        timeout_min: time limit; a job that needs more is saved and requeued.
+        partition: None for the cluster's default, as in the next three.
+        account: to be charged.
+        qos: quality of service.
+        mem_gb: memory per node.
+        signal_delay_s: how long before the time limit a job is told to save itself.
+        array_parallelism: how many jobs run at once; None for as many as fit.
+        setup: lines of bash before the ranks start, such as `module load cuda`.
+        additional_parameters: any other option of sbatch, without its dashes.
+        detach: whether to return once the jobs are submitted.
+        poll_s: seconds between two questions to Slurm.
+
+    Raises:
+        UserError: a number out of its range, or no time left to save in.
+    """
+
+    nodes: int | None = None
+    tasks_per_node: int | None = None
+    gpus_per_node: int | None = None
+    cpus_per_task: int = 4
+    timeout_min: int = 240
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    mem_gb: float | None = None
+    signal_delay_s: int = 120
+    array_parallelism: int | None = None
+    setup: Sequence[str] = ()
+    additional_parameters: Mapping[str, Any] = field(default_factory=dict)
+    detach: bool = False
+    poll_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "tasks_per_node", "cpus_per_task", "timeout_min", "array_parallelism", "signal_delay_s"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"{_SETTING}.{name} must be a positive whole number, got {value!r}")
+        if self.poll_s <= 0:
+            raise UserError(f"{_SETTING}.poll_s must be a positive number of seconds, got {self.poll_s}")
+        least = -(-(self.signal_delay_s + _MARGIN_S) // 60)
+        if self.timeout_min < least:
+            raise UserError(
+                f"{_SETTING}.timeout_min={self.timeout_min} leaves no time to train before the signal at "
+                f"signal_delay_s={self.signal_delay_s}; set timeout_min={least} or more, or a shorter signal_delay_s"
+            )
+
+    def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
+        """Submit jobs that Slurm does not have already, and return when all have ended, or at once if detached.
+
+        Raises:
+            UserError: settings that do not fit a job, before any is submitted; or what sbatch said when it refused.
+            KeyboardInterrupt: in the waiting process; the jobs go on.
+        """
+        if shutil.which("sbatch") is None:
+            raise UserError(
+                "hydra/launcher=slurm, but there is no sbatch on this machine; "
+                "start from a login node of the cluster, or choose hydra/launcher=local"
+            )
+        needs = {job: self._needs(job) for job in jobs}
+        submitted = _in_queue(jobs)
+        if submitted:
+            print(f"in the queue already and not submitted again: {len(submitted)}", flush=True)
+        missing = [job for job in jobs if job not in submitted]
+        for need, part in split(missing, needs, _largest_array()):
+            submitted |= self._submit(part, need, environment)
+        numbers = " ".join(sorted({number.split("_")[0] for number in submitted.values()}))
+        print(f"with Slurm as {numbers}: {len(submitted)} jobs", flush=True)
+        how = f"follow them: symrob status {jobs[0].parent}\ncancel them: scancel {numbers}"
+        if self.detach:
+            print(how, flush=True)
+            return
+        try:
+            follow(submitted, self.poll_s, on_error)
+        except KeyboardInterrupt:
+            print(f"the jobs go on without this process\n{how}", flush=True)
+            raise
+
+    def _needs(self, job: Path) -> Allocation:
+        trainer = read_config(job).trainer
+        return allocation(trainer, job.name, self.nodes, self.tasks_per_node, self.gpus_per_node)
+
+    def _submit(self, jobs: Sequence[Path], need: Allocation, environment: Mapping[str, str]) -> dict[Path, str]:
+        """Submit one array and note each job's number in its run directory; returns the numbers."""
+        sweep = jobs[0].parent.resolve()
+        executor = submitit.SlurmExecutor(sweep / FILES)
+        try:
+            executor.update_parameters(**self._parameters(sweep.name, need, environment, len(jobs)))
+            elements = executor.map_array(become_job, [str(job.resolve()) for job in jobs])
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")
+            raise UserError(f"sbatch refused the jobs ({said}); check partition, account and limits") from error
+        numbers = {job: str(element.job_id) for job, element in zip(jobs, elements, strict=True)}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        for job, number in numbers.items():
+            write_json(job / SUBMISSION, {"job_id": number, "submitted": now})
+        return numbers
+
+    def _parameters(self, name: str, need: Allocation, environment: Mapping[str, str], count: int) -> dict[str, Any]:
+        """Everything that submitit writes into the batch script."""
+        exports = [f"export {key}={shlex.quote(value)}" for key, value in environment.items()]
+        threads = f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{self.cpus_per_task}}}"
+        chosen = {
+            "gpus_per_node": need.gpus_per_node or None,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "mem": None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M",
+        }
+        return {
+            "job_name": name,
+            "nodes": need.nodes,
+            "ntasks_per_node": need.tasks_per_node,
+            "cpus_per_task": self.cpus_per_task,
+            "time": self.timeout_min,
+            "array_parallelism": self.array_parallelism or count,
+            "setup": [*exports, threads, *self.setup],
+            # Lightning and this project's jobs take SIGUSR1; submitit would have USR2 sent.
+            "additional_parameters": {
+                "signal": f"USR1@{self.signal_delay_s}",
+                "requeue": True,
+                **self.additional_parameters,
+            },
+            # srun does not inherit the cores from Slurm 22.05 on; peers of a lost rank would wait for it.
+            "srun_args": [f"--cpus-per-task={self.cpus_per_task}", "--kill-on-bad-exit=1"],
+            "stderr_to_stdout": True,
+            **{key: value for key, value in chosen.items() if value is not None},
+        }
+
+
+def become_job(directory: str) -> None:
+    """On a node, in each task: turn this process into a rank of the job.
+
+    Nothing of submitit stays in between. Signals reach the job itself, its exit status is the task's, and no result is
+    written, which a job that was requeued could not replace. A warning that comes before the job can act on it is
+    kept for it instead of ending it.
+
+    Args:
+        directory: the run directory.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))  # lasts beyond the next line
+    os.execv(sys.executable, [sys.executable, "-u", "-m", "symmetry_robustness.app.job", directory])
+
+
+def _in_queue(jobs: Sequence[Path]) -> dict[Path, str]:
+    """Jobs that were submitted before and that Slurm has not done with, and their numbers."""
+    numbers = {job: str(read_json(job / SUBMISSION)["job_id"]) for job in jobs if (job / SUBMISSION).exists()}
+    queue = ask_squeue(numbers.values()) if numbers else None
+    return {job: number for job, number in numbers.items() if number in (queue or {})}
+
+
+def split(
+    jobs: Iterable[Path], needs: Mapping[Path, Allocation], largest: int
+) -> Iterator[tuple[Allocation, list[Path]]]:
+    """Jobs that can be one array: of the same needs, and no more than the cluster allows."""
+    for need, group in groupby(sorted(jobs, key=needs.__getitem__), key=needs.__getitem__):
+        part = list(group)
+        for start in range(0, len(part), largest):
+            yield need, part[start : start + largest]
+
+
+def _largest_array() -> int:
+    command = ["scontrol", "show", "config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [line.split("=")[1] for line in done.stdout.splitlines() if line.startswith("MaxArraySize")]
+    if not found:
+        raise UserError(f"Slurm does not answer ({' '.join(done.stderr.split())}); try again later")
+    return int(found[0])

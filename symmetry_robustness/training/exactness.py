@@ -1,0 +1,92 @@
+"""What Lightning does not keep in a checkpoint, and an exact continuation needs."""
+
+import logging
+import random
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, distributed
+from torchmetrics import Metric
+
+log = logging.getLogger(__name__)
+
+
+class ExactState(pl.Callback):
+    """Keeps random states and half-counted metrics, those of each rank, in every checkpoint and restores them."""
+
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Any]] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the states of all ranks; every rank calls this."""
+        own = {"random": random_states(pl_module.device), "metrics": metric_states(pl_module)}
+        states: list[Any] = [own]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            distributed.all_gather_object(states, own)
+        checkpoint["ranks"] = states
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the states until the module is on its device and everything that draws at random is set up."""
+        self._loaded = checkpoint.get("ranks")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on from the states of this rank."""
+        states, self._loaded = self._loaded, None
+        if states is None:
+            return
+        if len(states) != trainer.world_size:
+            if trainer.is_global_zero:
+                log.warning(
+                    "the checkpoint was written by %d processes, %d go on: random numbers differ from an uninterrupted "
+                    "run's, and training metrics of this epoch count from here",
+                    len(states),
+                    trainer.world_size,
+                )
+            return
+        restore_random_states(states[trainer.global_rank]["random"], pl_module.device)
+        restore_metric_states(states[trainer.global_rank]["metrics"], pl_module)
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """States of the global generators, as tensors and plain values."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - whoever uses the global generator relies on it
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+    }
+    return states | ({"device": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Set the global generators to what `random_states` gave."""
+    torch.set_rng_state(states["torch"])
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, words, *rest = states["numpy"]
+    np.random.set_state((name, words.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    if device.type == "cuda" and "device" in states:
+        torch.cuda.set_rng_state(states["device"], device)
+
+
+def metric_states(module: pl.LightningModule) -> dict[str, dict[str, Tensor]]:
+    """What each metric of a module has counted so far."""
+    return {
+        name: {key: state.cpu() for key, state in metric.metric_state.items() if isinstance(state, Tensor)}
+        for name, metric in module.named_modules()
+        if isinstance(metric, Metric)
+    }
+
+
+def restore_metric_states(states: dict[str, dict[str, Tensor]], module: pl.LightningModule) -> None:
+    """Let each metric go on counting from what `metric_states` gave."""
+    for name, metric in module.named_modules():
+        for key, state in states.get(name, {}).items():
+            setattr(metric, key, state.to(module.device))

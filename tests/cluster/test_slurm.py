@@ -1,0 +1,190 @@
+"""Sweeps on a real Slurm of two nodes: `make test-cluster`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cluster.local_slurm import LocalSlurm
+
+pytestmark = pytest.mark.cluster
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+STEPS, EPOCHS = 8, 3
+SMALL = [
+    *("--config-dir", str(HERE / "conf"), "optimizer=recorded", "model=standard_4layer", "robustness=none"),
+    *(f"data.train_size={32 * STEPS}", "data.batch_size=32", "data.validation_size=64", "data.test_size=64"),
+    *(f"trainer.max_epochs={EPOCHS}", "hydra/launcher=slurm", "hydra.launcher.executor.cpus_per_task=1"),
+    "hydra.launcher.executor.poll_s=1",
+]
+
+
+class Sweep:
+    """A sweep directory and the command that fills it."""
+
+    def __init__(self, cluster: LocalSlurm, directory: Path) -> None:
+        self.cluster, self.directory = cluster, directory
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        record = f"optimizer.record={self.directory.parent / 'record'}"
+        return self.run("train", "-m", *SMALL, record, *words, f"hydra.sweep.dir={self.directory}")
+
+    def run(self, *command: str) -> "subprocess.Popen[str]":
+        path = os.pathsep.join((str(ROOT), str(HERE)))
+        return subprocess.Popen(
+            [sys.executable, "-m", "symmetry_robustness.app.cli", *command],
+            cwd=self.directory.parent,
+            env=os.environ | self.environment() | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def environment(self) -> dict[str, str]:
+        return self.cluster.environment
+
+    def runs(self, seed: int) -> list[Path]:
+        return sorted(self.directory.glob(f"*_seed-{seed}_*"))
+
+    def statuses(self) -> list[str]:
+        return [json.loads(path.read_text())["status"] for path in self.directory.glob("*/summary.json")]
+
+    def slurm(self, *command: str) -> str:
+        environment = os.environ | self.cluster.environment
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def sweep(cluster: LocalSlurm, tmp_path: Path) -> Sweep:
+    return Sweep(cluster, tmp_path / "sweep")
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    output, _ = process.communicate(timeout=200)
+    return process.returncode, output
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 100) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def steps(record: Path) -> list[str]:
+    return record.read_text().splitlines() if record.exists() else []
+
+
+def number(run: Path) -> str:
+    return str(json.loads((run / "slurm.json").read_text())["job_id"])
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_array_whose_jobs_are_requeued_in_the_middle_of_an_epoch(sweep: Sweep, tmp_path: Path) -> None:
+    def pace(run: Path) -> float:
+        return 0.5 if "pace: 0.5" in (run / "config.yaml").read_text() else 0
+
+    record = f"optimizer.record={tmp_path / 'record'}-${{seed}}-${{optimizer.pace}}"
+    process = sweep.start(record, "seed=0,1", "optimizer.pace=0,0.5")
+    for seed, command in ((0, ["scancel", "--signal=USR1"]), (1, ["scontrol", "requeue"])):
+        wait_until(lambda seed=seed: len(steps(tmp_path / f"record-{seed}-0.5-0")) > STEPS + 2)
+        (disturbed,) = [run for run in sweep.runs(seed) if pace(run)]
+        sweep.slurm(*command, number(disturbed))
+    status, output = ended(process)
+    assert status == 0, output
+    assert sweep.statuses() == ["done"] * 4
+    runs = [*sweep.runs(0), *sweep.runs(1)]
+    assert {number(run).split("_")[1] for run in runs} == {"0", "1", "2", "3"}
+    assert len({number(run).split("_")[0] for run in runs}) == 1
+    for seed in (0, 1):
+        disturbed, undisturbed = sorted(sweep.runs(seed), key=pace, reverse=True)
+        told = [line.split() for line in steps(tmp_path / f"record-{seed}-0.5-0")]
+        assert {starts for starts, _ in told} == {"0", "1"}
+        assert [line.split()[1] for line in steps(tmp_path / f"record-{seed}-0-0")] == [digest for _, digest in told]
+        state = weights(undisturbed)
+        assert all(torch.equal(value, state[name]) for name, value in weights(disturbed).items())
+
+
+def test_ranks_on_two_nodes_agree_on_gradients_and_fail_together(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = 'hydra.launcher.executor.setup=["export MASTER_ADDR=127.0.0.1","export GLOO_SOCKET_IFNAME=lo"]'
+    monkeypatch.setattr(sweep, "environment", lambda: {k: sweep.cluster.environment[k] for k in ("SLURM_CONF", "PATH")})
+    record = f"optimizer.record={tmp_path / 'record'}-${{optimizer.end}}"
+    _, output = ended(sweep.start("trainer=ddp_cpu", "trainer.num_nodes=2", setup, record, "optimizer.end=null,raise"))
+    assert sorted(sweep.statuses()) == ["done", "failed"], output
+    log = next((sweep.directory / "slurm").glob("*_3_log.out")).read_text()
+    assert "node=1(2), global_rank=3(4)" in log
+    told = [steps(tmp_path / f"record-None-{rank}") for rank in range(4)]
+    assert len(told[0]) == STEPS * EPOCHS
+    assert told[1:] == told[:1] * 3
+    (failed,) = [path for path in sweep.directory.glob("*/summary.json") if '"failed"' in path.read_text()]
+    assert "the planted error" in failed.read_text()  # of the last rank, though the first was ended because of it
+
+
+def test_jobs_that_crash_leave_the_others_alone(sweep: Sweep) -> None:
+    _, output = ended(sweep.start("seed=0", "optimizer.end=null,raise,kill"))
+    assert sorted(sweep.statuses()) == ["done", "failed"]
+    assert output.count("\ndone: ") == output.count("\nfailed: ") == output.count("\nended without a summary: ") == 1
+    (failed,) = [path.parent for path in sweep.directory.glob("*/summary.json") if "failed" in path.read_text()]
+    assert "the planted error" in (failed / "log.txt").read_text()
+
+
+def test_what_waits_is_cancelled_if_a_failure_is_to_stop_the_sweep(sweep: Sweep) -> None:
+    one = ["hydra.launcher.on_error=stop", "hydra.launcher.executor.array_parallelism=1"]
+    _, output = ended(sweep.start("optimizer.end=raise,null", "seed=0,1", *one))
+    assert set(sweep.statuses()) == {"failed"}, output  # the second may have started before the first was seen to fail
+    assert output.count("\nended without a summary: ") >= 2
+
+
+def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
+    words = ["seed=0,1", "optimizer.pace=0.5"]
+    status, output = ended(sweep.start(*words, "--detach"))
+    assert status == 0, output
+    array = number(sweep.runs(0)[0]).split("_")[0]
+    assert output.splitlines()[-2:] == [
+        f"follow them: symrob status {sweep.directory}",
+        f"cancel them: scancel {array}",
+    ]
+
+    follower = sweep.start(*words)
+    assert follower.stdout is not None
+    assert any("in the queue already and not submitted again: 2" in line for line in follower.stdout)
+    time.sleep(1)
+    follower.send_signal(signal.SIGINT)
+    status, output = ended(follower)
+    assert (status, "go on without this process" in output) == (130, True), output
+
+    wait_until(lambda: sweep.statuses() == ["done", "done"])
+    status, output = ended(sweep.run("report", str(sweep.directory), "--output", str(sweep.directory / "report")))
+    assert status == 0, output
+    assert {json.loads((run / "slurm.json").read_text())["job_id"] for run in (sweep.runs(0) + sweep.runs(1))} == {
+        f"{array}_0",
+        f"{array}_1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["hydra.launcher.executor.partition=nowhere"], "partition"),
+        (["hydra.launcher.executor.nodes=2"], "trainer.num_nodes=1"),
+    ],
+)
+def test_what_cannot_run_is_told_in_one_line(sweep: Sweep, words: list[str], told: str) -> None:
+    status, output = ended(sweep.start("seed=0", *words))
+    assert status == 2
+    assert output.splitlines()[-1].startswith("error: ")
+    assert told in output.splitlines()[-1]
+    assert sweep.slurm("squeue", "--noheader", f"--name={sweep.directory.name}") == ""

@@ -1,0 +1,320 @@
+"""Runs that were stopped, by whatever and wherever, end like one that was not."""
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from symmetry_robustness import load_config
+from symmetry_robustness.sweeps.run_directory import freeze
+from symmetry_robustness.training.checkpoints import newest_checkpoint
+
+HERE = Path(__file__).parent
+BATCHES = 6
+JOB = [
+    "model=standard_4layer",
+    f"data.train_size={16 * BATCHES}",
+    "data.validation_size=32",
+    "data.test_size=32",
+    "data.batch_size=16",
+    "data.evaluation_batch_size=16",
+    "trainer.max_epochs=2",
+    "objective._target_=stopped.Noisy",
+    "~objective.label_smoothing",
+    "scheduler=cosine",
+    "checkpoint.monitor=robust/fgsm/linf_0.01",
+    "callback.num_images=8",
+    "callback.final_num_images=8",
+    "callback.max_share_of_epoch=null",
+    "robustness.epsilons=[0.01]",
+    "robustness.attacks.pgd.steps=2",
+    "robustness.clever=null",
+    "robustness.measures={}",
+]
+STATUS = {"INT": 130, "TERM": 143, "USR1": 143, "KILL": -9}
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Runs the job of a directory, stopped as asked for, and returns its exit status."""
+    server = subprocess.Popen(
+        [sys.executable, HERE / "stopped.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE
+    )
+
+    def ask(directory: Path, *words: str, **request: Any) -> int:
+        assert server.stdin
+        assert server.stdout
+        request |= {"directory": str(directory), "overrides": [*JOB, *words]}
+        print(json.dumps(request), file=server.stdin, flush=True)
+        return int(server.stdout.readline())
+
+    with server:
+        yield ask
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing has stopped."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    assert run(directory) == 0, output(directory)
+    return directory
+
+
+def stop(name: str, place: str, count: int = 1) -> dict[str, Any]:
+    return {"number": signal.Signals[f"SIG{name}"], "place": place, "count": count}
+
+
+def output(directory: Path) -> str:
+    return directory.with_suffix(".txt").read_text()
+
+
+def summary(directory: Path) -> Any:
+    return json.loads((directory / "summary.json").read_text())
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    with (directory / "metrics.csv").open(newline="") as file:
+        return [
+            {key: value for key, value in row.items() if key != "robust/share_of_epoch"}  # depends on time
+            for row in csv.DictReader(file)
+        ]
+
+
+def tensors(value: Any, path: str = "") -> dict[str, Any]:
+    """Everything in a checkpoint that is no container, by its path."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    return (
+        {path: value} if pairs is None else {k: v for key, x in pairs for k, v in tensors(x, f"{path}/{key}").items()}
+    )
+
+
+def assert_equal(directory: Path, whole: Path) -> None:
+    for name in ("last", "best"):
+        ours, theirs = (torch.load(d / "checkpoints" / f"{name}.ckpt", weights_only=True) for d in (directory, whole))
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+            found, expected = tensors(ours[part]), tensors(theirs[part])
+            assert found.keys() == expected.keys()
+            for key, value in expected.items():
+                same = torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value
+                assert same, f"{name}.ckpt {part}{key}"
+    assert rows(directory) == rows(whole)
+    assert summary(directory) == summary(whole)
+    assert {p.name for p in (directory / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    reports = {p.name for p in (whole / "robustness").glob("*.json")}
+    assert {p.name for p in (directory / "robustness").glob("*.json")} == reports
+    for name in reports:
+        summaries = [json.loads((d / "robustness" / name).read_text())["summary"] for d in (directory, whole)]
+        assert summaries[0] == summaries[1], name
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "count"),
+    [
+        ("INT", "batch", 3),
+        ("TERM", "batch", BATCHES + 2),
+        ("KILL", "batch", BATCHES + 2),
+        ("USR1", "batch", 1),
+        ("TERM", "batch", BATCHES - 1),
+        ("TERM", "batch", BATCHES),
+        ("KILL", "batch", 2 * BATCHES),
+        ("INT", "validation", 1),
+        ("KILL", "validation", 3),
+        ("TERM", "robustness", 1),
+        ("KILL", "robustness", 2),
+        ("INT", "robustness", 3),
+        ("KILL", "writing", 1),
+        ("KILL", "writing", 2),
+        ("KILL", "logged", 2),
+        ("KILL", "saved", 1),
+        ("TERM", "test", 1),
+        ("KILL", "test", 2),
+    ],
+)
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(
+    name: str, place: str, count: int, run: Run, whole: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    assert run(directory, **stop(name, place, count)) == STATUS[name], output(directory)
+    if name != "KILL":
+        assert summary(directory)["status"] == "interrupted"
+    assert run(directory) == 0, output(directory)
+    assert_equal(directory, whole)
+
+
+def test_a_run_that_was_stopped_again_and_again(run: Run, whole: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    for name, place, count in [
+        ("INT", "batch", 2),
+        ("TERM", "batch", 2),
+        ("KILL", "batch", 2),
+        ("INT", "robustness", 1),
+        ("KILL", "saved", 1),
+        ("TERM", "batch", 3),
+        ("USR1", "batch", 1),
+        ("KILL", "test", 1),
+    ]:
+        assert run(directory, **stop(name, place, count)) == STATUS[name], output(directory)
+    assert run(directory) == 0, output(directory)
+    assert_equal(directory, whole)
+
+
+def test_a_run_that_is_done_is_left_alone(run: Run, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file() and path.name != "log.txt"}
+    assert run(whole) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(("damaged", "goes_on_after"), [("last", 0), ("interrupted", BATCHES)])
+def test_a_damaged_checkpoint_is_named_and_the_other_taken(
+    damaged: str, goes_on_after: int, run: Run, whole: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    assert run(directory, **stop("INT", "batch", BATCHES + 2)) == 130
+    path = directory / "checkpoints" / f"{damaged}.ckpt"
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    path.write_bytes(contents)
+    if damaged == "last":  # none is left, and metrics.csv is ahead of what goes on
+        (directory / "checkpoints" / "interrupted.ckpt").unlink()
+    assert run(directory) == 0, output(directory)
+    log = (directory / "log.txt").read_text()
+    assert f"{path} is damaged and not used" in log
+    assert (f"last.ckpt, after {goes_on_after} steps" in log) == bool(goes_on_after)
+    assert_equal(directory, whole)
+
+
+def test_slurm_is_asked_to_run_a_job_again_that_it_has_warned(run: Run, whole: Path, tmp_path: Path) -> None:
+    directory, scontrol = tmp_path / "run", tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\ntest $2 != 8\n")
+    scontrol.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    task = path | {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}
+    assert run(directory, **stop("USR2", "batch", 2), environment=task) == 75, output(directory)
+    assert json.loads((directory / "progress.json").read_text())["slurm_job_id"] == "5_2"
+    assert run(directory, **stop("USR1", "robustness", 1), environment=path | {"SLURM_JOB_ID": "7"}) == 75
+    assert run(directory, **stop("USR1", "batch", 2), environment=path | {"SLURM_JOB_ID": "8"}) == 143  # refused
+    assert run(directory, **stop("TERM", "batch", 2), environment=path | {"SLURM_JOB_ID": "7"}) == 143  # not asked
+    assert (tmp_path / "asked").read_text() == "requeue 5_2\nrequeue 7\nrequeue 8\n"
+    assert run(directory) == 0, output(directory)
+    assert_equal(directory, whole)
+
+
+@pytest.mark.parametrize("largest", [100_000, 1300])  # bytes: no checkpoint; nothing but summary.json and progress.json
+def test_what_cannot_be_written_does_not_end_the_training(largest: int, run: Run, whole: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    assert run(directory, **stop("INT", "validation")) == 130
+    assert run(directory, largest=largest) in (1, 2)
+    assert summary(directory)["status"] == "failed"
+    progress = json.loads((directory / "progress.json").read_text())
+    assert (progress["epoch"], progress["step"]) == (2, 2 * BATCHES)
+    if largest > 10_000:
+        assert output(directory).count("last.ckpt cannot be written (File too large)") == 1
+        assert "last.ckpt could not be written" in summary(directory)["error"]
+        assert rows(directory) == rows(whole)
+    assert run(directory) == 0, output(directory)
+    assert_equal(directory, whole)
+
+
+def starts_to_train(directory: Path, seconds: float = 60) -> int:
+    """Wait until a job trains; returns its process."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            progress = json.loads((directory / "progress.json").read_text())
+            if progress["phase"] == "training" and progress["step"]:
+                return int(progress["pid"])
+        except FileNotFoundError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(output(directory))
+
+
+def processes_of(directory: Path) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(directory) in path.read_text().split("\0"):
+                found.append(path.parent.name)
+    return found
+
+
+def test_a_job_saves_itself_when_its_parent_is_killed(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    small = ["data.train_size=64", "data.validation_size=0", "data.test_size=32", "data.batch_size=16"]
+    config = load_config("train", ["model=standard_4layer", "robustness=none", "trainer.max_epochs=100000", *small])
+    freeze(config, directory, ["test"])
+    parent = "from pathlib import Path; from symmetry_robustness.sweeps.process import run_job; run_job(Path({!r}))"
+    command = [sys.executable, "-c", parent.format(str(directory))]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, contextlib.ExitStack() as stack:
+        stack.callback(process.kill)
+        job = starts_to_train(directory)
+        again = [sys.executable, "-m", "symmetry_robustness.app.job", directory]
+        with subprocess.Popen(again, stdout=subprocess.PIPE, text=True) as second:
+            stack.callback(second.kill)
+            assert second.stdout
+            assert "another process runs the job" in second.stdout.readline()
+            second.send_signal(signal.SIGINT)
+            assert second.wait() == 130
+        assert summary_is_absent(directory)  # it was not its job
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{job}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert summary(directory) == {"status": "interrupted", "error": "stopped by SIGTERM"}
+    assert newest_checkpoint(directory / "checkpoints") is not None
+    assert processes_of(directory) == []
+
+
+def summary_is_absent(directory: Path) -> bool:
+    return not (directory / "summary.json").exists()
+
+
+def test_a_second_ctrl_c_ends_at_once(run: Run, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    assert run(directory, **stop("INT", "batch", 2), repeated=True) == 130
+    assert summary_is_absent(directory)
+    assert not (directory / "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    assert run(directory, "trainer=ddp_cpu") == 0, output(directory)
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "place", "count", "victim", "status"),
+    [
+        ("INT", "batch", 3, "self", 130),
+        ("TERM", "batch", BATCHES + 2, "child", 143),
+        ("TERM", "robustness", 2, "self", 143),
+        ("KILL", "batch", BATCHES + 3, "child", 1),
+        ("KILL", "batch", BATCHES + 3, "self", -9),
+    ],
+)
+def test_two_processes_that_were_stopped_end_like_two_that_were_not(
+    name: str, place: str, count: int, victim: str, status: int, run: Run, whole_of_two: Path, tmp_path: Path
+) -> None:
+    directory, start = tmp_path / "run", time.monotonic()
+    assert run(directory, "trainer=ddp_cpu", **stop(name, place, count), victim=victim) == status, output(directory)
+    assert time.monotonic() - start < 60
+    if status == 1:
+        assert summary(directory) == {"status": "failed", "error": "RuntimeError: rank 1 was ended by SIGKILL"}
+    deadline = time.monotonic() + 5
+    while processes_of(directory) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(directory) == []
+    assert run(directory) == 0, output(directory)
+    assert_equal(directory, whole_of_two)

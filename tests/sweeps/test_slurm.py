@@ -1,0 +1,80 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from symmetry_robustness.app.config import load_config
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.sweeps.allocation import Allocation, allocation
+from symmetry_robustness.sweeps.slurm import SlurmExecutor, split
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings", "expected"),
+    [
+        (["trainer=cpu"], {}, Allocation(1, 1, 0)),
+        (["trainer=ddp_cpu", "trainer.num_nodes=2"], {}, Allocation(2, 2, 0)),
+        (["trainer=slurm", "trainer.devices=4", "trainer.num_nodes=2"], {}, Allocation(2, 4, 4)),
+        (["trainer=slurm", "trainer.devices=[0,3]"], {}, Allocation(1, 2, 2)),
+        (["trainer=slurm", 'trainer.devices="0,2,3"'], {}, Allocation(1, 3, 3)),
+        (["trainer=ddp"], {"gpus_per_node": 8}, Allocation(1, 8, 8)),
+        (["trainer=cpu", "trainer.accelerator=auto"], {"gpus_per_node": 1}, Allocation(1, 1, 1)),
+        (["trainer=ddp_cpu"], {"nodes": 1, "tasks_per_node": 2, "gpus_per_node": 0}, Allocation(1, 2, 0)),
+    ],
+)
+def test_the_trainer_decides(overrides: list[str], settings: dict[str, int], expected: Allocation) -> None:
+    trainer: Any = load_config("train", overrides).trainer
+    assert allocation(trainer, "job", **settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "settings", "named"),
+    [
+        (["trainer=slurm"], {"nodes": 2}, "executor.nodes=2, but trainer.num_nodes=1 in job"),
+        (["trainer=slurm"], {"tasks_per_node": 4}, "executor.tasks_per_node=4, but trainer.devices=1 in job"),
+        (["trainer=slurm", "trainer.devices=2"], {"gpus_per_node": 4}, "set trainer.devices=4"),
+        (["trainer=slurm"], {"gpus_per_node": 0}, "executor.gpus_per_node=0, but trainer.devices=1"),
+        (["trainer=ddp"], {}, "trainer.devices=-1 in job leaves open how many GPUs"),
+        (["trainer=cpu"], {"gpus_per_node": 1}, "trainer.accelerator=cpu in job uses none"),
+    ],
+)
+def test_settings_that_the_trainer_does_not_wait_for_are_refused(
+    overrides: list[str], settings: dict[str, int], named: str
+) -> None:
+    trainer: Any = load_config("train", overrides).trainer
+    with pytest.raises(UserError, match=named):
+        allocation(trainer, "job", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"timeout_min": 3}, "set timeout_min=4 or more"),
+        ({"timeout_min": 0}, "timeout_min must be a positive whole number, got 0"),
+        ({"cpus_per_task": "4"}, "cpus_per_task must be a positive whole number, got '4'"),
+        ({"poll_s": 0}, "poll_s must be a positive number"),
+    ],
+)
+def test_numbers_of_the_executor_that_cannot_be(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        SlurmExecutor(**settings)
+
+
+def test_the_shortest_time_limits_that_leave_time_to_save() -> None:
+    SlurmExecutor(timeout_min=4)
+    SlurmExecutor(timeout_min=2, signal_delay_s=30)
+
+
+def test_an_array_holds_jobs_of_the_same_needs_and_no_more_than_the_cluster_allows() -> None:
+    small, large = Allocation(1, 1, 0), Allocation(2, 2, 2)
+    needs = {Path(f"{index}"): large if index % 2 else small for index in range(9)}
+    arrays = [*split(needs, needs, largest=3)]
+    assert [(need, len(jobs)) for need, jobs in arrays] == [(small, 3), (small, 2), (large, 3), (large, 1)]
+    assert {job for _, jobs in arrays for job in jobs} == needs.keys()
+    assert all(needs[job] == need for need, jobs in arrays for job in jobs)
+
+
+def test_without_slurm_the_launcher_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"no sbatch on this machine.*hydra/launcher=local"):
+        SlurmExecutor().run([tmp_path], {}, "continue")
