@@ -17,18 +17,18 @@ from symmetry_robustness.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MODES: Final = ("online", "offline")
+_MODES: Final = ("online", "offline")
 # How W&B is to behave where the user's environment does not say otherwise.
 _MANNERS: Final = {
     "WANDB_SILENT": "true",  # what a user should know is logged here, in one line
     # Its own error reports and measurements would keep the process waiting at the end for a server that hangs.
     "WANDB_ERROR_REPORTING": "false",
-    # Seconds for the server to start a run, and to take what is left at the end; W&B's own are 90 and no limit.
+    # Seconds for the server to start a run, and to take what is left at the end; W&B's own are 90 and no limit. A job
+    # that Slurm ends has 30 by default (KillWait) before it is killed.
     "WANDB_INIT_TIMEOUT": "30",
-    "WANDB_FINISH_TIMEOUT": "60",
+    "WANDB_FINISH_TIMEOUT": "20",
     "WANDB_FINISH_TIMEOUT_RAISES": "true",
 }
-PROBE_S: Final = 10.0  # seconds for the server's first answer
 # Exit statuses of a job that has saved itself and can go on: requeued by Slurm, interrupted, terminated.
 _RESUMABLE: Final = (75, 130, 143)
 
@@ -119,9 +119,8 @@ def wandb_logger(
     Raises:
         UserError: an unknown mode, or a name that W&B does not take.
     """
-    chosen = choose_mode(mode)
     run = _start(
-        mode=chosen,
+        mode=told_mode(mode),
         arguments={
             "dir": str(directory),
             "project": project,
@@ -138,16 +137,16 @@ def wandb_logger(
     return WandbTracker(run)
 
 
-def choose_mode(mode: str) -> str:
-    """The setting, unless the environment says otherwise.
+def told_mode(mode: str) -> str:
+    """The mode of the settings, unless the environment says otherwise.
 
     Raises:
         UserError: an unknown mode.
     """
-    if mode not in MODES:
-        raise UserError(f"logger.wandb.mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if mode not in _MODES:
+        raise UserError(f"logger.wandb.mode must be one of {', '.join(_MODES)}, got {mode!r}")
     told = os.environ.get("WANDB_MODE") or mode
-    if told not in (*MODES, "disabled"):
+    if told not in (*_MODES, "disabled"):
         raise UserError(f"the environment sets WANDB_MODE={told}; make it online, offline or disabled, or unset it")
     return told
 
@@ -199,18 +198,22 @@ def finish(exit_code: int) -> None:
     _tear_down()
 
 
-def why_offline() -> str | None:
-    """Why an online run cannot start, or None: no key, or no answer from the server."""
+def why_offline(patience: float = 10.0) -> str | None:
+    """Why an online run cannot start, or None: no key, or no answer from the server in time.
+
+    Args:
+        patience: seconds for the server's first answer.
+    """
     wandb = _wandb()
     if not wandb.login(prompt=False, verify=False):
         return "no API key (wandb login)"
-    return unreachable(wandb.setup().settings.base_url)
+    return unreachable(wandb.setup().settings.base_url, patience)
 
 
-def unreachable(url: str) -> str | None:
+def unreachable(url: str, patience: float) -> str | None:
     """What keeps a web server, or the proxy before it, from answering in time; None if it answers anything at all."""
     try:
-        urllib.request.urlopen(url, timeout=PROBE_S).close()
+        urllib.request.urlopen(url, timeout=patience).close()
     except urllib.error.HTTPError:
         return None
     except (OSError, ValueError) as error:

@@ -134,7 +134,7 @@ def test_a_server_lost_in_the_middle_costs_a_line_and_a_bounded_wait(
     (line,) = [line for line in output.splitlines() if "W&B" in line]
     (directory,) = (tmp_path / "wandb").glob("run-*")
     assert "incomplete" in line
-    assert job.seconds < 20  # three of them are the time to upload that is granted here, instead of sixty
+    assert job.seconds < 20  # three of them are the time to upload that is granted here, instead of twenty
     # What the line says brings the run to a server that is there again.
     assert line.endswith(f"wandb sync --include-online {directory}")
     again = WandbServer()
@@ -163,8 +163,8 @@ def test_a_server_that_does_not_take_the_key_costs_a_line(server: WandbServer, t
 
 
 def test_any_answer_is_one(server: WandbServer) -> None:
-    assert unreachable(server.url) is None
-    assert "unknown url type" in (unreachable("nonsense") or "")
+    assert unreachable(server.url, 5.0) is None
+    assert "unknown url type" in (unreachable("nonsense", 5.0) or "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
