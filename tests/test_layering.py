@@ -16,7 +16,7 @@ ALLOWED = {
     "robustness": {"attacks"},
     "training": {"models", "attacks", "robustness", "reporting"},
     "sweeps": set(),
-    "app": {"models", "data", "attacks", "robustness", "training", "reporting", "sweeps"},
+    "app": {"layers", "models", "data", "attacks", "robustness", "training", "reporting", "sweeps"},
 }
 # Third-party packages that only some parts may import.
 CONFINED = {

@@ -14,6 +14,7 @@ _COMMANDS = {
     "evaluate": "evaluate the robustness of one checkpoint (Hydra)",
     "report": "tables and figures from run directories",
     "data": "download, check and unpack a data set",
+    "doctor": "check versions, devices, cluster, tracker, data and disks, and say what to mend",
 }
 
 

@@ -37,7 +37,7 @@ class WandbConfig:
 
     project: str = "symmetry_robustness"
     entity: str | None = None
-    mode: str = "auto"  # online | offline | auto: online if there is a key and the server answers, else offline
+    mode: str = "online"  # online | offline; offline as well where there is no key or the server does not answer
 
 
 @dataclass
@@ -63,7 +63,7 @@ class TrainConfig:
     """Root of `symrob train`."""
 
     name: str = ""  # names the run in tables and trackers; empty: the chosen model's name
-    group: str = ""  # runs that belong together; empty: the chosen experiment's name
+    group: str = ""  # runs that belong together; empty: the experiment's name, in a sweep without one its directory's
     tags: list[str] = field(default_factory=list)
     seed: int = 0
     output: str = "outputs"

@@ -70,8 +70,11 @@ class Command:
 
     def plan(self, config: DictConfig) -> PlannedJob:
         """The job of a composed configuration as part of the sweep; nothing is written yet."""
+        named = config.group or HydraConfig.get().runtime.choices["experiment"] != "none"
         config = _checked(config)
         sweep = self.planned[0].sweep if self.planned else self._sweep(config)
+        if not named:
+            config.group = sweep.name
         overrides = tuple(word for word in HydraConfig.get().overrides.task if word not in self.words)
         self.planned.append(PlannedJob(sweep, config, overrides, tuple(self.words)))
         return self.planned[-1]

@@ -21,7 +21,7 @@ CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
 SUMMARY = "summary.json"
 # Settings that change where a result lies or is shown, not what it is.
-_ELSEWHERE = ("output", "group", "tags", "logger", "resume")
+ELSEWHERE = ("output", "group", "tags", "logger", "resume")
 _PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "escnn", "torchattacks", "hydra-core", "numpy", "wandb")
 
 
@@ -61,13 +61,13 @@ def job_key(config: DictConfig) -> str:
     Args:
         config: resolved.
     """
-    content = {key: value for key, value in _container(config).items() if key not in _ELSEWHERE}
+    content = {key: value for key, value in _container(config).items() if key not in ELSEWHERE}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def first_difference(config: DictConfig, other: DictConfig) -> str | None:
     """The first setting, with both values, in which two configurations would compute different things; else None."""
-    flat, flat_other = (_flat({k: v for k, v in _container(c).items() if k not in _ELSEWHERE}) for c in (config, other))
+    flat, flat_other = (_flat({k: v for k, v in _container(c).items() if k not in ELSEWHERE}) for c in (config, other))
     for name in [*flat, *flat_other]:
         if flat.get(name) != flat_other.get(name):
             return f"{name}: {flat.get(name)} and {flat_other.get(name)}"

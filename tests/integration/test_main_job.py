@@ -13,6 +13,8 @@ import torch
 
 from symmetry_robustness import load_network
 
+from ..training.wandb_server import history, offline_runs
+
 # The smallest job that still does everything.
 TINY = [
     "model=standard_4layer",
@@ -97,6 +99,21 @@ def test_exactly_one_wandb_run_with_pictures(run: Path) -> None:
         assert name.encode() in history.read_bytes(), name
 
 
+def test_wandb_has_the_metrics_of_metrics_csv(run: Path) -> None:
+    ((identity, content),) = offline_runs(run).items()
+    assert identity == json.loads((run / "provenance.json").read_text())["wandb_id"]
+    told: dict[float, dict[str, float]] = {}
+    for row in history(content):
+        told.setdefault(float(row.pop("trainer/global_step")), {}).update(row)
+    with (run / "metrics.csv").open(newline="") as file:
+        kept = {float(row.pop("step")): {k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)}
+    assert len(kept) == 3
+    assert told == kept
+    (settings,) = [record.run for record in content if record.HasField("run")]
+    assert (settings.run_group, settings.job_type) == ("none", "standard_4layer")
+    assert [record.exit.exit_code for record in content if record.HasField("exit")] == [0]
+
+
 def test_the_checkpoint_is_the_trained_network(run: Path) -> None:
     network = load_network(run / "checkpoints" / "last.ckpt")
     assert not network.training
@@ -138,6 +155,7 @@ def test_a_sweep_runs_every_job_in_its_own_directory(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     summaries = [json.loads(p.read_text()) for p in (tmp_path / "sweep").glob("*/summary.json")]
+    assert {s["group"] for s in summaries} == {"sweep"}
     assert sorted(s["seed"] for s in summaries) == [0, 1]
 
 

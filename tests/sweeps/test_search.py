@@ -1,0 +1,192 @@
+"""Searches with Optuna's real sampler and storage; their jobs end at once with a score that is known in closed form."""
+
+import fcntl
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("optuna")
+
+import optuna
+from optuna.trial import TrialState
+
+from hydra_plugins.symrob_search import SearchSweeper
+from symmetry_robustness.app import cli
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.sweeps.search import STORAGE, score_of
+
+# An executor whose jobs score -(log10(lr) + 2)^2, fail above 0.05 and diverge below 0.0005; it may die before a job.
+EXECUTOR = """
+import json, math, os
+from dataclasses import dataclass
+from symmetry_robustness.sweeps.executor import Executor
+from symmetry_robustness.sweeps.run_directory import read_config
+
+@dataclass(frozen=True)
+class Instant(Executor):
+    n_jobs: int = 1
+
+    def run(self, jobs, environment, on_error):
+        for job in jobs:
+            started = job.parent / "started.txt"
+            with started.open("a") as file:
+                print(job.name, file=file)
+            if len(started.read_text().split()) == int(os.environ["DIES_BEFORE"]):
+                os._exit(9)
+            lr = read_config(job).optimizer.lr
+            score = math.nan if lr < 0.0005 else -((math.log10(lr) + 2) ** 2)
+            summary = {"status": "done", "score": score} if lr <= 0.05 else {"status": "failed", "error": "diverged"}
+            (job / "summary.json").write_text(json.dumps(summary))
+"""
+SEARCH = [
+    "-m",
+    "hydra/sweeper=search",
+    "hydra.sweeper.score=score",
+    "hydra.launcher.executor._target_=instant.Instant",
+]
+
+
+RATES = "tag(log, interval(1e-4, 1e-1))"
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _instant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    directory = tmp_path_factory.mktemp("module")
+    (directory / "instant.py").write_text(EXECUTOR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(directory)
+        patch.setattr(sys, "argv", sys.argv)  # the command sets it
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(directory), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("DIES_BEFORE", "0")
+        yield
+
+
+def command(directory: Path, *words: str, rates: str = RATES) -> list[str]:
+    return ["train", *SEARCH, f"optimizer.lr={rates}", *words, f"hydra.sweep.dir={directory}"]
+
+
+def search(directory: Path, *words: str, rates: str = RATES) -> Ended:
+    with redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors:
+        status = cli.main(command(directory, *words, rates=rates))
+    return Ended(status, output.getvalue(), errors.getvalue())
+
+
+def trials(directory: Path) -> list[optuna.trial.FrozenTrial]:
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{directory / STORAGE}")
+    return study.get_trials()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("search") / "sweep"
+    done = search(directory, "hydra.sweeper.n_trials=12")
+    assert done.status == 0, done.stdout + done.stderr
+    assert "best of 12 trials: score = " in done.stdout
+    return directory
+
+
+def test_a_failed_job_and_a_score_that_is_no_number_are_failed_trials(found: Path) -> None:
+    made = trials(found)
+    assert len(made) == 12
+    for trial in made:
+        lr = trial.params["optimizer.lr"]
+        assert trial.state is (TrialState.COMPLETE if 0.0005 <= lr <= 0.05 else TrialState.FAIL)
+    assert {trial.state for trial in made} == {TrialState.COMPLETE, TrialState.FAIL}
+
+
+def test_started_again_it_goes_on_where_it_was(found: Path) -> None:
+    before = [trial.params for trial in trials(found)]
+    done = search(found, "hydra.sweeper.n_trials=14")
+    assert (done.status, "12 trials done before" in done.stdout) == (0, True), done.stdout + done.stderr
+    after = [trial.params for trial in trials(found)]
+    assert (after[:12], len(after)) == (before, 14)
+    assert len({params["optimizer.lr"] for params in after}) == 14
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["trainer.max_epochs=7"], "trainer.max_epochs=7"),
+        (["hydra.sweeper.direction=minimize"], "minimize"),
+        (["resume=auto"], "resume=auto"),
+        (["--detach"], "--detach"),
+        (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials"),
+    ],
+)
+def test_what_does_not_belong_to_the_search_is_refused(words: list[str], named: str, found: Path) -> None:
+    number = len(trials(found))
+    done = search(found, "hydra.sweeper.n_trials=20", *words)
+    (line,) = done.stderr.splitlines()
+    assert (done.status, named in line) == (2, True), line
+    assert len(trials(found)) == number
+
+
+def test_settings_that_change_no_result_may_change(found: Path) -> None:
+    number = len(trials(found))
+    done = search(found, f"hydra.sweeper.n_trials={number}", "logger=wandb", "tags=[x]")
+    assert done.status == 0, done.stderr
+
+
+def test_a_second_process_is_refused(found: Path) -> None:
+    with (found / f"{STORAGE}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = search(found, "hydra.sweeper.n_trials=20")
+    assert (done.status, "another process is searching" in done.stderr) == (2, True)
+
+
+def test_what_a_killed_process_has_left_is_tried_again(tmp_path: Path) -> None:
+    directory = tmp_path / "sweep"
+    words = [sys.executable, "-m", "symmetry_robustness.app.cli", *command(directory, "hydra.sweeper.n_trials=4")]
+    killed = subprocess.run(words, env=os.environ | {"DIES_BEFORE": "3"}, capture_output=True, check=False, timeout=120)
+    assert killed.returncode == 9
+    done = search(directory, "hydra.sweeper.n_trials=4")
+    assert (done.status, "2 trials done before" in done.stdout) == (0, True), done.stdout + done.stderr
+    started = (directory / "started.txt").read_text().split()
+    assert (len(started), started[2]) == (5, started[3])
+    assert len({path.name for path in (directory / "jobs").iterdir()}) == 4
+    again = search(directory, "hydra.sweeper.n_trials=4")
+    assert (again.status, "4 trials done before" in again.stdout) == (0, True), again.stdout + again.stderr
+
+
+def test_several_are_chosen_at_once(tmp_path: Path) -> None:
+    done = search(tmp_path / "sweep", "hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=3")
+    assert [line.split(": ")[1] for line in done.stdout.splitlines() if line.startswith("sweep ")] == [
+        "3 jobs",
+        "2 jobs",
+    ]
+
+
+def test_a_search_without_a_result_is_one_line(tmp_path: Path) -> None:
+    done = search(tmp_path / "sweep", "hydra.sweeper.n_trials=2", rates="choice(0.09, 0.1)")
+    (line,) = done.stderr.splitlines()
+    assert (done.status, "none of 2 trials has a result" in line) == (2, True)
+
+
+def test_a_score_that_no_summary_has_ends_the_search(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "done", "clean_accuracy": 0.5, "clever": None}))
+    assert score_of(tmp_path, "clean_accuracy") == 0.5
+    assert score_of(tmp_path, "clever") is None
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.score=robust.*it has clean_accuracy"):
+        score_of(tmp_path, "robust")
+    assert score_of(tmp_path / "absent", "robust") is None
+
+
+def test_without_optuna_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "symmetry_robustness.sweeps.search", None)
+    with pytest.raises(UserError, match=r"pip install 'symmetry-robustness\[search\]'"):
+        SearchSweeper()
