@@ -1,0 +1,36 @@
+"""What Slurm says about jobs that show no sign of life."""
+
+import subprocess
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+_WAITING: Final = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+
+
+class SlurmJob(NamedTuple):
+    """A job that Slurm has not done with."""
+
+    waiting: bool
+    reason: str
+
+
+def ask_squeue(identifiers: Collection[str], timeout: float = 10.0) -> dict[str, SlurmJob] | None:
+    """Ask for jobs in one call, however many there are.
+
+    Args:
+        identifiers: of jobs, an element of an array as `123_4`.
+        timeout: seconds.
+
+    Returns:
+        Those that wait or run, by identifier; None where squeue is missing or does not answer, and nothing is known.
+    """
+    jobs = sorted({identifier.split("_")[0] for identifier in identifiers})
+    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode and "Invalid job id" not in done.stderr:  # which is how it says that it knows none of them
+        return None
+    rows = [line.strip().split("|", 2) for line in done.stdout.splitlines()]
+    return {row[0]: SlurmJob(row[1] in _WAITING, row[2]) for row in rows if len(row) == 3}
