@@ -95,6 +95,28 @@ def test_who_holds_the_lock_runs(tmp_path: Path) -> None:
         assert job_state(tmp_path).state == "lost"
 
 
+TAKER = """
+import fcntl, os, sys
+for _ in range(20000):
+    lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    os.close(lock)
+"""
+
+
+def test_looking_keeps_no_job_from_its_lock(tmp_path: Path) -> None:
+    progress(tmp_path, age=90)
+    with subprocess.Popen([sys.executable, "-c", TAKER, str(tmp_path / ".lock")]) as taker:
+        seen = set()
+        while taker.poll() is None:
+            seen.add(job_state(tmp_path).state)
+    assert taker.returncode == 0
+    assert seen <= {"lost", "running"}
+
+
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     progress(tmp_path, age=90)
     (tmp_path / ".lock").touch()
