@@ -12,6 +12,8 @@ from symmetry_robustness.errors import UserError
 _COMMANDS = {
     "train": "train a network, evaluate its robustness after each epoch (Hydra; -m for sweeps)",
     "evaluate": "evaluate the robustness of one checkpoint (Hydra)",
+    "status": "how far a sweep is, live",
+    "collect": "results of a sweep in one table; what failed and how to go on",
     "report": "tables and figures from run directories",
     "data": "download, check and unpack a data set",
     "doctor": "check versions, devices, cluster, tracker, data and disks, and say what to mend",

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from symmetry_robustness.app.durations import duration
 from symmetry_robustness.robustness import Progress
 
 # Seconds between two lines where nobody looks at a terminal.
@@ -33,13 +34,6 @@ class Speed:
         if images <= 0 or seconds <= 0:
             return ""
         return f"{images / seconds:.3g} images/s, {duration((total - done) * seconds / images)} left"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss, or m:ss where there are no hours."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from symmetry_robustness.errors import UserError
@@ -20,17 +20,41 @@ Batch = tuple[Tensor, Tensor]
 _CHECK_EVERY = 50  # batches; reading the loss waits for the device
 
 
+class MeanLoss(Metric):
+    """Mean over images, from batches of any size on any rank.
+
+    torchmetrics' MeanMetric would drop NaN, or with `nan_strategy="disable"` the weights.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, images: int) -> None:
+        """Add the mean loss () of a number of images."""
+        self.total += loss * images
+        self.count += images
+
+    def compute(self) -> Tensor:
+        """The mean, ()."""
+        return self.total / self.count
+
+
 class Meter(nn.Module):
     """Mean loss and accuracy over an epoch, from sums that ranks can add up."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric(nan_strategy="disable")  # a NaN must show
+        self.loss = MeanLoss()
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss (), logits (B, K), labels (B,)."""
-        self.loss.update(loss, weight=len(labels))
+        self.loss.update(loss, len(labels))
         self.accuracy.update(logits, labels)
 
 
