@@ -12,6 +12,8 @@ from rich.console import Console
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.reporting.claims import judge_claims, load_claims
+from symmetry_robustness.reporting.claims_table import claims_sheet
 from symmetry_robustness.reporting.figures import attack_panel, epsilon_curves, view_curves
 from symmetry_robustness.reporting.formats import terminal
 from symmetry_robustness.reporting.frame import frame_of
@@ -53,7 +55,8 @@ def write_tables(runs: list[Run], frame: pd.DataFrame, summary: Summary, directo
     """Every kind of table as Markdown, LaTeX, CSV and Parquet; who leads, or single runs, on the terminal."""
     directory.mkdir(parents=True, exist_ok=True)
     every_run = Sheet("runs", [overview(runs)], frame)
-    made = {sheet.name: sheet for sheet in (*sheets(summary), every_run)}
+    claims = claims_sheet(judge_claims(load_claims(), summary, runs))
+    made = {sheet.name: sheet for sheet in (*sheets(summary), claims, every_run)}
     for sheet in made.values():
         sheet.write(directory)
     console = Console(width=None if sys.stdout.isatty() else 160)
