@@ -162,7 +162,6 @@ def test_networks_that_could_not_be_compared_have_no_margin(tmp_path: Path) -> N
 
 
 def test_a_sheet_is_written_in_four_forms(made: dict[str, Sheet], tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow", exc_type=ImportError)
     sheet = made["accuracy"]
     sheet.write(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
