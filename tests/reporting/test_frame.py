@@ -142,6 +142,8 @@ def test_a_frame_is_written_with_its_problems(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs.parquet"), frame)
 
 
-def test_drawing_a_figure_does_not_wait_for_pandas() -> None:
-    code = "import sys, symmetry_robustness.reporting.figures; sys.exit('pandas' in sys.modules)"
+@pytest.mark.parametrize(("module", "absent"), [("figures", "pandas"), ("claims_table", "torch")])
+def test_nobody_waits_for_what_is_not_needed(module: str, absent: str) -> None:
+    """A training draws figures without pandas, and a report is made without torch."""
+    code = f"import sys, symmetry_robustness.reporting.{module}; sys.exit('{absent}' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
