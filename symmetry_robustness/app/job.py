@@ -17,7 +17,6 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from rich.console import Console
 from torch import distributed
 
 from symmetry_robustness.app.cli import find_mistake, guarded
@@ -25,8 +24,7 @@ from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.app.ranks import Ranks, is_leader
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import build_network
-from symmetry_robustness.reporting import tables
-from symmetry_robustness.reporting.runs import find_runs
+from symmetry_robustness.reporting.overview import show_run
 from symmetry_robustness.sweeps.process import claim, end_with_parent
 from symmetry_robustness.sweeps.run_directory import (
     SUMMARY,
@@ -47,6 +45,7 @@ from symmetry_robustness.training.checkpoints import (
 )
 from symmetry_robustness.training.compute import fastest_precision
 from symmetry_robustness.training.console import EpochLog, progress_bars, set_up_logging
+from symmetry_robustness.training.cost import TrainingClock, training_cost
 from symmetry_robustness.training.exactness import ExactState
 from symmetry_robustness.training.heartbeat import Heartbeat
 from symmetry_robustness.training.interruption import (
@@ -127,6 +126,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
             *([robustness] if robustness else []),
             EpochLog(),
             ExactState(),
+            TrainingClock(),
             *progress_bars(),
             *checkpoints(config, directory, robustness),
             Interruption(directory / CHECKPOINTS / INTERRUPTED, signals),
@@ -142,6 +142,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         )
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
         summary = summarize(config, datamodule.provenance, parameters, tested, robustness)
+        summary |= training_cost(trainer, network, datamodule.image_shape)
         if trainer.is_global_zero:
             for path, problem in {
                 directory / CHECKPOINTS / LAST: files.problem(directory / CHECKPOINTS / LAST),
@@ -151,8 +152,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
                     raise UserError(f"{path} could not be written ({problem}); make room and start the job again")
             write_json(directory / SUMMARY, summary)
             log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
-            runs, _ = find_runs([directory])
-            Console().print(tables.terminal(tables.result_rows(runs), str(directory)))
+            show_run(directory)
     except Exception as error:
         if lost := ranks.lost():
             raise RuntimeError(lost) from error
