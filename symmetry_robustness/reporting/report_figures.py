@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from symmetry_robustness.reporting.evaluations import FINAL
 from symmetry_robustness.reporting.figures import (
     COLORS,
     Bar,
@@ -49,7 +51,8 @@ class Family(NamedTuple):
         """Protocol, how it judges, and number of images."""
         kind = "released, no sound evaluation" if self.released else "sound"
         counts = dict.fromkeys(f"{section.images:,}" if section.images else "all" for section in self.sections)
-        return f"protocol {self.protocol} ({kind}), {' or '.join(counts)} {self.split} images"
+        name = "final evaluation" if self.protocol == FINAL else f"protocol {self.protocol}"
+        return f"{name} ({kind}), {' or '.join(counts)} {self.split} images"
 
 
 def write_figures(runs: Sequence[Run], summary: Summary, directory: Path, remove: Remove) -> list[str]:
@@ -83,7 +86,8 @@ def write_figures(runs: Sequence[Run], summary: Summary, directory: Path, remove
 
 def network_names(summary: Summary) -> dict[str, str]:
     """What figures call each network, by settings key: as tables do, with the data set where that is not enough."""
-    rows = summary.results.drop_duplicates("settings")
+    shortest = summary.results["label"].str.len().sort_values(kind="stable").index
+    rows = summary.results.loc[shortest].drop_duplicates("settings")
     plain = Counter(rows["label"])
     full = {row.settings: row.label if plain[row.label] == 1 else f"{row.label}, {row.data}" for row in records(rows)}
     counts = Counter(full.values())
@@ -243,8 +247,8 @@ def _groups(rows: pd.DataFrame, attack: str) -> dict[str, dict[str, Bar]]:
 
 
 def _bar(row: Any) -> Bar:
-    ends = (row.value if np.isnan(end) else end for end in (row.low, row.high))
-    return Bar(row.value, *ends, best=bool(row.best))
+    low, high = (row.value if np.isnan(end) else end for end in (row.low, row.high))
+    return Bar(row.value, low, high, bool(row.best))
 
 
 # --- views and corruptions --------------------------------------------------------------------------------------------
@@ -274,10 +278,11 @@ def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
     cells = [f"{corruption}_{severity}" for corruption in BENCHMARK for severity in SEVERITIES]
     rows = summary.results[summary.results["view"].isin(cells)]
     for found in split(rows, "section").values():
-        errors = {}
+        errors: dict[str, NDArray[np.float64]] = {}
         for one in split(found, "settings").values():
-            accuracy = one.set_index("view")["value"].reindex(cells).to_numpy(np.float64)
-            errors[shown_network(str(one["label"].iloc[0]))] = 1 - accuracy.reshape(len(BENCHMARK), len(SEVERITIES))
+            error = 1 - one.set_index("view")["value"].reindex(cells)
+            table = error.to_numpy(np.float64).reshape(len(BENCHMARK), len(SEVERITIES))
+            errors[shown_network(str(one["label"].iloc[0]))] = table
         if len(errors) > _MAPS:
             notes.append(f"corruptions: the first {_MAPS} of {len(errors)} networks are drawn")
         names = [corruption.replace("_", " ") for corruption in BENCHMARK]

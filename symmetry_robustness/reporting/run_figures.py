@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.evaluations import Evaluation
+from symmetry_robustness.reporting.evaluations import FINAL, Evaluation
 from symmetry_robustness.reporting.figures import (
     COLORS,
     Line,
@@ -69,7 +69,8 @@ def picture_figures(name: str, run: Run, remove: Remove) -> Drawn:
         rows = np.argsort(arrays["indices"], kind="stable")[: len(clean)]
         broken = {attack: arrays[f"broken_at.{attack}"] for attack in evaluation.attacks}
         strongest = sorted(broken, key=lambda attack: -int(np.isfinite(broken[attack]).sum()))[:_ATTACKS]
-        title = f"{name}, seed {run.seed}, protocol {evaluation.protocol}"
+        protocol = "final evaluation" if evaluation.protocol == FINAL else f"protocol {evaluation.protocol}"
+        title = f"{name}, seed {run.seed}, {protocol}"
         panel = attack_panel(examples, {attack: broken[attack][rows] for attack in strongest}, title=title)
         if panel is not None and strongest:
             yield f"examples-{evaluation.protocol}-{name}", panel

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -74,20 +73,22 @@ def curve_grid(grid: Grid, *, x_label: str, title: str = "", y_label: str = "acc
         line[0].set_ylabel(f"{row}\n{y_label}" if row else y_label)
     for panel, column in zip(panels[0], columns, strict=True):
         panel.set_title(column)
+    whole = all(
+        np.all(values.positions % 1 == 0)
+        for row in grid.values()
+        for lines in row.values()
+        for values in lines.values()
+    )
     for panel in panels.flat:
-        _percent_axis(panel)
+        panel.set_ylim(0, 1.03)
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
+        panel.grid(True)
     _label_last(panels, x_label)
     if title:
         figure.suptitle(fitted(title, width))
     legend_below(figure, panels.flat)
     return figure
-
-
-def _percent_axis(panel: Axes) -> None:
-    panel.set_ylim(0, 1)
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    panel.xaxis.set_major_locator(MaxNLocator(5))
-    panel.grid(True)
 
 
 def _label_last(panels: NDArray[np.object_], x_label: str) -> None:

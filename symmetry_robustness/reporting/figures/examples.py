@@ -5,11 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.figures.style import SMALLEST, fitted, printed
 
 _SIDE = 0.8  # inches that a picture takes: eight fill a page's width
+_GAP = 1  # white pixels between pictures
 _LETTERS = 14  # of a caption, in a line below a picture
 
 
@@ -37,22 +39,29 @@ def example_panel(
         title: of the whole figure.
     """
     captions = {row: [textwrap.fill(text, _LETTERS) for text in texts] for row, texts in (captions or {}).items()}
-    count = len(next(iter(rows.values())))
-    lines = {row: max((text.count("\n") + 1 for text in captions.get(row, []) if text), default=0) for row in rows}
-    height = (_SIDE + 0.03) * len(rows) + 0.14 * sum(lines.values()) + (0.2 if title else 0)
-    figure = Figure(figsize=(_SIDE * count + 0.4, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)  # type: ignore[union-attr]
-    panels = figure.subplots(len(rows), count, squeeze=False)
-    for line, (row, images) in zip(panels, rows.items(), strict=True):
-        line[0].set_ylabel(row, fontsize=SMALLEST)
-        for panel, image in zip(line, images, strict=True):
-            panel.imshow(np.clip(image.transpose(1, 2, 0), 0, 1), interpolation="nearest")
-            panel.set(xticks=[], yticks=[])
-        for panel, caption in zip(line, captions.get(row, [""] * count), strict=True):
-            panel.set_xlabel(caption, fontsize=SMALLEST, labelpad=1.5)
+    count, _, height, width = next(iter(rows.values())).shape
+    lines = sum(max((text.count("\n") + 1 for text in texts), default=0) for texts in captions.values())
+    size = (_SIDE * count + 0.4, (_SIDE * height / width + 0.04) * len(rows) + 0.14 * lines + (0.2 if title else 0))
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01))
+    centers = (width + _GAP) * np.arange(count) + (width - 1) / 2
+    # One panel for a whole row: a panel for each picture would take ten times as long to lay out.
+    for panel, (row, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+        panel.imshow(side_by_side(images), interpolation="nearest")
+        panel.set(yticks=[])
+        panel.set_xticks(centers, captions.get(row, [""] * count))
+        panel.set_ylabel(row, fontsize=SMALLEST)
+        panel.tick_params(length=0, pad=1.5)
+        panel.spines[:].set_visible(False)
     if title:
-        figure.suptitle(fitted(title, figure.get_figwidth()))
+        figure.suptitle(fitted(title, size[0]))
     return figure
+
+
+def side_by_side(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images (N, 3, H, W) as one picture (H, N (W + gap) - gap, 3), white between them."""
+    padded = np.pad(np.clip(images, 0, 1), [(0, 0), (0, 0), (0, 0), (0, _GAP)], constant_values=1)
+    picture: NDArray[np.float32] = np.concatenate([*padded.transpose(0, 2, 3, 1)], axis=1)[:, :-_GAP]
+    return picture
 
 
 def attack_panel(

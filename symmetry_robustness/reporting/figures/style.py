@@ -26,7 +26,7 @@ DASHES: Final = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (7, 
 HATCHES: Final = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++")
 SMALLEST: Final = 7  # points: what can be read in print
 
-_PRINTED: Final = {
+_PRINTED: Final[dict[Any, Any]] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -114,6 +114,8 @@ def legend_below(figure: Figure | SubFigure, panels: Iterable[Axes]) -> None:
 
 def save_figure(figure: Figure, stem: Path) -> None:
     """Write PDF to print, with its fonts inside and without a date, and PNG to look at."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout is found; finding it again for each file takes half of the time
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
     figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=300)

@@ -1,7 +1,7 @@
 """What turning and scaling the images does: accuracy in every direction, errors of logits and layers."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -83,14 +83,14 @@ def equivariance_errors(families: Mapping[str, Errors], places: Mapping[str, Map
     names = list(dict.fromkeys(name for errors in places.values() for name in errors))
     width = TWO_COLUMNS * max(1, len(names) / _PLACES)
     figure = Figure(figsize=(width, (2.3 if families else 0) + (2.9 if places else 0)), layout="constrained")
-    parts = iter(np.atleast_1d(figure.subfigures(bool(families) + bool(places), 1)))
+    parts = iter(figure.subfigures(bool(families) + bool(places), 1, squeeze=False).flat)
     if families:
         _draw_families(next(parts), families)
     if places:
         part = next(parts)
         panel = part.subplots()
         _draw_places(panel, places, names)
-        panel.set_ylabel("relative squared error")
+        panel.set_ylabel("relative\nsquared error")
         legend_below(part, [panel])
     for panel in figure.axes:
         panel.set(yscale="log", ylim=_ERRORS)
@@ -108,7 +108,7 @@ def _draw_families(figure: SubFigure, families: Mapping[str, Errors]) -> None:
             panel.set(xlabel="scale of the image")
         else:
             panel.set(xlabel="rotation of the image (degrees)", xticks=range(0, 361, 90))
-    panels[0].set_ylabel("relative squared error")
+    panels[0].set_ylabel("relative\nsquared error")
     legend_below(figure, panels)
 
 
@@ -121,7 +121,7 @@ def _draw_places(panel: Axes, places: Mapping[str, Mapping[str, Errors]], names:
             means = {place: max(values.mean(), _ERRORS[0]) for place, values in lines.items() if len(values)}
             label = family if kind == "error" else f"{family}, there and back"
             if means:
-                look = {"color": color, "fillstyle": style, "label": label, "clip_on": False}
+                look: dict[str, Any] = {"color": color, "fillstyle": style, "label": label, "clip_on": False}
                 panel.plot([*means], [*means.values()], marker, **look)
     panel.set(xlim=(-0.5, len(names) - 0.5))
     panel.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=SMALLEST)
