@@ -46,7 +46,7 @@ def measure_figures(
     """
     figures: Figures = {}
     for name, found in measures.items():
-        kind = settings["measures"][name]
+        kind = settings.get("measures", {}).get(name, {"class": ""})  # files of early versions may not describe it
         if kind["class"] == "RemovalTolerance":
             figures |= _removal(name, found, shown, remove, settings["seed"])
         elif kind["class"] == "Symmetry":

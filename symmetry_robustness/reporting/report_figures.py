@@ -26,7 +26,7 @@ from symmetry_robustness.reporting.frame import BENCHMARK, SEVERITIES, records, 
 from symmetry_robustness.reporting.measure_figures import Remove
 from symmetry_robustness.reporting.protocols import describe_attack
 from symmetry_robustness.reporting.results import Section, Summary
-from symmetry_robustness.reporting.run_figures import Drawn, run_figures
+from symmetry_robustness.reporting.run_figures import LAST, Drawn, run_figures
 from symmetry_robustness.reporting.runs import VIEWS, Run
 
 NETWORKS = len(COLORS)  # lines that can be told apart in one panel
@@ -86,8 +86,8 @@ def write_figures(runs: Sequence[Run], summary: Summary, directory: Path, remove
 
 def network_names(summary: Summary) -> dict[str, str]:
     """What figures call each network, by settings key: as tables do, with the data set where that is not enough."""
-    shortest = summary.results["label"].str.len().sort_values(kind="stable").index
-    rows = summary.results.loc[shortest].drop_duplicates("settings")
+    rows = summary.results[summary.results["weights"] == LAST]
+    rows = rows.loc[rows["label"].str.len().sort_values(kind="stable").index].drop_duplicates("settings")
     plain = Counter(rows["label"])
     full = {row.settings: row.label if plain[row.label] == 1 else f"{row.label}, {row.data}" for row in records(rows)}
     counts = Counter(full.values())

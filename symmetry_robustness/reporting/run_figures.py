@@ -25,6 +25,7 @@ from symmetry_robustness.reporting.runs import Run
 from symmetry_robustness.reporting.settings import data_title, digest, evaluation_data
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
 
+LAST: Final = "last.ckpt"  # the weights that a figure shows unless it says so
 _NETWORKS: Final = len(COLORS)
 _PANELS: Final = 6  # networks whose CLEVER scores are drawn
 _SHOWN: Final = 4  # networks whose pictures are drawn
@@ -51,7 +52,7 @@ def run_figures(runs: Sequence[Run], names: Mapping[str, str], remove: Remove, n
     """
     networks: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        networks.setdefault(names[settings_key(run, "last.ckpt")], []).append(run)
+        networks.setdefault(names[settings_key(run, LAST)], []).append(run)
     yield from epoch_figures(networks, notes)
     yield from clever_figures(networks, notes)
     yield from circle_figures(networks, notes)
@@ -71,6 +72,7 @@ def picture_figures(name: str, run: Run, remove: Remove) -> Drawn:
         strongest = sorted(broken, key=lambda attack: -int(np.isfinite(broken[attack]).sum()))[:_ATTACKS]
         protocol = "final evaluation" if evaluation.protocol == FINAL else f"protocol {evaluation.protocol}"
         title = f"{name}, seed {run.seed}, {protocol}"
+        title += "" if _of_last(evaluation) else f", {evaluation.weights}"
         panel = attack_panel(examples, {attack: broken[attack][rows] for attack in strongest}, title=title)
         if panel is not None and strongest:
             yield f"examples-{evaluation.protocol}-{name}", panel
@@ -97,7 +99,7 @@ def clever_figures(networks: Networks, notes: list[str]) -> Drawn:
 def _scored(run: Run) -> Iterator[tuple[dict[str, Any], Pairs]]:
     """Settings of CLEVER, and the images that have a score and were attacked in its norm."""
     for scored in run.evaluations.values():
-        if not scored.content.get("clever"):
+        if not scored.content.get("clever") or not _of_last(scored):
             continue
         settings = scored.content["clever"]
         numbers, scores = scored.measured("clever")
@@ -135,7 +137,7 @@ def circle_figures(networks: Networks, notes: list[str]) -> Drawn:
     """Accuracy under rotations by `Symmetry`, all networks in one circle; each alone is drawn with its pictures."""
     groups: dict[tuple[str, str, str], dict[str, Line]] = {}
     for name, several in networks.items():
-        for evaluation in several[0].evaluations.values():
+        for evaluation in filter(_of_last, several[0].evaluations.values()):
             for measure, settings in evaluation.settings.get("measures", {}).items():
                 if settings["class"] == "Symmetry" and len(settings["angles"]) > 2:
                     lines = shares_of(_measures(_arrays(evaluation))[measure], "rotation", np.array(settings["angles"]))
@@ -217,6 +219,11 @@ def _mean_line(several: Sequence[Sequence[Epoch]], title: str) -> Line:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _of_last(evaluation: Evaluation) -> bool:
+    """Whether it is of the last weights, as evaluations of early versions are taken to be."""
+    return evaluation.weights in ("", LAST)
 
 
 def _arrays(evaluation: Evaluation) -> dict[str, NDArray[Any]]:
