@@ -12,6 +12,7 @@ from scipy import stats
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.results import Summary, summarize
 from symmetry_robustness.reporting.runs import find_runs
+from symmetry_robustness.robustness.soundness import Check
 
 from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_clever, make_report, make_run
 
@@ -163,6 +164,17 @@ def test_none_is_best_where_one_other_is_as_good(tmp_path: Path) -> None:
     assert not rows_of(summary, measure="worst_case_accuracy", epsilon=EPSILONS[2])["best"].any()
 
 
+def test_what_failed_a_check_does_not_lead(tmp_path: Path) -> None:
+    checks = {"masked": "failed", "strong": "passed", "weak": "warned"}
+    for number, (name, status) in enumerate(checks.items()):
+        for seed in range(3):
+            broken_at = draw_broken_at(400, 10 * number + seed, (99.0, 9.0, 0.1)[number])
+            report = make_report(broken_at, checks=(Check("inside_ball", status, ""),))
+            make_run(tmp_path / f"{name}{seed}", report, name=name, seed=seed)
+    rows = rows_of(summary_of(tmp_path), measure="worst_case_accuracy", epsilon=EPSILONS[2])
+    assert dict(zip(rows["network"], rows["best"], strict=True)) == {"masked": False, "strong": True, "weak": False}
+
+
 def test_a_single_network_is_not_the_best(tmp_path: Path) -> None:
     assert not networks(tmp_path, strong=9.0).results["best"].any()
 
@@ -193,8 +205,6 @@ def test_a_section_says_what_else_the_networks_differ_in(tmp_path: Path) -> None
 
 
 def test_checks_that_failed_once_are_not_forgotten(tmp_path: Path) -> None:
-    from symmetry_robustness.robustness.soundness import Check
-
     for seed, status in enumerate(("failed", "passed", "warned")):
         report = make_report(draw_broken_at(20, seed), checks=(Check("inside_ball", status, ""),))
         make_run(tmp_path / str(seed), report, seed=seed)
