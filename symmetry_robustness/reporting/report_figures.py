@@ -98,7 +98,7 @@ def network_names(summary: Summary) -> dict[str, str]:
 def shown_network(label: str) -> str:
     """A network's label for a reader."""
     name, *rest = label.split(" ", 1)
-    return " ".join([name.replace("_", " "), *rest])
+    return " ".join([name.replace("_4layer", ", 4 layers").replace("_", " "), *rest])
 
 
 def shown_data(data: str) -> str:
@@ -267,8 +267,10 @@ def view_figures(summary: Summary, notes: list[str]) -> Drawn:
                 shown_network(str(one["label"].iloc[0])): line_of(one, "at")
                 for one in [networks[key] for key in found["settings"].unique()][:NETWORKS]
             }
-            title = f"{shown_data(str(found['data'].iloc[0]))}; bands: 95 % over {_over(found)}"
-            yield f"views-{kind}", curve_grid({"": {"": lines}}, x_label=x_label, title=title)
+            data = re.sub(r",? ?test_transform=\w+\([^)]*\)", "", str(found["data"].iloc[0])).replace(" ()", "")
+            title = f"{shown_data(data)}; bands: 95 % over {_over(found)}"
+            step = 90.0 if kind == "rotation" else None
+            yield f"views-{kind}", curve_grid({"": {"": lines}}, x_label=x_label, title=title, x_step=step)
             if kind == "rotation" and found["at"].nunique() > 3:
                 yield f"views-{kind}-circle", accuracy_circle(lines)
 

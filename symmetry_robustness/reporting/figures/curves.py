@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.figures.style import (
@@ -50,7 +50,9 @@ def epsilon_curves(curves: Mapping[str, Mapping[str, Curve]], *, x_label: str = 
 
 
 @printed
-def curve_grid(grid: Grid, *, x_label: str, title: str = "", y_label: str = "accuracy (%)") -> Figure:
+def curve_grid(
+    grid: Grid, *, x_label: str, title: str = "", y_label: str = "accuracy (%)", x_step: float | None = None
+) -> Figure:
     """Panels in rows and columns that share their axes, a line with its band for each network.
 
     Args:
@@ -58,6 +60,7 @@ def curve_grid(grid: Grid, *, x_label: str, title: str = "", y_label: str = "acc
         x_label: what varies, with its unit.
         title: of the whole figure.
         y_label: of the accuracies.
+        x_step: distance of the ticks, where round numbers are not what they should be.
     """
     columns = list(dict.fromkeys(column for row in grid.values() for column in row)) or [""]
     looks = look_of(name for row in grid.values() for lines in row.values() for name in lines)
@@ -73,16 +76,13 @@ def curve_grid(grid: Grid, *, x_label: str, title: str = "", y_label: str = "acc
         line[0].set_ylabel(f"{row}\n{y_label}" if row else y_label)
     for panel, column in zip(panels[0], columns, strict=True):
         panel.set_title(column)
-    whole = all(
-        np.all(values.positions % 1 == 0)
-        for row in grid.values()
-        for lines in row.values()
-        for values in lines.values()
-    )
+    drawn = [values for row in grid.values() for lines in row.values() for values in lines.values()]
+    whole = all(np.all(values.positions % 1 == 0) for values in drawn)
+    most = 5 if len(columns) < 3 else 4
     for panel in panels.flat:
         panel.set_ylim(0, 1.03)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
+        panel.xaxis.set_major_locator(MultipleLocator(x_step) if x_step else MaxNLocator(most, integer=whole))
         panel.grid(True)
     _label_last(panels, x_label)
     if title:
