@@ -45,3 +45,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         file = (page.parent / target) if target else page
         assert file.exists(), f"{page}: {target}"
         assert not anchor or anchor in anchors(file), f"{page}: {target}#{anchor}"
+
+
+def test_every_experiment_has_its_configuration_and_says_what_it_concludes() -> None:
+    index = (ROOT / "experiments" / "README.md").read_text()
+    folders = {path.parent.name: path.read_text() for path in (ROOT / "experiments").glob("*/README.md")}
+    assert set(folders) == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"none", "demo"}
+    for name, text in folders.items():
+        assert all(part in text for part in ("**Question.**", "**Command.**", "## Results", "## Conclusion")), name
+        assert f"make experiments/{name}" in text
+        (row,) = [line for line in index.splitlines() if line.startswith(f"| [{name}](")]
+        assert ("not run yet" in row) == ("Not run yet." in text), name
