@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from symmetry_robustness.reporting.attack_figures import attack_figures
+from symmetry_robustness.reporting.figure_parts import NETWORKS, shown_data
 from symmetry_robustness.reporting.figures import Figures
 from symmetry_robustness.reporting.frame import BENCHMARK, SEVERITIES, frame_of
 from symmetry_robustness.reporting.report_figures import (
-    NETWORKS,
-    attack_figures,
     corruption_figures,
     network_names,
-    shown_data,
     view_figures,
     write_figures,
 )
