@@ -13,6 +13,7 @@ from symmetry_robustness.reporting.attack_figures import attack_figures
 from symmetry_robustness.reporting.figure_parts import (
     NETWORKS,
     Drawn,
+    first_of,
     intervals_over,
     line_of,
     shown_data,
@@ -74,12 +75,10 @@ def view_figures(summary: Summary, notes: list[str]) -> Drawn:
         rows = summary.results[summary.results["view"].str.startswith(f"{kind}_")].copy()
         rows["at"] = rows["view"].str.removeprefix(f"{kind}_").astype(float)
         for found in split(rows, "section").values():
-            networks = split(found.sort_values("at", kind="stable"), "settings")
-            if len(networks) > NETWORKS:
-                notes.append(f"views, {kind}: the first {NETWORKS} of {len(networks)} networks are drawn")
+            networks = first_of(split(found, "settings"), NETWORKS, f"views, {kind}", notes)
             lines = {
-                shown_network(str(one["label"].iloc[0])): line_of(one, "at")
-                for one in [networks[key] for key in found["settings"].unique()][:NETWORKS]
+                shown_network(str(one["label"].iloc[0])): line_of(one.sort_values("at"), "at")
+                for one in networks.values()
             }
             data = re.sub(r",? ?test_transform=\w+\([^)]*\)", "", str(found["data"].iloc[0])).replace(" ()", "")
             title = f"{shown_data(data)}; bands: 95 % over {intervals_over(found)}"
@@ -99,8 +98,6 @@ def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
             error = 1 - one.set_index("view")["value"].reindex(cells)
             table = error.to_numpy(np.float64).reshape(len(BENCHMARK), len(SEVERITIES))
             errors[shown_network(str(one["label"].iloc[0]))] = table
-        if len(errors) > _MAPS:
-            notes.append(f"corruptions: the first {_MAPS} of {len(errors)} networks are drawn")
+        shown = first_of(errors, _MAPS, "corruptions", notes)
         names = [corruption.replace("_", " ") for corruption in BENCHMARK]
-        shown = dict(list(errors.items())[:_MAPS])
         yield "corruptions", corruption_map(shown, names, [str(severity) for severity in SEVERITIES])
