@@ -66,6 +66,8 @@ def curve_grid(
     looks = look_of(name for row in grid.values() for lines in row.values() for name in lines)
     width = ONE_COLUMN if len(columns) == 1 else TWO_COLUMNS
     height = (1.65 if len(columns) > 2 else 1.9) * max(len(grid), 1) + 0.5 + 0.15 * len(looks)
+    title = fitted(title, width)
+    height += 0.13 * title.count("\n")
     figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(max(len(grid), 1), len(columns), sharex="col", sharey=True, squeeze=False)
     for line, (row, by_column) in zip(panels, grid.items(), strict=False):
@@ -81,12 +83,13 @@ def curve_grid(
     most = 5 if len(columns) < 3 else 4
     for panel in panels.flat:
         panel.set_ylim(0, 1.03)
+        panel.yaxis.set_major_locator(MultipleLocator(0.2))
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
         panel.xaxis.set_major_locator(MultipleLocator(x_step) if x_step else MaxNLocator(most, integer=whole))
         panel.grid(True)
     _label_last(panels, x_label)
     if title:
-        figure.suptitle(fitted(title, width))
+        figure.suptitle(title)
     legend_below(figure, panels.flat)
     return figure
 
