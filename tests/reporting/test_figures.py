@@ -101,6 +101,9 @@ FIGURES: dict[str, Callable[[], Figure | None]] = {
         estimate="CLEVER score (ℓ2)",
         distance="minimal distance found (ℓ2)",
     ),
+    "CLEVER within little more than a decade": lambda: estimate_against_distance(
+        {"standard": pairs([0.014, 0.2], [0.02, 0.28], [False, False])}, estimate="CLEVER", distance="distance"
+    ),
     "CLEVER of one": lambda: estimate_against_distance(
         {"standard": pairs([0.1, 0.0], [0.2, 0.2], [False, False])}, estimate="CLEVER", distance="distance"
     ),
@@ -178,11 +181,13 @@ def overlap(one: Bbox, other: Bbox) -> bool:
     return shared is not None and shared.width > 0 and shared.height > 0
 
 
-def test_captions_below_pictures_do_not_touch(figure: Figure) -> None:
+def test_labels_along_an_axis_do_not_touch(figure: Figure) -> None:
     for panel in figure.axes:
-        if panel.get_visible() and panel.name != "polar":
-            labels = [box(text) for text in panel.get_xticklabels() if text.get_text() and text.get_rotation() == 0]
-            assert not any(overlap(one, other) for one, other in pairwise(labels))
+        if panel.name == "polar":
+            continue
+        labels = [text for text in panel.get_xticklabels(which="both") if text.get_text() and not text.get_rotation()]
+        boxes = sorted((box(text) for text in set(labels) - out_of_sight(panel)), key=lambda extent: extent.x0)
+        assert not any(overlap(one, other) for one, other in pairwise(boxes))
 
 
 def test_lines_are_told_apart_without_colour() -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.figures.style import (
@@ -144,6 +144,10 @@ def estimate_against_distance(networks: Mapping[str, Pairs], *, estimate: str, d
         known = int((~pairs.saturated).sum())
         panel.set_title(fitted(f"{name}: {int(pairs.exceeding.sum())} of {known} above", side))
         panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
     for panel in panels.flat[len(networks) :]:
         panel.set_visible(False)
     for column in panels.T:
