@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXPERIMENTS := $(patsubst %/README.md,%,$(wildcard experiments/*/README.md))
+DATA ?= data
 RESULTS := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster check format benchmark lock clean
+.PHONY: help setup demo test test-cluster check format benchmark lock clean $(EXPERIMENTS)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^([a-z-]+|\$$\(EXPERIMENTS\)):.*## / {sub(/.*EXPERIMENTS.*/, "experiments/NAME", $$1); \
+	  printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install the locked environment in .venv
 
@@ -25,6 +28,11 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## train and judge three networks on the embedded data set (minutes on two cores)
 	$(BIN)/symrob train experiment=demo hydra.sweep.dir=$(RESULTS)
 	$(BIN)/symrob report $(RESULTS) --output $(RESULTS)/report
+
+# The sweep's directory is always the same, so that an interrupted experiment goes on and only what is missing is run.
+$(EXPERIMENTS): experiments/%: $(READY)  ## run or finish an experiment, and write its report (DATA=folder of data sets, OVERRIDES=settings)
+	SYMROB_DATA=$(DATA) $(BIN)/symrob train experiment=$* hydra.sweep.dir=outputs/experiments/$* $(OVERRIDES)
+	$(BIN)/symrob report outputs/experiments/$* --output $@/report
 
 test: $(READY)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto

@@ -24,6 +24,7 @@ from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_network
+from symmetry_robustness.reporting.figures import save_figure
 from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
 from symmetry_robustness.robustness.soundness import count_checks
 from symmetry_robustness.sweeps.run_directory import CONFIG, read_config
@@ -76,7 +77,7 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
     _remove(partial)
     if report is not None:
         for title, figure in measure_figures(report).items():
-            figure.savefig(directory / f"{config.name}-{title}.png", dpi=160)
+            save_figure(figure, directory / f"{config.name}-{title}")
         _show(report, path)
     return report
 

@@ -1,25 +1,25 @@
 """`symrob report RUN… --output DIR`: tables and figures from run or sweep directories."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from rich.console import Console
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.claims import judge_claims, load_claims
 from symmetry_robustness.reporting.claims_table import claims_sheet
-from symmetry_robustness.reporting.figures import attack_panel, epsilon_curves, view_curves
 from symmetry_robustness.reporting.formats import terminal
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.overview import overview
+from symmetry_robustness.reporting.report_figures import write_figures
 from symmetry_robustness.reporting.results import Summary, summarize
-from symmetry_robustness.reporting.runs import VIEWS, Problem, Run, find_runs
+from symmetry_robustness.reporting.runs import Problem, Run, find_runs
 from symmetry_robustness.reporting.tables import Sheet, sheets
 
 
@@ -47,7 +47,8 @@ def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     """Write everything into `output`, and print the tables."""
     summary = summarize(frame, runs)
     write_tables(runs, frame, summary, output / "tables")
-    write_figures(runs, output)
+    for note in write_figures(runs, summary, output / "figures", remove_values):
+        print(f"figures: {note}")
     print(f"tables and figures: {output}")
 
 
@@ -65,44 +66,13 @@ def write_tables(runs: list[Run], frame: pd.DataFrame, summary: Summary, directo
             console.print(piece)
 
 
-def write_figures(runs: list[Run], output: Path) -> None:
-    """Curves over epsilon and over views, adversarial examples."""
-    for kind, x_label in VIEWS.items():
-        seen: dict[str, list[dict[float, float]]] = {}
-        for run in runs:
-            if accuracies := run.views(kind):
-                seen.setdefault(run.name, []).append(accuracies)
-        if seen:
-            save(view_curves(seen, x_label=x_label), output / kind)
-    attacked = {label: run for label, run in zip(labels(runs), runs, strict=True) if run.attacks}
-    if attacked:
-        curves = {label: {attack: run.curve(attack) for attack in run.attacks} for label, run in attacked.items()}
-        norms = sorted({run.final.norm for run in attacked.values() if run.final})
-        save(epsilon_curves(curves, x_label=f"ε ({', '.join(norms)}, pixels in [0, 1])"), output / "curves")
-    for label, run in attacked.items():
-        panel = attack_panel(*run.examples())
-        if panel is not None:
-            save(panel, output / f"examples_{re.sub(r'[^A-Za-z0-9=._-]+', '_', label)}")
+def remove_values(
+    images: NDArray[np.float32], shares: NDArray[np.float64], numbers: NDArray[np.int64], seed: int
+) -> NDArray[np.float32]:
+    """What is left of images at their removal tolerance; only reports that measured it wait for torch."""
+    from symmetry_robustness.robustness.removal import removed
 
-
-def labels(runs: Sequence[Run]) -> list[str]:
-    """A label for each run, told apart by as little as is needed: its name, its seed, its directory."""
-    forms = (
-        lambda run: run.name,
-        lambda run: f"{run.name} seed={run.summary['seed']}",
-        lambda run: f"{run.name} seed={run.summary['seed']} {run.directory}",
-    )
-    for form in forms:
-        made = [form(run) for run in runs]
-        if len(set(made)) == len(made):
-            break
-    return made
-
-
-def save(figure: Figure, stem: Path) -> None:
-    """As PNG to look at and SVG to print."""
-    for suffix in ("png", "svg"):
-        figure.savefig(f"{stem}.{suffix}", dpi=160)
+    return removed(images, shares, numbers, seed)
 
 
 if __name__ == "__main__":

@@ -110,9 +110,13 @@ class Run:
 
     def during(self) -> Iterator[tuple[int, Evaluation]]:
         """Epochs and the evaluations after them, read one by one."""
-        found = ((_DURING.fullmatch(path.stem), path) for path in (self.directory / "robustness").glob("*.json"))
-        for epoch, path in sorted((int(match[2]), path) for match, path in found if match):
+        for epoch, path in self.during_files():
             yield epoch, read_evaluation(path, self.config["data"])
+
+    def during_files(self) -> list[tuple[int, Path]]:
+        """Epochs and the JSON files of the evaluations after them, in order."""
+        found = ((_DURING.fullmatch(path.stem), path) for path in (self.directory / "robustness").glob("*.json"))
+        return sorted((int(match[2]), path) for match, path in found if match)
 
     def curve(self, attack: str) -> Curve:
         """Accuracy over epsilon under one attack on the evaluated images, beginning with the clean accuracy at 0."""

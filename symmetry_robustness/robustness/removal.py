@@ -71,6 +71,15 @@ def removal_ranks(images: Tensor, numbers: Numbers, seed: int) -> Tensor:
     return torch.stack(orders).reshape(images.shape).to(images.device)
 
 
+def removed(
+    images: npt.NDArray[np.float32], shares: npt.NDArray[np.float64], numbers: npt.NDArray[np.int64], seed: int
+) -> npt.NDArray[np.float32]:
+    """What `RemovalTolerance` leaves of images (N, C, H, W) of these numbers when shares (N,) of them are removed."""
+    given = torch.from_numpy(images)
+    left: npt.NDArray[np.float32] = remove(given, torch.from_numpy(shares), removal_ranks(given, numbers, seed)).numpy()
+    return left
+
+
 def _tolerance(network: nn.Module, images: Tensor, ranks: Tensor, levels: int) -> Tensor:
     """Removal tolerance of one batch."""
     result = images.new_ones(len(images))

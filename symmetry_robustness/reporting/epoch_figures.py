@@ -1,0 +1,82 @@
+"""Robustness over epochs, from the evaluations during training."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from symmetry_robustness.reporting.figure_parts import NETWORKS, NORMS, Drawn, first_of
+from symmetry_robustness.reporting.figures import Line, curve_grid, epsilon_name
+from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.settings import data_title, digest
+from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
+
+_SEEDS: Final = 5  # runs of a network whose epochs are read
+_POINTS: Final = 40  # epochs of a run that are read
+
+
+class Epoch(NamedTuple):
+    """One evaluation during training: shares by title of their panel, over so many images."""
+
+    number: int
+    images: int
+    shares: dict[str, float]
+
+
+def epoch_figures(networks: Mapping[str, Sequence[Run]], notes: list[str]) -> Drawn:
+    """Accuracy without attack and under the worst of the attacks after the epochs that were evaluated."""
+    groups: dict[tuple[str, ...], dict[str, list[list[Epoch]]]] = {}
+    for name, several in networks.items():
+        for run in several[:_SEEDS]:
+            about, epochs = _epochs(run, notes)
+            if len(epochs) > 1:
+                groups.setdefault(about, {}).setdefault(name, []).append(epochs)
+    for (data, part, _), found in groups.items():
+        shown = first_of(found, NETWORKS, "robustness over epochs", notes)
+        panels = {
+            title: {name: _mean_line(several, title) for name, several in shown.items()}
+            for title in next(iter(shown.values()))[0][0].shares
+        }
+        title = f"{data}, {part} images during training; bands: 95 % over seeds, or images of a single one"
+        yield "epochs", curve_grid({"": panels}, x_label="epoch", title=title)
+
+
+def _epochs(run: Run, notes: list[str]) -> tuple[tuple[str, str, str], list[Epoch]]:
+    """Data, split and protocol of the evaluations during a run, and what they found; no more than `_POINTS`."""
+    files = run.during_files()
+    chosen = [files[index] for index in np.unique(np.linspace(0, len(files) - 1, min(len(files), _POINTS)).astype(int))]
+    about, epochs = ("", "", ""), []
+    for number, path in chosen:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            about = (data_title(run.config["data"]), path.stem.partition("-")[0], digest(content["settings"]))
+            epochs.append(Epoch(number + 1, int(content["images"]), _panel_shares(content)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            notes.append(f"{path}: damaged ({type(error).__name__}: {error})")
+    return about, epochs
+
+
+def _panel_shares(content: Mapping[str, Any]) -> dict[str, float]:
+    """Clean accuracy, and the worst case at the first, the middle and the last epsilon of the grid."""
+    summary, grid = content["summary"], content["epsilons"]
+    shares = {"clean": float(summary["clean_accuracy"])}
+    if content["attacks"]:
+        for index in dict.fromkeys((0, len(grid) // 2, len(grid) - 1)):
+            name = f"worst case, {NORMS[content['norm']]} ε = {epsilon_name(grid[index])}"
+            shares[name] = float(summary[f"worst_case.{content['norm']}_{grid[index]:.4g}"])
+    return shares
+
+
+def _mean_line(several: Sequence[Sequence[Epoch]], title: str) -> Line:
+    """Mean over seeds at the epochs that all of them have, with Student's interval; of a single one over images."""
+    by_number = [{epoch.number: epoch for epoch in epochs} for epochs in several]
+    numbers = sorted(set.intersection(*map(set, by_number)))
+    values = np.array([[epochs[number].shares[title] for number in numbers] for epochs in by_number])
+    positions, mean = np.array(numbers, dtype=np.float64), values.mean(axis=0)
+    if len(several) > 1:
+        low, high = seeds_interval(mean, values.std(axis=0, ddof=1), len(several))
+    else:
+        images = np.array([by_number[0][number].images for number in numbers], dtype=np.float64)
+        low, high = share_interval(mean, np.sqrt(mean * (1 - mean) / images), images)
+    return Line(positions, mean, low, high)

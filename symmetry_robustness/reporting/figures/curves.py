@@ -1,0 +1,103 @@
+"""Accuracy over whatever varies: epsilon, epoch, angle, scale."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from symmetry_robustness.reporting.figures.style import (
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    Line,
+    draw_line,
+    fitted,
+    legend_below,
+    line_with_errors,
+    look_of,
+    printed,
+)
+
+# Row of panels -> column of panels -> network -> line.
+Grid = Mapping[str, Mapping[str, Mapping[str, Line]]]
+
+
+class Curve(NamedTuple):
+    """Accuracy over epsilon, each of shape (E,); accuracies and standard errors in [0, 1]."""
+
+    epsilons: NDArray[np.float64]
+    accuracies: NDArray[np.float64]
+    standard_errors: NDArray[np.float64]
+
+
+def epsilon_curves(curves: Mapping[str, Mapping[str, Curve]], *, x_label: str = "ε") -> Figure:
+    """One panel per attack, one line per network, with bands of two standard errors.
+
+    Args:
+        curves: network name -> attack name -> curve.
+        x_label: names norm and unit of epsilon.
+    """
+    attacks = dict.fromkeys(attack for by_attack in curves.values() for attack in by_attack)
+    panels = {
+        attack.replace("_", " "): {
+            name: line_with_errors(*by_attack[attack]) for name, by_attack in curves.items() if attack in by_attack
+        }
+        for attack in attacks
+    }
+    return curve_grid({"": panels}, x_label=x_label)
+
+
+@printed
+def curve_grid(
+    grid: Grid, *, x_label: str, title: str = "", y_label: str = "accuracy (%)", x_step: float | None = None
+) -> Figure:
+    """Panels in rows and columns that share their axes, a line with its band for each network.
+
+    Args:
+        grid: row -> column -> network -> accuracies in [0, 1]; a place without lines stays empty.
+        x_label: what varies, with its unit.
+        title: of the whole figure.
+        y_label: of the accuracies.
+        x_step: distance of the ticks, where round numbers are not what they should be.
+    """
+    columns = list(dict.fromkeys(column for row in grid.values() for column in row)) or [""]
+    looks = look_of(name for row in grid.values() for lines in row.values() for name in lines)
+    width = ONE_COLUMN if len(columns) == 1 else TWO_COLUMNS
+    height = (1.65 if len(columns) > 2 else 1.9) * max(len(grid), 1) + 0.5 + 0.15 * len(looks)
+    title = fitted(title, width)
+    height += 0.13 * title.count("\n")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(max(len(grid), 1), len(columns), sharex="col", sharey=True, squeeze=False)
+    for line, (row, by_column) in zip(panels, grid.items(), strict=False):
+        for panel, column in zip(line, columns, strict=True):
+            for name, values in by_column.get(column, {}).items():
+                draw_line(panel, values, looks[name], name)
+            panel.set_visible(bool(by_column.get(column)) or len(grid) == 1)
+        line[0].set_ylabel(f"{row}\n{y_label}" if row else y_label)
+    for panel, column in zip(panels[0], columns, strict=True):
+        panel.set_title(column)
+    drawn = [values for row in grid.values() for lines in row.values() for values in lines.values()]
+    whole = all(np.all(values.positions % 1 == 0) for values in drawn)
+    most = 5 if len(columns) < 3 else 4
+    for panel in panels.flat:
+        panel.set_ylim(0, 1.03)
+        panel.yaxis.set_major_locator(MultipleLocator(0.2))
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+        panel.xaxis.set_major_locator(MultipleLocator(x_step) if x_step else MaxNLocator(most, integer=whole))
+        panel.grid(True)
+    _label_last(panels, x_label)
+    if title:
+        figure.suptitle(title)
+    legend_below(figure, panels.flat)
+    return figure
+
+
+def _label_last(panels: NDArray[np.object_], x_label: str) -> None:
+    """Name the horizontal axis below the last panel of each column that is seen."""
+    for column in panels.T:
+        last = [panel for panel in column if panel.get_visible()][-1:]
+        for panel in last:
+            panel.set_xlabel(x_label)
+            panel.tick_params(labelbottom=True)

@@ -1,0 +1,133 @@
+"""How every figure looks: widths and fonts of print, colours, the legend's place; and how it is saved."""
+
+import functools
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
+from PIL import Image
+
+# Widths of a column and of a page in print, inches; figures are drawn in the size in which they are to be printed.
+ONE_COLUMN: Final = 3.25
+TWO_COLUMNS: Final = 6.75
+# Okabe and Ito's palette: told apart under every common colour blindness (https://jfly.uni-koeln.de/color/).
+COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# A shape, a dash and a hatch for each colour, so that none has to be told by its colour alone.
+MARKERS: Final = "osD^vPX"
+DASHES: Final = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (3, 3)))
+HATCHES: Final = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++")
+SMALLEST: Final = 7  # points: what can be read in print
+
+_PRINTED: Final[dict[Any, Any]] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "figure.titlesize": 8,
+    "legend.fontsize": SMALLEST,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.5,
+    "grid.alpha": 0.3,
+    "hatch.linewidth": 0.4,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.2,
+    "legend.frameon": False,
+}
+_CHARACTER = 0.06  # inches that a letter takes on average
+_HANDLE = 0.5  # inches beside a legend's text
+
+# Several figures by name.
+Figures = dict[str, Figure]
+Drawing = ParamSpec("Drawing")
+
+
+class Line(NamedTuple):
+    """Values with the ends of their intervals, each of shape (T,)."""
+
+    positions: NDArray[np.float64]
+    values: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def line_with_errors(positions: NDArray[Any], values: NDArray[Any], standard_errors: NDArray[Any]) -> Line:
+    """A line whose band is two standard errors wide on either side."""
+    return Line(positions, values, values - 2 * standard_errors, values + 2 * standard_errors)
+
+
+def printed(draw: Callable[Drawing, Figure]) -> Callable[Drawing, Figure]:
+    """Let a function that draws a figure use the fonts and lines of print, whatever the process has set."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Drawing.args, **kwargs: Drawing.kwargs) -> Figure:
+        with matplotlib.rc_context(_PRINTED):
+            figure = draw(*args, **kwargs)
+            for panel in figure.axes:  # ticks are made when the figure is saved, outside of this context
+                panel.tick_params(which="both", labelsize=SMALLEST, width=0.6)
+        return figure
+
+    return drawn
+
+
+def draw_line(panel: Axes, line: Line, index: int, label: str, **changes: Any) -> None:
+    """One line with its band, in the colour, marker and dash of its number."""
+    color = COLORS[index % len(COLORS)]
+    look = {"marker": MARKERS[index % len(MARKERS)], "linestyle": DASHES[index % len(DASHES)], "color": color} | changes
+    panel.plot(line.positions, line.values, label=label, **look)
+    panel.fill_between(line.positions, line.low, line.high, color=look["color"], alpha=0.15, linewidth=0)
+    panel.grid(True)
+
+
+def fitted(text: str, width: float) -> str:
+    """A text in as many lines as it takes in so many inches."""
+    return textwrap.fill(text, max(12, int(width / _CHARACTER)))
+
+
+def legend_below(figure: Figure | SubFigure, panels: Iterable[Axes]) -> None:
+    """One legend for several panels, below them and in as many columns as fit, so that it covers no data.
+
+    Args:
+        figure: with constrained layout.
+        panels: each name is explained once.
+    """
+    handles: dict[str, Artist] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if not handles:
+        return
+    width = figure.bbox.width / figure.dpi
+    names = [fitted(name, width - _HANDLE) for name in handles]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    columns = max(1, min(len(names), int(width / (longest * _CHARACTER + _HANDLE))))
+    rows = -(-len(names) // columns)
+    columns = -(-len(names) // rows)  # no row with a single name below a full one
+    figure.legend([*handles.values()], names, loc="outside lower center", ncols=columns)
+
+
+def save_figure(figure: Figure, stem: Path) -> None:
+    """Write PDF to print, with its fonts inside and without a date, and PNG to look at."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout is found; finding it again for each file takes half of the time
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
+    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=300)
+
+
+def as_pixels(figure: Figure, *, dpi: int = 200) -> NDArray[np.uint8]:
+    """The figure as an image (H, W, 3), for trackers that keep pictures."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return np.array(Image.open(file).convert("RGB"))
+
+
+def look_of(names: Iterable[str]) -> Mapping[str, int]:
+    """A number for each name, by first appearance: the same name looks the same in all panels of a figure."""
+    return {name: index for index, name in enumerate(dict.fromkeys(names))}

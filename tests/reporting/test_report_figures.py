@@ -1,0 +1,231 @@
+"""Which figures a report draws, and that they show the numbers of its tables."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from symmetry_robustness.reporting.attack_figures import attack_figures
+from symmetry_robustness.reporting.figure_parts import NETWORKS, shown_data
+from symmetry_robustness.reporting.figures import Figures
+from symmetry_robustness.reporting.frame import BENCHMARK, SEVERITIES, frame_of
+from symmetry_robustness.reporting.report_figures import (
+    corruption_figures,
+    network_names,
+    view_figures,
+    write_figures,
+)
+from symmetry_robustness.reporting.results import Summary, summarize
+from symmetry_robustness.reporting.run_figures import run_figures
+from symmetry_robustness.reporting.runs import Run, find_runs
+
+from .made import CIFAR, EPSILONS, draw_broken_at, make_clever, make_report, make_run
+
+CIFAR100 = CIFAR | {"_target_": "symmetry_robustness.data.CIFAR100DataModule"}
+
+
+def read(directory: Path) -> tuple[list[Run], Summary]:
+    runs, problems = find_runs([directory])
+    assert problems == []
+    return runs, summarize(frame_of(runs), runs)
+
+
+def nothing_removed(images: Any, shares: Any, numbers: Any, seed: int) -> Any:
+    return images
+
+
+def drawn_runs(directory: Path) -> tuple[Figures, list[str]]:
+    runs, summary = read(directory)
+    notes: list[str] = []
+    return dict(run_figures(runs, network_names(summary), nothing_removed, notes)), notes
+
+
+def make_sweep(directory: Path, networks: list[str], data: Any = CIFAR, seeds: int = 3) -> None:
+    for place, name in enumerate(networks):
+        for seed in range(seeds):
+            report = make_report(draw_broken_at(60, 10 * place + seed, strength=1 + place))
+            make_run(directory / f"{len(list(directory.glob('*')))}", report, name=name, seed=seed, data=data)
+
+
+def test_depths_are_rows_and_data_and_attacks_columns(tmp_path: Path) -> None:
+    for data in (CIFAR, CIFAR100):
+        make_sweep(tmp_path, ["standard", "weighted", "standard_4layer", "weighted_4layer"], data)
+    _, summary = read(tmp_path)
+    notes: list[str] = []
+    figures = dict(attack_figures(summary, notes))
+    curves = figures["curves-test-fgsm"]  # three attacks and two data sets are too many for one figure
+    assert [panel.get_title() for panel in curves.axes] == ["CIFAR-10", "CIFAR-100", "", ""]
+    assert [panel.get_ylabel().partition("\n")[0] for panel in curves.axes] == ["4 layers", "", "full depth", ""]
+    assert set(figures) == {
+        *(f"curves-test-{attack}" for attack in ("fgsm", "pgd", "worst case over attacks")),
+        *(f"bars-test-{data}-{depth}" for data in ("cifar10", "cifar100") for depth in ("4 layers", "full depth")),
+    }
+    assert notes == []
+    assert "final evaluation (sound), 60 test images" in curves.get_suptitle()
+    assert "95 % over 3 seeds" in curves.get_suptitle()
+
+
+def test_curves_and_bars_show_means_intervals_and_the_best_of_the_tables(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ["standard", "weighted"])
+    _, summary = read(tmp_path)
+    figures = dict(attack_figures(summary, []))
+    panel = next(panel for panel in figures["curves-test"].axes if panel.get_title() == "PGD")
+    rows = summary.results[(summary.results["network"] == "weighted") & (summary.results["view"] == "")]
+    under = rows[rows["attack"] == "pgd"].sort_values("epsilon")
+    line = panel.get_lines()[1]
+    assert line.get_label() == "weighted"
+    np.testing.assert_allclose(np.asarray(line.get_xdata()), [0, *EPSILONS])
+    clean = rows.loc[rows["measure"] == "clean_accuracy", "value"]
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), [*clean, *under["value"]])
+    band = panel.collections[1].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(max(rows.loc[rows["measure"] == "clean_accuracy", "high"]))
+    bars = next(panel for panel in figures["bars-test"].axes if panel.get_title() == "PGD")
+    heights = [patch.get_height() for patch in bars.patches]
+    np.testing.assert_allclose(heights[4:], [*clean, *under["value"]])
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["clean", "2/255", "4/255", "8/255"]
+
+
+def test_a_released_protocol_and_failed_checks_are_named(tmp_path: Path) -> None:
+    report = make_report(draw_broken_at(60, 0))
+    failed = [check._replace(status="failed") for check in report.checks]
+    make_run(tmp_path / "0", make_report(draw_broken_at(60, 0), checks=tuple(failed)))
+    released = make_report(draw_broken_at(60, 1), settings={**report.settings, "judge": "returned"})
+    released.save(make_run(tmp_path / "1", report, name="weighted") / "robustness", "reenacted")
+    figures = dict(attack_figures(read(tmp_path)[1], []))
+    labels = [line.get_label() for line in figures["curves-test"].axes[0].get_lines()]
+    assert labels == ["standard ⚠ checks failed", "weighted"]
+    assert "released, no sound evaluation" in figures["curves-reenacted"].get_suptitle()
+
+
+def test_more_networks_than_can_be_told_apart_are_left_out_aloud(tmp_path: Path) -> None:
+    names = [f"network{place}" for place in range(NETWORKS + 2)]
+    make_sweep(tmp_path, names, seeds=1)
+    _, summary = read(tmp_path)
+    notes: list[str] = []
+    figures = dict(attack_figures(summary, notes))
+    shown = {line.get_label() for line in figures["curves-test"].axes[0].get_lines()}
+    rows = summary.results[summary.results["measure"] == "worst_case_accuracy"]
+    area = rows.groupby("network")["value"].mean().sort_values(kind="stable")
+    assert shown == set(area.index[2:])
+    assert notes == [f"test, full depth: the {NETWORKS} most robust of {NETWORKS + 2} networks are drawn"]
+    _, others = drawn_runs(tmp_path)
+    assert others == ["examples and measures: the first 4 of 9 networks are drawn"]
+
+
+def test_views_and_corruptions(tmp_path: Path) -> None:
+    angles = {f"test/rotation_{angle}/accuracy": 0.9 - angle / 1000 for angle in (0, 90, 180, 270)}
+    cells = {f"test/{name}_{severity}/accuracy": 1 - severity / 10 for name in BENCHMARK for severity in SEVERITIES}
+    corrupted = CIFAR | {"corruptions": "benchmark", "severities": [1, 2, 3, 4, 5]}
+    for seed in range(2):
+        make_run(tmp_path / f"turned{seed}", summary={"test_accuracy": angles}, seed=seed)
+        make_run(tmp_path / f"corrupted{seed}", summary={"test_accuracy": cells}, data=corrupted, seed=seed)
+    _, summary = read(tmp_path)
+    notes: list[str] = []
+    views = dict(view_figures(summary, notes))
+    assert set(views) == {"views-rotation", "views-rotation-circle"}
+    (line,) = views["views-rotation"].axes[0].get_lines()
+    np.testing.assert_allclose(np.asarray(line.get_xydata()), [[0, 0.9], [90, 0.81], [180, 0.72], [270, 0.63]])
+    figure = dict(corruption_figures(summary, notes))["corruptions"]
+    np.testing.assert_allclose(figure.axes[0].get_images()[0].get_array(), np.tile(np.arange(1, 6) / 10, (15, 1)))
+    assert figure.axes[0].get_title() == "standard\nmean 30.0 %"
+    assert notes == []
+
+
+def test_robustness_over_epochs_is_read_from_the_run(tmp_path: Path) -> None:
+    for seed in range(2):
+        run = make_run(tmp_path / str(seed), seed=seed)
+        for epoch in (0, 4):
+            make_report(draw_broken_at(40, epoch + seed)).save(run / "robustness", f"validation-epoch={epoch:03d}")
+    (tmp_path / "1" / "robustness" / "validation-epoch=009.json").write_text("{")
+    runs, summary = read(tmp_path)
+    notes: list[str] = []
+    figure = dict(run_figures(runs, network_names(summary), nothing_removed, notes))["epochs"]
+    assert [panel.get_title() for panel in figure.axes] == [
+        "clean", "worst case, ℓ∞ ε = 2/255", "worst case, ℓ∞ ε = 4/255", "worst case, ℓ∞ ε = 8/255",
+    ]  # fmt: skip
+    (line,) = figure.axes[1].get_lines()
+    assert list(np.asarray(line.get_xdata())) == [1, 5]
+    shares = [
+        json.loads((tmp_path / str(seed) / "robustness" / f"validation-epoch={epoch:03d}.json").read_text())["summary"]
+        for epoch in (0, 4)
+        for seed in range(2)
+    ]
+    found = np.array([share[f"worst_case.linf_{EPSILONS[0]:.4g}"] for share in shares]).reshape(2, 2).mean(axis=1)
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), found)
+    assert [note.partition(":")[2].strip()[:7] for note in notes] == ["damaged"]
+
+
+def test_clever_meets_distances_of_the_same_images_in_its_norm(tmp_path: Path) -> None:
+    """Scores of images 0 to 4 in l2, distances of images 2 to 7 in l2: 2, 3 and 4 have both; 3 is misclassified."""
+    run = make_run(tmp_path / "run", make_report(draw_broken_at(10, 0)))
+    scored = {"clever": make_clever(np.arange(5) / 10), "clever_indices": np.arange(5)}
+    make_report(draw_broken_at(10, 0), **scored).save(run / "robustness", "clever")
+    distances = np.array([0.1, 0.0, 0.5, 1.0, 1.0, 1.0])
+    measures = {"minimal_l2": {
+        "distance": distances, "saturated": distances == 0.5, "indices": np.arange(2, 8)
+    }}  # fmt: skip
+    settings = make_report(draw_broken_at(10, 0)).settings | {
+        "measures": {"minimal_l2": {"class": "MinimalDistance", "norm": "l2"}}
+    }
+    make_report(draw_broken_at(10, 0), measures=measures, settings=settings).save(run / "robustness", "paper")
+    figures, _ = drawn_runs(tmp_path)
+    (panel,) = figures["clever-l2"].axes
+    points = {group.get_label(): np.asarray(group.get_offsets()).tolist() for group in panel.collections}
+    assert points == {"estimate above it": [[0.1, 0.2]], "not broken up to there": [[0.5, 0.4]]}
+    assert panel.get_title() == "standard: 1 of 1 above"
+
+
+def test_pictures_of_a_run(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((3, 3, 8, 8), dtype=np.float32)
+    angles = [60.0, 120.0, 240.0]
+    shape = (60, len(angles))
+    symmetry = {
+        "disc.correct": np.ones(60, bool), "rotation.correct": np.ones(shape, bool),
+        "rotation.consistent": np.ones(shape, bool), "rotation.error.logits": np.ones(shape),
+        "rotation.floor.logits": np.full(shape, 0.1), "indices": np.arange(60),
+    }  # fmt: skip
+    measures = {"removal": {"value": np.full(60, 0.25), "indices": np.arange(60)}, "symmetry": symmetry}
+    settings = make_report(draw_broken_at(60, 0)).settings | {
+        "measures": {"removal": {"class": "RemovalTolerance"},
+                     "symmetry": {"class": "Symmetry", "angles": angles, "scales": []}}
+    }  # fmt: skip
+    report = make_report(
+        draw_broken_at(60, 0),
+        measures=measures,
+        settings=settings,
+        examples={"clean": images, "fgsm": images, "pgd": images},
+    )
+    for name in ("standard", "weighted"):
+        make_run(tmp_path / name, report, name=name)
+    figures, notes = drawn_runs(tmp_path)
+    assert set(figures) == {"symmetry-test-circle"} | {
+        f"{kind}-test-{name}"
+        for kind in ("examples", "removal", "symmetry-circle", "symmetry-error")
+        for name in ("standard", "weighted")
+    }
+    assert len(figures["symmetry-test-circle"].axes[0].get_lines()) == 2
+    assert notes == []
+
+
+def test_files_are_pdf_and_png_by_safe_names(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "runs", ["standard"], seeds=1)
+    runs, summary = read(tmp_path / "runs")
+    assert write_figures(runs, summary, tmp_path / "figures", nothing_removed) == []
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["curves-test.pdf", "curves-test.png"]
+
+
+def test_networks_of_one_name_are_told_apart_by_their_data(tmp_path: Path) -> None:
+    for data in (CIFAR, CIFAR100):
+        make_sweep(tmp_path, ["parallel_scale"], data, seeds=1)
+    _, summary = read(tmp_path)
+    assert sorted(network_names(summary).values()) == ["parallel scale, cifar10", "parallel scale, cifar100"]
+
+
+@pytest.mark.parametrize(
+    ("data", "title"),
+    [("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"), ("cifar10c (x)", "CIFAR-10-C (x)"), ("shapes", "shapes")],
+)
+def test_data_sets_are_written_as_people_write_them(data: str, title: str) -> None:
+    assert shown_data(data) == title

@@ -1,0 +1,58 @@
+"""The documentation speaks of what there is, and of all of it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from symmetry_robustness.robustness.soundness import EXPLANATIONS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "experiments").rglob("*.md"))]
+PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
+_LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_protocol_is_explained_and_no_other() -> None:
+    names = {path.stem for path in (ROOT / "conf" / "robustness").glob("*.yaml")} - {"none"}
+    sections = re.split(r"^### ", PROTOCOLS, flags=re.MULTILINE)[1:]
+    explained = {section.split("\n", 1)[0]: section.split("\n", 1)[1].strip() for section in sections}
+    assert names <= set(explained)
+    assert all(len(explained[name].split()) >= 10 for name in names)
+    assert {name for name in explained if re.fullmatch("[a-z_]+", name)} <= names
+
+
+def test_every_check_is_explained_with_what_to_do_and_no_other() -> None:
+    rows = re.findall(r"^\| `(\w+)`\*? \|([^|]*)\|([^|]*)\|$", PROTOCOLS, re.MULTILINE)
+    explained = {name: (asks, means) for name, asks, means in rows if name in EXPLANATIONS}
+    assert set(explained) == set(EXPLANATIONS)
+    assert all(len(asks.split()) >= 5 and len(means.split()) >= 5 for asks, means in explained.values())
+    checks = PROTOCOLS[PROTOCOLS.index("## Soundness checks") : PROTOCOLS.index("What cannot be seen from outside")]
+    assert set(re.findall(r"^\| `(\w+)`", checks, re.MULTILINE)) == set(EXPLANATIONS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in _LINK.findall(page.read_text()):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        file = (page.parent / target) if target else page
+        assert file.exists(), f"{page}: {target}"
+        assert not anchor or anchor in anchors(file), f"{page}: {target}#{anchor}"
+
+
+def test_every_experiment_has_its_configuration_and_says_what_it_concludes() -> None:
+    index = (ROOT / "experiments" / "README.md").read_text()
+    folders = {path.parent.name: path.read_text() for path in (ROOT / "experiments").glob("*/README.md")}
+    assert set(folders) == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")} - {"none", "demo"}
+    for name, text in folders.items():
+        assert all(part in text for part in ("**Question.**", "**Command.**", "## Results", "## Conclusion")), name
+        assert f"make experiments/{name}" in text
+        (row,) = [line for line in index.splitlines() if line.startswith(f"| [{name}](")]
+        assert ("not run yet" in row) == ("Not run yet." in text), name
