@@ -246,11 +246,12 @@ def attack_panel(
     for attack, found in broken_at.items():
         difference, factor = magnified_difference(examples["clean"], examples[attack])
         rows |= {attack: examples[attack], f"{attack} change ×{factor}": difference}
-        captions[attack] = [_outcome(epsilon) for epsilon in found]
+        captions[attack] = [outcome_name(epsilon) for epsilon in found]
     return example_panel(rows, captions)
 
 
-def _outcome(epsilon: float) -> str:
+def outcome_name(epsilon: float) -> str:
+    """What became of an image: the smallest epsilon that broke it, 0 where it was wrong before, inf where none did."""
     if epsilon == 0:
         return "wrong without attack"
     return f"ε = {epsilon_name(epsilon)}" if np.isfinite(epsilon) else "withstood"
