@@ -14,14 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from rich.console import Console
 
 from symmetry_robustness.app.cli import find_mistake, guarded
 from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import build_network
-from symmetry_robustness.reporting import tables
-from symmetry_robustness.reporting.runs import find_runs
+from symmetry_robustness.reporting.overview import show_run
 from symmetry_robustness.sweeps.run_directory import SUMMARY, add_environment, read_config, read_json, write_json
 from symmetry_robustness.training import Classifier, RobustnessCallback, tracking
 from symmetry_robustness.training.checkpoints import RobustCheckpoint
@@ -96,8 +94,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
     if trainer.is_global_zero:
         write_json(directory / SUMMARY, summary)
         log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
-        runs, _ = find_runs([directory])
-        Console().print(tables.terminal(tables.result_rows(runs), str(directory)))
+        show_run(directory)
     return summary
 
 

@@ -6,18 +6,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.reporting import tables
 from symmetry_robustness.reporting.figures import attack_panel, epsilon_curves, view_curves
-from symmetry_robustness.reporting.runs import VIEWS, Run, find_runs
+from symmetry_robustness.reporting.formats import terminal
+from symmetry_robustness.reporting.frame import frame_of
+from symmetry_robustness.reporting.overview import overview
+from symmetry_robustness.reporting.results import Summary, summarize
+from symmetry_robustness.reporting.runs import VIEWS, Problem, Run, find_runs
+from symmetry_robustness.reporting.tables import Sheet, sheets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print one table; write it as Markdown and CSV, the curves and the adversarial examples as PNG and SVG.
+    """Print what the runs come to; write tables, figures and adversarial examples.
 
     Returns:
         0; 2 is the wrapper's for a user's mistake.
@@ -27,21 +32,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where tables and figures go")
     arguments = parser.parse_args(argv)
     runs, problems = find_runs(arguments.runs)
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+    frame = frame_of(runs, problems)
+    for problem in frame.attrs["problems"]:
+        print(f"left out: {Problem(**problem)}", file=sys.stderr)
     if not runs:
         raise UserError(f"none of the {len(problems)} runs found is finished; nothing to report")
-    write_report(runs, arguments.output)
+    write_report(runs, frame, arguments.output)
     return 0
 
 
-def write_report(runs: list[Run], output: Path) -> None:
-    """Print the table and write everything into `output`."""
-    output.mkdir(parents=True, exist_ok=True)
-    rows = tables.result_rows(runs)
-    Console(width=None if sys.stdout.isatty() else 160).print(tables.terminal(rows, "accuracy ± standard error"))
-    (output / "table.md").write_text(tables.markdown(rows))
-    (output / "table.csv").write_text(tables.comma_separated(rows))
+def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
+    """Write everything into `output`, and print the tables."""
+    summary = summarize(frame, runs)
+    write_tables(runs, frame, summary, output / "tables")
+    write_figures(runs, output)
+    print(f"tables and figures: {output}")
+
+
+def write_tables(runs: list[Run], frame: pd.DataFrame, summary: Summary, directory: Path) -> None:
+    """Every kind of table as Markdown, LaTeX, CSV and Parquet; who leads, or single runs, on the terminal."""
+    directory.mkdir(parents=True, exist_ok=True)
+    every_run = Sheet("runs", [overview(runs)], frame)
+    made = {sheet.name: sheet for sheet in (*sheets(summary), every_run)}
+    for sheet in made.values():
+        sheet.write(directory)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in made.get("leaders", every_run).tables:
+        for piece in terminal(table):
+            console.print(piece)
+
+
+def write_figures(runs: list[Run], output: Path) -> None:
+    """Curves over epsilon and over views, adversarial examples."""
     for kind, x_label in VIEWS.items():
         seen: dict[str, list[dict[float, float]]] = {}
         for run in runs:
@@ -52,13 +74,12 @@ def write_report(runs: list[Run], output: Path) -> None:
     attacked = {label: run for label, run in zip(labels(runs), runs, strict=True) if run.attacks}
     if attacked:
         curves = {label: {attack: run.curve(attack) for attack in run.attacks} for label, run in attacked.items()}
-        norms = sorted({run.report["norm"] for run in attacked.values() if run.report})
+        norms = sorted({run.final.norm for run in attacked.values() if run.final})
         save(epsilon_curves(curves, x_label=f"ε ({', '.join(norms)}, pixels in [0, 1])"), output / "curves")
     for label, run in attacked.items():
         panel = attack_panel(*run.examples())
         if panel is not None:
             save(panel, output / f"examples_{re.sub(r'[^A-Za-z0-9=._-]+', '_', label)}")
-    print(f"tables and figures: {output}")
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

@@ -1,21 +1,47 @@
 """Run directories, read from their files alone."""
 
+import csv
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.reporting.evaluations import FINAL, Evaluation, read_evaluation
 from symmetry_robustness.reporting.figures import Curve
+from symmetry_robustness.reporting.settings import training_settings
 
 # Kinds of views that a test set may have been shown in, and the axis that they are drawn along.
 VIEWS = {"rotation": "angle (degrees, counter-clockwise)", "scale": "scale"}
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, and not everywhere
+_DURING = re.compile(r"(train|validation)-epoch=(\d+)")
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, BadZipFile, ZlibError, yaml.YAMLError)
+_NEEDED = ("name", "seed", "parameters", "clean_accuracy")
+
+
+class Problem(NamedTuple):
+    """A directory or file that no number was taken from.
+
+    `kind` is unfinished, failed, interrupted, damaged, foreign (another program's) or repeated (counted already).
+    """
+
+    path: str
+    kind: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.kind}{f' ({self.reason})' if self.reason else ''}"
 
 
 @dataclass(frozen=True)
@@ -24,13 +50,17 @@ class Run:
 
     Attributes:
         directory: where it lies.
+        config: content of config.yaml.
         summary: content of summary.json.
-        report: content of robustness/test.json, the final evaluation; None where robustness was not evaluated.
+        provenance: content of provenance.json; empty where there is none.
+        evaluations: stem to evaluation: `test`, the run's own, and those of `symrob evaluate`.
     """
 
     directory: Path
+    config: dict[str, Any]
     summary: dict[str, Any]
-    report: dict[str, Any] | None
+    provenance: dict[str, Any]
+    evaluations: dict[str, Evaluation]
 
     @property
     def name(self) -> str:
@@ -38,18 +68,58 @@ class Run:
         return str(self.summary["name"])
 
     @property
+    def seed(self) -> int:
+        """Of the training."""
+        return int(self.summary["seed"])
+
+    @property
+    def final(self) -> Evaluation | None:
+        """The evaluation at the end of the run; None where robustness was not evaluated."""
+        return self.evaluations.get(FINAL)
+
+    @property
     def attacks(self) -> list[str]:
         """Names of the attacks of the final evaluation."""
-        return list(self.report["attacks"]) if self.report else []
+        return self.final.attacks if self.final else []
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs it was trained for; None where a number of steps or a time was asked for instead."""
+        epochs = self.summary.get("epochs", self.config.get("trainer", {}).get("max_epochs"))
+        return None if epochs is None else int(epochs)
+
+    @property
+    def commit(self) -> str:
+        """Of the code, followed by + where files had been changed since; empty where it is not known."""
+        commit = self.provenance.get("commit") or ""
+        return f"{commit}+" if commit and self.provenance.get("changed_since_commit") else commit
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """All settings that decide the weights, but for the seed."""
+        return training_settings(self.config)
+
+    @cached_property
+    def metrics(self) -> list[dict[str, float]]:
+        """Rows of metrics.csv, each with what was logged; empty where there is none."""
+        path = self.directory / "metrics.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="") as file:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+    def during(self) -> Iterator[tuple[int, Evaluation]]:
+        """Epochs and the evaluations after them, read one by one."""
+        found = ((_DURING.fullmatch(path.stem), path) for path in (self.directory / "robustness").glob("*.json"))
+        for epoch, path in sorted((int(match[2]), path) for match, path in found if match):
+            yield epoch, read_evaluation(path, self.config["data"])
 
     def curve(self, attack: str) -> Curve:
         """Accuracy over epsilon under one attack on the evaluated images, beginning with the clean accuracy at 0."""
-        assert self.report is not None
-        scalars, norm = self.report["summary"], self.report["norm"]
-        epsilons = [0.0, *self.report["epsilons"]]
-        keys = ["clean_accuracy", *(f"robust_accuracy.{attack}.{norm}_{e:.4g}" for e in epsilons[1:])]
-        shares = np.array([scalars[key] for key in keys])
-        return Curve(np.array(epsilons), shares, np.sqrt(shares * (1 - shares) / self.report["images"]))
+        assert self.final is not None
+        correct = np.column_stack([self.final.clean, self.final.curve(attack)])
+        shares = correct.mean(axis=0)
+        return Curve(np.array([0.0, *self.final.epsilons]), shares, np.sqrt(shares * (1 - shares) / len(correct)))
 
     def views(self, kind: str) -> dict[float, float]:
         """Test accuracy over the angle ("rotation") or the factor ("scale"); empty where the test had no such views."""
@@ -65,64 +135,100 @@ class Run:
             return images, {attack: arrays[f"broken_at.{attack}"][first] for attack in self.attacks}
 
 
-def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
     """Every finished run in or below the given directories.
 
     Returns:
-        The runs, ordered by directory, and one line for each run that is unfinished, failed or damaged.
+        The runs, in the order of their directories, and what was left out.
 
     Raises:
         UserError: a path that does not exist or holds no run at all.
     """
     runs: list[Run] = []
-    problems: list[str] = []
-    for path in paths:
+    problems: list[Problem] = []
+    seen: set[Path] = set()
+    for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"{path} is not a directory; give run or sweep directories")
-        directories = sorted({config.parent for config in path.rglob("config.yaml")})
+        directories = list(_directories(path))
         if not directories:
             raise UserError(f"{path} holds no run (no config.yaml in it or below it); give run or sweep directories")
         for directory in directories:
-            try:
-                found = _read(directory)
-            except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
-                problems.append(f"{directory}: damaged ({type(error).__name__}: {error})")
+            if (real := directory.resolve()) in seen:
                 continue
-            if isinstance(found, Run):
-                runs.append(found)
-            else:
-                problems.append(f"{directory}: {found}")
-    return list({run.directory.resolve(): run for run in runs}.values()), problems
+            seen.add(real)
+            found, lost = _read(directory)
+            runs += [found] if found else []
+            problems += lost
+    return runs, problems
 
 
-def _read(directory: Path) -> Run | str:
-    """The run, or why it is none; everything a report will ask of it is tried here.
+def _directories(root: Path) -> Iterator[Path]:
+    """Directories with a config.yaml, in order; what lies inside of a run is not looked at."""
+    for folder, inside, files in os.walk(root):
+        inside.sort()
+        if "config.yaml" in files:
+            yield Path(folder)
+            if "provenance.json" in files or "summary.json" in files:
+                inside.clear()
+
+
+def _read(directory: Path) -> tuple[Run | None, list[Problem]]:
+    """The run, or None, and what is wrong."""
+    summary_file = directory / "summary.json"
+    try:
+        config = _configuration(directory / "config.yaml")
+        if not {"name", "seed", "data", "model"} <= set(config):
+            return None, [Problem(str(directory), "foreign", "config.yaml is no configuration of a run")]
+        if not summary_file.exists():
+            return None, [Problem(str(directory), "unfinished", "")]
+        summary = _mapping(summary_file)
+        if summary["status"] != "done":
+            return None, [Problem(str(directory), str(summary["status"]), str(summary.get("error", "")))]
+        if missing := [name for name in _NEEDED if summary[name] is None]:
+            raise ValueError(f"summary.json has no {missing[0]}")
+        provenance = directory / "provenance.json"
+        run = Run(directory, config, summary, _mapping(provenance) if provenance.exists() else {}, {})
+        _ = run.training, run.seed, run.epochs, [run.views(kind) for kind in VIEWS]
+        if summary["robustness_images"]:
+            final = read_evaluation(directory / "robustness" / f"{FINAL}.json", config["data"])
+            run.evaluations[FINAL] = final
+    except _DAMAGE as error:
+        return None, [Problem(str(directory), "damaged", f"{type(error).__name__}: {' '.join(str(error).split())}")]
+    return run, _add_evaluations(run)
+
+
+def _add_evaluations(run: Run) -> list[Problem]:
+    """Read what `symrob evaluate` wrote; one that is damaged is left out alone."""
+    problems = []
+    for path in sorted((run.directory / "robustness").glob("*.json")):
+        if path.stem == FINAL or _DURING.fullmatch(path.stem):
+            continue
+        try:
+            run.evaluations[path.stem] = read_evaluation(path, run.config["data"])
+        except _DAMAGE as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            problems.append(Problem(str(path), "damaged", reason))
+    return problems
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """Content of a config.yaml.
 
     Raises:
-        ValueError, KeyError, TypeError, OSError, BadZipFile: a damaged file.
+        ValueError, YAMLError: it is no mapping, or has aliases, which no run writes and which can unfold to gigabytes.
     """
-    path = directory / "summary.json"
-    if not path.exists():
-        return "unfinished"
-    summary = _mapping(path)
-    if summary["status"] != "done":
-        return f"{summary['status']}: {summary.get('error', '')}"
-    report = directory / "robustness" / "test.json"
-    run = Run(directory, summary, _mapping(report) if summary["robustness_images"] else None)
-    for name in ("name", "seed", "parameters", "clean_accuracy"):
-        if summary[name] is None:
-            raise ValueError(f"{path.name} has no {name}")
-    for attack in run.attacks:
-        run.curve(attack)
-    for kind in VIEWS:
-        run.views(kind)
-    if run.report:
-        run.examples()
-    return run
+    text = path.read_text(encoding="utf-8")
+    if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
+        raise ValueError(f"{path.name} holds aliases")
+    content = yaml.load(text, Loader=_LOADER)  # a SafeLoader either way
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no mapping")
+    return content
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path.name} holds no mapping, or an empty one")
     return content

@@ -1,86 +1,204 @@
-"""Tables from runs: plain rows first, then whatever a reader wants to see them in."""
+"""The report's tables: rows of numbers once, then texts that formats.py writes in every form."""
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from rich.table import Table
+import numpy as np
+import pandas as pd
 
 from symmetry_robustness.reporting.figures import epsilon_name
-from symmetry_robustness.reporting.runs import VIEWS, Run
+from symmetry_robustness.reporting.formats import Cell, Table, latex, markdown
+from symmetry_robustness.reporting.frame import BENCHMARK, COSTS, SEVERITIES, records, split
+from symmetry_robustness.reporting.overview import measure_title
+from symmetry_robustness.reporting.results import COLUMN, SHARES, Section, Summary
 
-Row = dict[str, str]
-_SIDE_BY_SIDE = 4  # runs whose columns fit into a usual terminal
-
-
-def result_rows(runs: Sequence[Run]) -> list[Row]:
-    """One row per run: percentages with standard errors, CLEVER, other measures, how many checks did not pass."""
-    rows = []
-    for run in runs:
-        summary = run.summary
-        row = {"network": run.name, "seed": str(summary["seed"]), "parameters": f"{summary['parameters']:,}"}
-        row["clean, whole test set %"] = f"{100 * summary['clean_accuracy']:.1f}"
-        for kind in VIEWS:
-            row |= {f"{kind} {at:g} %": f"{100 * accuracy:.1f}" for at, accuracy in run.views(kind).items()}
-        if run.report:
-            row["images attacked"] = f"{run.report['images']:,}"
-        for attack in run.attacks:
-            for epsilon, share, error in list(zip(*run.curve(attack), strict=True))[1:]:
-                row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
-        if run.report:
-            if "clever" in summary:
-                row["CLEVER"] = f"{summary['clever']:.3f}"
-            for measure, means in run.report.get("measures", {}).items():
-                for array, mean in means.items():
-                    row[measure_title(measure, array)] = measured(mean["value"], mean["standard_error"])
-            states = [check["status"] for check in run.report["checks"]]
-            row["checks"] = ", ".join(f"{states.count(s)} {s}" for s in ("failed", "warned") if s in states) or "passed"
-        rows.append(row)
-    return rows
+_INTERVALS = "Mean and 95 % interval: Student's t over seeds, with one seed Wilson's over images, as the column says."
+_BEST = "Bold: better than every other in a paired test (5 % for each column, after Holm)."
+_CLEVER = {
+    "clever": "CLEVER mean",
+    "clever_q25": "quartile",
+    "clever_median": "median",
+    "clever_q75": "quartile, upper",
+}
+_COST_TITLES = ("parameters", "FLOPs per image", "training s", "images/s in training")
 
 
-def measure_title(measure: str, array: str) -> str:
-    """What a measure's mean is called: the measure, and the array where it has more than a value."""
-    return " ".join(f"{measure} {'' if array == 'value' else array}".replace("_", " ").replace(".", " ").split())
+_CELLS = {f"{corruption}_{severity}" for corruption in BENCHMARK for severity in SEVERITIES}
 
 
-def measured(value: float | None, error: float | None) -> str:
-    """A mean with its standard error where it has one; empty where nothing applied."""
-    if value is None:
-        return ""
-    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.2g}"
+@dataclass(frozen=True)
+class Sheet:
+    """Tables of one kind, and the rows of numbers that they show.
+
+    Attributes:
+        name: stem of the files.
+        tables: as texts.
+        rows: the same and more as numbers.
+    """
+
+    name: str
+    tables: Sequence[Table]
+    rows: pd.DataFrame
+
+    def write(self, directory: Path) -> None:
+        """Write Markdown and LaTeX of the tables, CSV and Parquet of the rows."""
+        stem = directory / self.name
+        stem.with_suffix(".md").write_text("\n".join(map(markdown, self.tables)), encoding="utf-8")
+        stem.with_suffix(".tex").write_text("\n".join(map(latex, self.tables)), encoding="utf-8")
+        self.rows.to_csv(stem.with_suffix(".csv"), index=False)
+        self.rows.to_parquet(stem.with_suffix(".parquet"), index=False)
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
-    """Every column of any row, in order of first appearance."""
-    return list(dict.fromkeys(name for row in rows for name in row))
+def sheets(summary: Summary) -> list[Sheet]:
+    """All tables but the claims; kinds of which there is nothing are left out."""
+    results = summary.results
+    corrupted = results[results["view"].isin(_CELLS) | (results["measure"] == "mean_corruption_error")]
+    made = [
+        Sheet(
+            "accuracy", [*_accuracy_tables(summary)], results[results["measure"].isin(SHARES) & (results["view"] == "")]
+        ),
+        Sheet("leaders", [*_leader_tables(summary)], summary.comparisons),
+        Sheet("measures", [*_measure_tables(summary)], results[~results["measure"].isin([*COSTS, *SHARES])]),
+        Sheet("corruptions", [*_corruption_tables(corrupted)], corrupted),
+        Sheet("costs", _cost_tables(results), results[results["measure"].isin(COSTS)]),
+    ]
+    return [sheet for sheet in made if sheet.tables]
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """A GitHub-flavoured table."""
-    names = columns(rows)
-    lines = [names, [":--", *["--:"] * (len(names) - 1)], *([row.get(n, "") for n in names] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def title_of(section: Section) -> str:
+    """Which data, how many images and which protocol, in one line."""
+    kind = "released" if section.released else "sound"
+    images = "all" if section.images is None else f"{section.images:,}"
+    protocol = f"protocol {section.protocol} ({kind})" if section.protocol else "no attack"
+    return f"{section.data}, {images} {section.split} images, {protocol}"
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
-    """The rows as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns(rows), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+def percent(row: Any) -> Cell:
+    """A share with its interval, in percent."""
+    return _cell(row, lambda share: f"{100 * share:.1f}")
 
 
-def terminal(rows: Sequence[Row], title: str) -> Table:
-    """The rows for a terminal: a few runs stand side by side, many below one another."""
-    names = columns(rows)
-    grid = [names, *([row.get(name, "") for name in names] for row in rows)]
-    if len(rows) <= _SIDE_BY_SIDE:
-        grid = [list(line) for line in zip(*grid, strict=True)]
-    table = Table(title=title)
-    for index, name in enumerate(grid[0]):
-        table.add_column(name, justify="right" if index else "left", overflow="fold")
-    for line in grid[1:]:
-        table.add_row(*line)
-    return table
+def number(row: Any) -> Cell:
+    """A mean with its interval."""
+    return _cell(row, lambda value: f"{value:.3g}")
+
+
+def _cell(row: Any, text: Callable[[float], str]) -> Cell:
+    mean = text(row.value)
+    return Cell(mean if np.isnan(row.low) else f"{mean} [{text(row.low)}, {text(row.high)}]", bool(row.best))
+
+
+def _table(
+    title: str, rows: pd.DataFrame, column: Callable[[Any], str], cell: Callable[[Any], Cell], notes: Sequence[str]
+) -> Table:
+    """One line for each network, its numbers in the columns that `column` names."""
+    lines: dict[str, dict[str, Cell]] = {}
+    names: dict[str, None] = {}
+    for row in records(rows):
+        flag = f" ⚠ checks {row.checks}" if row.checks in ("warned", "failed") else ""
+        start = {"network": Cell(f"{row.label}{flag}"), "interval over": Cell(str(row.interval))}
+        line = lines.setdefault(row.settings, start)
+        line[column(row)] = cell(row)
+        names[column(row)] = None
+    columns = ["network", "interval over", *names]
+    cells = [[line.get(name, Cell("")) for name in columns] for line in lines.values()]
+    return Table(title, columns, cells, notes, fixed=2)
+
+
+def _notes(section: Section) -> list[str]:
+    """What a reader must know to judge the numbers of a section."""
+    notes = [f"{section.description}. {_INTERVALS} {_BEST}"]
+    if section.training_differs_in:
+        notes.append(f"The networks' trainings differ in {section.training_differs_in}.")
+    return notes
+
+
+def _accuracy_tables(summary: Summary) -> Iterator[Table]:
+    """For each section one table per attack, the columns being the epsilons, and one of the accuracies without."""
+    by_section = split(summary.results, "section")
+    for section in summary.sections.values():
+        rows, title, notes = by_section[section.key], title_of(section), _notes(section)
+        whole = rows[(rows["measure"] == "test_accuracy") & ~rows["view"].isin(_CELLS)]
+        if len(whole):
+            yield _table(f"Accuracy %, {title}", whole, lambda row: row.view or "clean", percent, notes)
+        attacked = rows[rows["measure"].isin(["robust_accuracy", "worst_case_accuracy"])]
+        clean = rows[(rows["measure"] == "clean_accuracy") & bool(len(attacked))]
+        for attack, under in split(attacked, "attack").items():
+            shown = pd.concat([clean, under])
+            name = attack.replace("_", " ") or "worst case over attacks"
+            norm = under["norm"].iloc[0]
+            yield _table(f"Accuracy % under {name}, {norm}, {title}", shown, _epsilon, percent, notes)
+
+
+def _epsilon(row: Any) -> str:
+    return "clean" if np.isnan(row.epsilon) else f"ε = {epsilon_name(row.epsilon)}"
+
+
+def _leader_tables(summary: Summary) -> Iterator[Table]:
+    """For each section, which network leads each column, and by how much before the one that comes closest."""
+    for key, found in split(summary.comparisons, "section").items():
+        section = summary.sections[key]
+        lines = []
+        for row in records(found.loc[found.groupby(COLUMN, dropna=False, sort=False)["value"].idxmin()]):
+            what = (row.attack or row.measure).replace("_", " ")
+            scale, unit = (100, " points") if row.measure in SHARES else (1, "")
+            margin = f"{scale * row.value:.3g} [{scale * row.low:.3g}, {scale * row.high:.3g}]{unit}"
+            texts = (what, "" if np.isnan(row.epsilon) else epsilon_name(row.epsilon), row.label, row.other, margin)
+            lines.append(
+                [*map(Cell, texts), Cell(f"{row.adjusted:.2g}"), Cell("yes" if row.best else "no"), Cell(row.test)]
+            )
+        columns = ("under", "ε", "leads", "before", "by", "adjusted p", "beats all others", "test")
+        yield Table(f"Who leads, {title_of(section)}", columns, lines, _notes(section)[1:], fixed=4)
+
+
+def _measure_tables(summary: Summary) -> Iterator[Table]:
+    """CLEVER and the other measures of each section."""
+    rows = summary.results
+    measured = rows[~rows["measure"].isin([*COSTS, *SHARES]) & (rows["section"] != "")]
+    for key, found in split(measured, "section").items():
+        section = summary.sections[key]
+        title = f"Measures, {title_of(section)}"
+        yield _table(
+            title, found, lambda row: _CLEVER.get(row.measure, measure_title(row.measure)), number, _notes(section)
+        )
+
+
+def _corruption_tables(rows: pd.DataFrame) -> Iterator[Table]:
+    """Mean corruption error of all networks, and for each its error under every corruption at every severity."""
+    total = rows[rows["measure"] == "mean_corruption_error"]
+    note = "Mean of the errors under 15 corruptions at 5 severities, not divided by a baseline's. " + _INTERVALS
+    for data, found in split(total, "data").items():
+        yield _table(f"Mean corruption error %, {data}", found, lambda row: "mean corruption error", percent, [note])
+    cells = rows[rows["measure"] == "test_accuracy"]
+    for _, found in cells.groupby(["section", "settings"], sort=False):
+        by_view = {row.view: row for row in records(found)}
+        first = found.iloc[0]
+        lines = []
+        for corruption in BENCHMARK:
+            errors = [_error(by_view.get(f"{corruption}_{severity}")) for severity in SEVERITIES]
+            if any(cell.text for cell in errors):
+                lines.append([Cell(corruption.replace("_", " ")), *errors])
+        columns = ["corruption", *(f"severity {severity}" for severity in SEVERITIES)]
+        note = f"Interval over {first['interval']}."
+        yield Table(f"Error %, {first['label']}, {first['data']}", columns, lines, [note])
+
+
+def _error(row: Any) -> Cell:
+    if row is None:
+        return Cell("")
+    return percent(row._replace(value=1 - row.value, low=1 - row.high, high=1 - row.low))
+
+
+def _cost_tables(results: pd.DataFrame) -> list[Table]:
+    rows = results[results["measure"].isin(COSTS)]
+    if not len(rows):
+        return []
+    titles = dict(zip(COSTS, _COST_TITLES, strict=True))
+
+    def cell(row: Any) -> Cell:
+        return Cell(f"{row.value:,.0f}") if row.measure in ("parameters", "flops") else number(row)
+
+    note = "FLOPs: multiplications and additions of one image's forward pass. Seconds without evaluations."
+    return [_table("Costs", rows, lambda row: titles[row.measure], cell, [note])]

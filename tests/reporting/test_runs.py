@@ -1,117 +1,123 @@
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from symmetry_robustness.app.report import labels
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.reporting import tables
+from symmetry_robustness.reporting.overview import overview, run_row
 from symmetry_robustness.reporting.runs import find_runs
 
-BROKEN_AT = np.array([0.0, 2 / 255, 2 / 255, 4 / 255, 8 / 255, 8 / 255, np.inf, np.inf, np.inf, np.inf])
-EPSILONS = [2 / 255, 4 / 255, 8 / 255]
-
-
-def write_run(directory: Path, status: str = "done") -> Path:
-    """A run of ten images whose numbers follow from BROKEN_AT."""
-    (directory / "robustness").mkdir(parents=True)
-    (directory / "config.yaml").write_text("seed: 0\n")
-    shares = {f"robust_accuracy.pgd.linf_{e:.4g}": float((e < BROKEN_AT).mean()) for e in EPSILONS}
-    summary = {
-        "status": status,
-        "name": "standard",
-        "seed": 0,
-        "parameters": 1234,
-        "clean_accuracy": 0.85,
-        "clever": 0.25,
-        "robustness_images": 10,
-    }
-    (directory / "summary.json").write_text(json.dumps(summary | shares))
-    report = {
-        "norm": "linf",
-        "epsilons": EPSILONS,
-        "images": 10,
-        "attacks": ["pgd"],
-        "summary": {"clean_accuracy": 0.9, **shares},
-        "measures": {
-            "removal": {"value": {"value": 0.1234, "standard_error": 0.0567, "images": 10}},
-            "symmetry": {"turn.gradient_error": {"value": 0.5, "standard_error": None, "images": 1}},
-        },
-        "checks": [
-            {"name": "a", "status": "passed", "evidence": ""},
-            {"name": "b", "status": "failed", "evidence": ""},
-        ],
-    }
-    (directory / "robustness" / "test.json").write_text(json.dumps(report))
-    np.savez(directory / "robustness" / "test.npz", **{"indices": np.arange(10), "broken_at.pgd": BROKEN_AT})
-    return directory
+from .made import ALL_BROKEN_AT, EPSILONS, draw_broken_at, make_clever, make_report, make_run
 
 
 def test_a_curve_and_a_row_follow_from_the_images(tmp_path: Path) -> None:
-    (run,), problems = find_runs([write_run(tmp_path / "run")])
+    measured = {"removal": {"value": np.arange(10) / 10, "indices": np.arange(10)}}
+    report = make_report({"pgd": ALL_BROKEN_AT}, measures=measured, clever=make_clever(np.full(10, 0.25)))
+    (run,), problems = find_runs([make_run(tmp_path / "run", report, summary={"clever": 0.25})])
     assert problems == []
     np.testing.assert_allclose(run.curve("pgd").accuracies, [0.9, 0.7, 0.6, 0.4])
     np.testing.assert_allclose(run.curve("pgd").standard_errors[3], np.sqrt(0.4 * 0.6 / 10))
-    (row,) = tables.result_rows([run])
+    row = run_row(run)
     assert row["clean, whole test set %"] == "85.0"
     assert row["images attacked"] == "10"
     assert row["pgd 8/255 %"] == "40.0 ± 15.5"
     assert row["CLEVER"] == "0.250"
-    assert row["removal"] == "0.123 ± 0.057"
-    assert row["symmetry turn gradient error"] == "0.5"
-    assert row["checks"] == "1 failed"
+    assert row["removal"] == "0.45 ± 0.096"
+    assert row["checks"] == "passed"
+    assert [cell.text for cell in overview([run]).rows[0]] == list(row.values())
 
 
 def test_views_are_read_in_the_order_of_the_angle(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run") / "summary.json"
     accuracies = {"test/rotation_90/accuracy": 0.5, "test/rotation_-22.5/accuracy": 0.25, "test/fog_1/accuracy": 0.1}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy": accuracies}))
-    (run,), _ = find_runs([tmp_path])
+    (run,), _ = find_runs([make_run(tmp_path / "run", summary={"test_accuracy": accuracies})])
     assert list(run.views("rotation").items()) == [(-22.5, 0.25), (90.0, 0.5)]
     assert run.views("scale") == {}
-    (row,) = tables.result_rows([run])
-    assert (row["rotation -22.5 %"], row["rotation 90 %"]) == ("25.0", "50.0")
+    assert (run_row(run)["rotation -22.5 %"], run_row(run)["rotation 90 %"]) == ("25.0", "50.0")
 
 
-def test_unfinished_failed_and_damaged_runs_are_told_apart(tmp_path: Path) -> None:
-    write_run(tmp_path / "good")
-    write_run(tmp_path / "failed", status="failed")
-    (write_run(tmp_path / "unfinished") / "summary.json").unlink()
-    (write_run(tmp_path / "damaged") / "summary.json").write_text('{"status": "do')
+def test_every_kind_of_directory_is_told_apart(tmp_path: Path) -> None:
+    report = make_report({"pgd": ALL_BROKEN_AT})
+    make_run(tmp_path / "good", report)
+    make_run(tmp_path / "failed", report, summary={"status": "failed", "error": "no data"})
+    make_run(tmp_path / "interrupted", report, summary={"status": "interrupted"})
+    (make_run(tmp_path / "unfinished", report) / "summary.json").unlink()
+    (make_run(tmp_path / "damaged", report) / "summary.json").write_text('{"status": "do')
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.yaml").write_text("learning_rate: 0.1\n")
     runs, problems = find_runs([tmp_path])
     assert [run.directory.name for run in runs] == ["good"]
-    reasons = [problem.removeprefix(f"{tmp_path}/").split()[:2] for problem in problems]
-    assert reasons == [["damaged:", "damaged"], ["failed:", "failed:"], ["unfinished:", "unfinished"]]
+    kinds = ["damaged", "failed", "foreign", "interrupted", "unfinished"]
+    assert [(Path(problem.path).name, problem.kind) for problem in problems] == [(kind, kind) for kind in kinds]
+    assert str(problems[1]) == f"{tmp_path}/failed: failed (no data)"
 
 
 @pytest.mark.parametrize(
     ("file", "content"),
     [
+        ("config.yaml", "name: [unclosed"),
+        ("config.yaml", "[]"),
+        ("config.yaml", "a: &x [1]\nb: [*x, *x]\n"),
+        ("provenance.json", "nothing"),
         ("summary.json", "[]"),
         ("summary.json", '{"status": "done"}'),
         ("robustness/test.json", "{}"),
         ("robustness/test.json", ""),
         ("robustness/test.npz", "PK"),
+        ("robustness/test.npz", None),
     ],
 )
-def test_damage_of_any_file_leaves_out_that_run_alone(file: str, content: str, tmp_path: Path) -> None:
-    write_run(tmp_path / "good")
-    (write_run(tmp_path / "damaged") / file).write_text(content)
+def test_damage_of_any_file_leaves_out_that_run_alone(file: str, content: str | None, tmp_path: Path) -> None:
+    report = make_report({"pgd": ALL_BROKEN_AT})
+    make_run(tmp_path / "good", report)
+    path = make_run(tmp_path / "damaged", report) / file
+    path.write_text(content) if content is not None else path.unlink()
     runs, (problem,) = find_runs([tmp_path])
     assert [run.directory.name for run in runs] == ["good"]
-    assert "damaged (" in problem
+    assert problem.kind == "damaged"
 
 
-def test_labels_tell_runs_apart_by_as_little_as_is_needed(tmp_path: Path) -> None:
-    one, two = (find_runs([write_run(tmp_path / sweep / "0_standard_seed=0")])[0][0] for sweep in "ab")
-    assert labels([one]) == ["standard"]
-    assert len(set(labels([one, two]))) == 2
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_report_that_contradicts_its_images_is_damaged(tmp_path: Path) -> None:
+    report = make_report({"pgd": ALL_BROKEN_AT})
+    summary = report.summary()
+    for number, wrong in enumerate(
+        ({"images": 11}, {"summary": summary | {f"robust_accuracy.pgd.linf_{2 / 255:.4g}": 0.8}})
+    ):
+        change(make_run(tmp_path / str(number), report) / "robustness" / "test.json", **wrong)
+    runs, problems = find_runs([tmp_path])
+    assert (runs, [problem.kind for problem in problems]) == ([], ["damaged", "damaged"])
+    assert "its images 0.7" in problems[1].reason
+
+
+def test_a_damaged_later_evaluation_is_left_out_alone(tmp_path: Path) -> None:
+    report = make_report({"pgd": ALL_BROKEN_AT})
+    run = make_run(tmp_path / "run", report)
+    report.save(run / "robustness", "paper")
+    report.save(run / "robustness", "strong").write_text("{")
+    report.save(run / "robustness", "validation-epoch=003")
+    (found,), (problem,) = find_runs([run])
+    assert set(found.evaluations) == {"test", "paper"}
+    assert problem.path.endswith("robustness/strong.json")
+    assert [(epoch, len(evaluation.indices)) for epoch, evaluation in found.during()] == [(3, 10)]
+
+
+def test_what_lies_inside_of_a_run_is_no_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "wandb" / "files").mkdir(parents=True)
+    (run / "wandb" / "files" / "config.yaml").write_text("wandb_version: 1\n")
+    assert find_runs([tmp_path])[1] == []
 
 
 def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "sweep" / "run")
-    assert len(find_runs([run, run.parent])[0]) == 1
+    run = make_run(tmp_path / "sweep" / "run")
+    (tmp_path / "link").symlink_to(run)
+    assert len(find_runs([run, run.parent, tmp_path / "link"])[0]) == 1
 
 
 def test_paths_without_runs_are_refused(tmp_path: Path) -> None:
@@ -121,9 +127,37 @@ def test_paths_without_runs_are_refused(tmp_path: Path) -> None:
         find_runs([tmp_path])
 
 
-def test_tables_say_the_same_in_every_form(tmp_path: Path) -> None:
-    rows = tables.result_rows(find_runs([write_run(tmp_path / "run")])[0])
-    assert "40.0 ± 15.5" in tables.markdown(rows)
-    assert "40.0 ± 15.5" in tables.comma_separated(rows)
-    names = tables.columns(rows)
-    assert tables.markdown(rows).count("|") == 3 * (len(names) + 1)
+def test_correctness_is_that_of_the_report(tmp_path: Path) -> None:
+    """Bits are packed on reading; nine epsilons need more than a byte, and each may be judged on its own."""
+    epsilons = tuple(np.arange(1, 10) / 255)
+    generator = np.random.default_rng(0)
+    broken_at = {
+        "fgsm": generator.choice([0.0, *epsilons, np.inf], 50),
+        "pgd": generator.choice([*epsilons, np.inf], 50),
+    }
+    broken_at["pgd"][broken_at["fgsm"] == 0] = 0
+    fooled = {"pgd": generator.random((50, 9)) < 0.5}
+    report = make_report(broken_at, epsilons=epsilons, fooled=fooled)
+    (run,), _ = find_runs([make_run(tmp_path / "run", report)])
+    assert run.final is not None
+    for position, epsilon in enumerate(epsilons):
+        for attack in broken_at:
+            np.testing.assert_array_equal(run.final.correct(attack, position), report.correct(attack, epsilon))
+        np.testing.assert_array_equal(run.final.correct("worst_case", position), report.worst_correct(epsilon))
+        np.testing.assert_array_equal(run.final.curve("worst_case")[:, position], report.worst_correct(epsilon))
+
+
+def test_a_thousand_runs_are_read_in_seconds(tmp_path: Path) -> None:
+    """A hundred here; time grows with their number."""
+    for number in range(100):
+        make_run(tmp_path / str(number), make_report(draw_broken_at(1000, number)), seed=number)
+    start = time.process_time()
+    runs, _ = find_runs([tmp_path])
+    assert len(runs) == 100
+    assert time.process_time() - start < 3, "much more than 10 ms for each run"
+
+
+def test_epsilons_are_those_of_the_file(tmp_path: Path) -> None:
+    (run,), _ = find_runs([make_run(tmp_path / "run", make_report({"pgd": ALL_BROKEN_AT}))])
+    assert run.final is not None
+    assert run.final.epsilons == list(EPSILONS)

@@ -1,0 +1,178 @@
+"""All numbers of many runs as one tidy table, one row for each."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from symmetry_robustness.reporting.evaluations import Evaluation
+from symmetry_robustness.reporting.runs import Problem, Run, find_runs
+from symmetry_robustness.reporting.settings import data_title, digest, evaluation_data, images_per_test_set
+from symmetry_robustness.reporting.statistics import mean_and_error, shares_and_errors
+
+# What the columns mean stands in docs/reporting.md.
+COLUMNS = (
+    "run", "network", "group", "data", "seed", "protocol", "released", "split", "view", "measure", "attack", "norm",
+    "epsilon", "value", "standard_error", "images", "checks", "commit", "epochs", "weights", "data_seed", "settings",
+    "section",
+)  # fmt: skip
+# What rows must agree in to be one number of several seeds.
+NUMBER = ["settings", "section", "view", "measure", "attack", "norm", "epsilon"]
+# The corruptions of the benchmark; what a data set has beside them does not count. Source: arXiv 1903.12261, sec. 4.1.
+BENCHMARK = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+SEVERITIES = (1, 2, 3, 4, 5)
+COSTS = ("parameters", "flops", "training_seconds", "images_per_second")
+
+_QUANTILES = {"clever_q25": 0.25, "clever_median": 0.5, "clever_q75": 0.75}
+
+
+def load_runs(paths: Iterable[Path | str] | Path | str) -> pd.DataFrame:
+    """Read run and sweep directories into one data frame, a row for each number.
+
+    Accuracies are computed from the results of the single images. Nothing is averaged over runs.
+
+    Args:
+        paths: of run directories, or of directories that hold some.
+
+    Returns:
+        A frame with `COLUMNS`. What no number was taken from stands in `frame.attrs["problems"]`, as mappings with
+        `path`, `kind` and `reason`.
+
+    Raises:
+        UserError: a path that does not exist or holds no run at all.
+    """
+    runs, problems = find_runs([Path(paths)] if isinstance(paths, str | Path) else map(Path, paths))
+    return frame_of(runs, problems)
+
+
+def frame_of(runs: Sequence[Run], problems: Sequence[Problem] = ()) -> pd.DataFrame:
+    """The same from runs that were read; of several numbers of one network and seed the first counts."""
+    rows = [row for run in runs for row in _run_rows(run)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"epsilon": float, "value": float, "images": "Int64"})
+    frame["epochs"] = frame["epochs"].astype("Int64")
+    repeats = frame.duplicated([*NUMBER, "seed", "data_seed"])
+    counts = frame[repeats].groupby(["run", "network", "seed"]).size().rename("count").reset_index()
+    repeated = [
+        Problem(row.run, "repeated", f"{row.count} numbers of {row.network}, seed {row.seed}, that were read before")
+        for row in records(counts)
+    ]
+    frame = frame[~repeats].reset_index(drop=True)
+    frame.attrs["problems"] = [problem._asdict() for problem in (*problems, *repeated)]
+    return frame
+
+
+def records(rows: pd.DataFrame) -> list[Any]:
+    """Rows as named tuples."""
+    return list(rows.itertuples(index=False))
+
+
+def split(rows: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
+    """Rows by the value of a column, in order of appearance."""
+    return {str(value): found for value, found in rows.groupby(column, sort=False)}
+
+
+def settings_key(run: Run, weights: str) -> str:
+    """Digest of all that decides a network's numbers, but for seed and evaluation."""
+    return digest(run.name, run.training, weights)
+
+
+def _run_rows(run: Run) -> Iterator[tuple[Any, ...]]:
+    """All rows of a run, in the order of `COLUMNS`."""
+    common = {
+        "run": str(run.directory),
+        "network": run.name,
+        "group": str(run.summary.get("group") or ""),
+        "seed": run.seed,
+        "commit": run.commit,
+        "epochs": run.epochs,
+        "data_seed": run.config["data"].get("seed"),
+    }
+    blank = dict.fromkeys(COLUMNS, "") | {"released": False, "epsilon": np.nan, "standard_error": np.nan}
+    own = blank | common | {"data": data_title(run.config["data"]), "settings": settings_key(run, "last.ckpt")}
+    own["weights"] = "last.ckpt"
+    for row in _summary_rows(run):
+        yield tuple((own | row).values())
+    for evaluation in run.evaluations.values():
+        about = own | {
+            "data": evaluation.data_title,
+            "protocol": evaluation.protocol,
+            "released": evaluation.released,
+            "split": evaluation.split,
+            "norm": evaluation.norm,
+            "checks": evaluation.checks,
+            "weights": evaluation.weights,
+            "settings": settings_key(run, evaluation.weights),
+            "section": evaluation.section,
+        }
+        for row in _evaluation_rows(evaluation):
+            yield tuple((about | row).values())
+
+
+def _summary_rows(run: Run) -> Iterator[dict[str, Any]]:
+    """Costs, and accuracy on the whole test sets without attack."""
+    for measure in COSTS:
+        if run.summary.get(measure) is not None:
+            yield {"measure": measure, "value": run.summary[measure], "images": None}
+    data = run.config["data"]
+    images = images_per_test_set(data)
+    common = {"split": "test", "images": images, "section": digest("test", evaluation_data(data, "test"))}
+    views = {
+        re.sub("^test/|/?accuracy$", "", key): value for key, value in run.summary.get("test_accuracy", {}).items()
+    }
+    shares = np.array([run.summary["clean_accuracy"], *views.values()], dtype=np.float64)
+    errors = np.sqrt(shares * (1 - shares) / images) if images else np.full(len(shares), np.nan)
+    if len(views) > 1:
+        errors[0] = errors[1:].mean()  # the largest it can be, since all views show the same images
+        for view, share, error in zip(views, shares[1:], errors[1:], strict=True):
+            yield common | {"measure": "test_accuracy", "view": view, "value": share, "standard_error": error}
+    yield common | {"measure": "test_accuracy", "value": shares[0], "standard_error": errors[0]}
+    cells = [f"{corruption}_{severity}" for corruption in BENCHMARK for severity in SEVERITIES]
+    if all(cell in views for cell in cells):
+        rows = [1 + list(views).index(cell) for cell in cells]
+        value, error = 1 - shares[rows].mean(), errors[rows].mean()
+        yield common | {"measure": "mean_corruption_error", "value": value, "standard_error": error}
+
+
+def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """Accuracies with and without attack, CLEVER, other measures."""
+    images, originals = len(evaluation.indices), evaluation.originals
+    shares, errors = shares_and_errors(evaluation.clean[:, None], originals)
+    yield _number("clean_accuracy", shares[0], errors[0], images)
+    for attack in [*evaluation.attacks, *(["worst_case"] if evaluation.attacks else [])]:
+        shares, errors = shares_and_errors(evaluation.curve(attack), originals)
+        measure = {"measure": "worst_case_accuracy"} if attack == "worst_case" else {"attack": attack}
+        for epsilon, share, error in zip(evaluation.epsilons, shares, errors, strict=True):
+            yield _number("robust_accuracy", share, error, images) | {"epsilon": epsilon} | measure
+    if evaluation.content.get("clever"):
+        yield from _clever_rows(evaluation)
+    for measure, found in evaluation.content.get("measures", {}).items():
+        for array, mean in found.items():
+            name = measure if array == "value" else f"{measure}.{array}"
+            value, error, count = mean["value"], mean["standard_error"], mean["images"]
+            if originals is not None and value is not None:
+                indices, values = evaluation.measured(measure, array)
+                value, error = mean_and_error(values, evaluation.original_of(indices))
+            if value is not None:
+                yield _number(name, value, np.nan if error is None else error, count) | {"norm": ""}
+
+
+def _clever_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """Mean, median and quartiles of the scores; the norm is CLEVER's own."""
+    indices, scores = evaluation.measured("clever")
+    norm = {"norm": str(evaluation.content["clever"].get("norm", ""))}
+    if not len(scores):
+        return
+    value, error = mean_and_error(scores, evaluation.original_of(indices))
+    yield _number("clever", value, error, len(scores)) | norm
+    for measure, share in _QUANTILES.items():
+        yield _number(measure, float(np.quantile(scores, share)), np.nan, len(scores)) | norm
+
+
+def _number(measure: str, value: float, error: float, images: int) -> dict[str, Any]:
+    return {"measure": measure, "value": value, "standard_error": error, "images": images}

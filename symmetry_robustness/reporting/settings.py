@@ -1,0 +1,108 @@
+"""What a number depends on, read from configurations: when two runs may be averaged, and how they differ if not."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+# What decides which runs are told apart, but no number: names, places, what happens beside the training.
+_BESIDE = ("name", "group", "tags", "seed", "output", "resume", "logger", "robustness", "callback", "checkpoint")
+# Settings of a data set that only place or feed it, and those that only the test images, or only the training, have.
+_FEEDING = ("_convert_", "root", "evaluation_batch_size", "num_classes", "seed")
+_TEST_ONLY = ("corruptions", "severities", "test_transform", "test_size")
+_TRAINING_ONLY = ("batch_size", "train_size", "validation_size", "augmentation")
+# A data set's settings that go without saying; others stand beside its name.
+_USUAL: Settings = {"copy": "official", "severities": [1, 2, 3, 4, 5], "pose": "any", "drawing_seed": 0}
+_LENGTH = 48  # characters of a value that is named in a table
+
+
+def digest(*values: object) -> str:
+    """Twelve hexadecimal digits that stand for plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def training_settings(config: Settings) -> dict[str, Any]:
+    """All that decides the weights, but for the seed: network, data, objective, optimisation, precision."""
+    data = {key: value for key, value in config["data"].items() if key not in (*_FEEDING, *_TEST_ONLY)}
+    return {key: value for key, value in config.items() if key not in _BESIDE} | {"data": data}
+
+
+def evaluation_data(data: Settings, split: str) -> dict[str, Any]:
+    """All of a data set's settings that decide which images of a split there are, but for the seed of its choice."""
+    held = () if split == "test" else ("train_size", "validation_size")
+    return {
+        key: value for key, value in data.items() if key not in _FEEDING and (key not in _TRAINING_ONLY or key in held)
+    }
+
+
+def data_title(data: Settings) -> str:
+    """A data set's name as in the configuration, and what is unusual about its test images: `shapes (upright)`."""
+    name = str(data.get("_target_", "data")).rpartition(".")[2].removesuffix("DataModule").lower()
+    unusual = []
+    for key, value in data.items():
+        if key in ("_target_", *_FEEDING, *_TRAINING_ONLY, "test_size") or value is None or value == _USUAL.get(key):
+            continue
+        if key == "corruptions" and value == "all":
+            continue
+        unusual.append({"copy": f"{value} copy", "pose": str(value)}.get(key, f"{key}={plain(value)}"))
+    return f"{name} ({', '.join(unusual)})" if unusual else name
+
+
+def images_per_test_set(data: Settings) -> int | None:
+    """How many images each test set of a data module has; None for a data module that is not ours.
+
+    Where there are several test sets (corruptions, views), they show the same images in the same order.
+    """
+    name = str(data.get("_target_", "")).rpartition(".")[2]
+    if name.startswith("CIFAR"):
+        return 10_000
+    size = data.get("test_size") if name == "ShapesDataModule" else None
+    return int(size) if size else None
+
+
+def has_versions(data: Settings) -> bool:
+    """Whether the test images show the same image more than once, corrupted or turned."""
+    return bool(data.get("corruptions") or data.get("test_transform"))
+
+
+def flatten(settings: Settings, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differing(several: Sequence[Settings]) -> list[str]:
+    """Dotted names of the settings in which several differ, in order of appearance."""
+    flat = [flatten(settings) for settings in several]
+    names = dict.fromkeys(name for one in flat for name in one)
+    return [name for name in names if any(one.get(name, names) != flat[0].get(name, names) for one in flat)]
+
+
+def name_difference(settings: Settings, names: Sequence[str]) -> str:
+    """The given settings with their values, as in `optimizer.lr=0.01, trainer.max_epochs=3`; no more than three."""
+    flat = flatten(settings)
+    words = [f"{name.removesuffix('._target_')}={plain(flat.get(name, 'unset'))}" for name in names]
+    return ", ".join(words if len(words) <= 3 else [*words[:3], f"{len(words) - 3} more"])
+
+
+def plain(value: object) -> str:
+    """A setting's value for a reader: class names without their modules, null as in YAML, long ones cut."""
+    if isinstance(value, Mapping):
+        inner = ", ".join(
+            f"{key}={plain(entry)}" for key, entry in value.items() if key not in ("_target_", "_partial_")
+        )
+        text = f"{plain(value.get('_target_', ''))}({inner})"
+    elif isinstance(value, list | tuple):
+        text = ",".join(map(plain, value))
+    elif isinstance(value, str) and value.startswith(("symmetry_robustness.", "torch.")):
+        text = value.rpartition(".")[2]
+    else:
+        text = "null" if value is None else str(value)
+    return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 1]}…"

@@ -1,0 +1,151 @@
+"""Intervals over seeds or images, and paired comparisons; what each means stands in docs/reporting.md."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+FloatArray = NDArray[np.float64]
+LEVEL = 0.95
+
+
+class Difference(NamedTuple):
+    """First minus second, with the interval, the p-value of no difference, and what it rests on."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    seeds: int
+    images: int
+    test: str
+
+
+def shares_and_errors(correct: NDArray[np.bool_], originals: NDArray[np.int64] | None) -> tuple[FloatArray, FloatArray]:
+    """Shares of true entries in each column, and their standard errors over images.
+
+    Args:
+        correct: (N, E).
+        originals: (N,) which image each row shows a version of, whose errors are summed before they are squared; None
+            where all rows are different images, which is the standard error of a proportion.
+    """
+    shares = correct.mean(axis=0)
+    if originals is None:
+        return shares, np.sqrt(shares * (1 - shares) / len(correct))
+    sums = _sums(correct - shares, originals)
+    return shares, np.sqrt((sums**2).sum(axis=0)) / len(correct)
+
+
+def mean_and_error(values: FloatArray, originals: NDArray[np.int64] | None) -> tuple[float, float]:
+    """Mean of (N,) values and its standard error over images, clustered by the image where some show the same."""
+    mean = float(values.mean())
+    sums = (values - mean) if originals is None else _sums((values - mean)[:, None], originals)[:, 0]
+    count = len(sums)
+    if count < 2:
+        return mean, float("nan")
+    return mean, float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values))
+
+
+def independent(values: FloatArray, originals: NDArray[np.int64] | None) -> FloatArray:
+    """Values (N,), brought to one for each of K independent images, (K,), so that the mean stays the same."""
+    if originals is None:
+        return values
+    sums = _sums(values[:, None], originals)[:, 0]
+    scaled: FloatArray = sums * (len(sums) / len(values))
+    return scaled
+
+
+def _sums(values: FloatArray, originals: NDArray[np.int64]) -> FloatArray:
+    """Sums (K, E) of the rows of (N, E) values that belong to the same image."""
+    order = np.argsort(originals, kind="stable")
+    _, starts = np.unique(originals[order], return_index=True)
+    sums: FloatArray = np.add.reduceat(values[order], starts, axis=0)
+    return sums
+
+
+def seeds_interval(mean: ArrayLike, deviation: ArrayLike, seeds: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Student's t interval of the mean over seeds; the deviation is that of single seeds (ddof 1)."""
+    mean, deviation, seeds = (np.asarray(values, dtype=np.float64) for values in (mean, deviation, seeds))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        half = special.stdtrit(seeds - 1, (1 + LEVEL) / 2) * deviation / np.sqrt(seeds)
+    return mean - half, mean + half
+
+
+def share_interval(share: ArrayLike, error: ArrayLike, images: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Wilson's score interval of a share over images.
+
+    Args:
+        share: in [0, 1].
+        error: its standard error; where images are clustered, the number of images that would have it takes the place
+            of their number.
+        images: how many.
+    """
+    share, error, images = (np.asarray(values, dtype=np.float64) for values in (share, error, images))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        count = np.where(error > 0, share * (1 - share) / error**2, images)
+    z = special.ndtri((1 + LEVEL) / 2)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    # At the ends the formula gives 0 and 1 up to rounding.
+    return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)
+
+
+def mean_interval(mean: ArrayLike, error: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Normal interval of a mean over images."""
+    mean, half = np.asarray(mean, dtype=np.float64), special.ndtri((1 + LEVEL) / 2) * np.asarray(error, np.float64)
+    return mean - half, mean + half
+
+
+def paired_difference(first: FloatArray, second: FloatArray, *, coverage: float = 0.0) -> Difference:
+    """Compare two networks on the same images, seed by seed.
+
+    With several seeds: Student's t of the mean difference, with one degree of freedom less than seeds. Its variance is
+    that over seeds plus that over images, so that it speaks of other seeds and of other images; taking the smaller
+    number of degrees of freedom can only make it more careful. (Source: Mickey and Brown 1966, Ann. Math. Statist. 37.)
+    With one seed it speaks of these two trained networks alone: McNemar's exact test of shares, paired t of the rest.
+
+    Args:
+        first: (S, N) what was found at each image by each seed, 1 for correct; N independent images.
+        second: the same of the other network, at the same images, its seeds in the same order.
+        coverage: share of all images there are that were evaluated; what is known of all has no error.
+    """
+    seeds, images = first.shape
+    difference = first - second
+    mean = float(difference.mean())
+    over_images = float(difference.mean(axis=0).var(ddof=1) / images) * (1 - coverage) if images > 1 else np.nan
+    if seeds == 1:
+        return _one_seed(difference[0], mean, over_images, binary=bool(np.isin((first, second), (0, 1)).all()))
+    error = float(np.sqrt(over_images + difference.mean(axis=1).var(ddof=1) / seeds))
+    half = float(special.stdtrit(seeds - 1, (1 + LEVEL) / 2)) * error
+    p_value = _two_sided(mean, error, seeds - 1)
+    return Difference(mean, mean - half, mean + half, p_value, seeds, images, f"t over {seeds} seeds and their images")
+
+
+def _one_seed(difference: FloatArray, mean: float, variance: float, *, binary: bool) -> Difference:
+    images, error = len(difference), float(np.sqrt(variance))
+    low, high = (float(end) for end in mean_interval(mean, error))
+    if not binary:
+        return Difference(mean, low, high, _two_sided(mean, error, images - 1), 1, images, "paired t over images")
+    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
+    p_value = min(1.0, 2 * float(special.bdtr(min(won, lost), won + lost, 0.5)))
+    return Difference(mean, low, high, p_value, 1, images, "McNemar over images")
+
+
+def _two_sided(mean: float, error: float, freedom: int) -> float:
+    if np.isnan(error) or freedom < 1:
+        return float("nan")
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * special.stdtr(freedom, -abs(mean) / error))
+
+
+def holm(p_values: Sequence[float]) -> FloatArray:
+    """p-values adjusted for their number; NaN counts and stays. Source: Holm 1979, Scand. J. Statist. 6."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)
+    factors = np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1)
+    return adjusted
