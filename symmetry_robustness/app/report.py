@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +13,13 @@ from rich.console import Console
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.explanations import EXPLANATIONS
 from symmetry_robustness.reporting.figures import attack_panel, epsilon_curves, view_curves
 from symmetry_robustness.reporting.formats import terminal
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.overview import overview
+from symmetry_robustness.reporting.page import render_page
+from symmetry_robustness.reporting.page_data import all_details, make_page
 from symmetry_robustness.reporting.results import Summary, summarize
 from symmetry_robustness.reporting.runs import VIEWS, Problem, Run, find_runs
 from symmetry_robustness.reporting.tables import Sheet, sheets
@@ -46,7 +50,9 @@ def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     summary = summarize(frame, runs)
     write_tables(runs, frame, summary, output / "tables")
     write_figures(runs, output)
-    print(f"tables and figures: {output}")
+    page = make_page(runs, frame, summary, made=datetime.now(UTC).date().isoformat(), checks=EXPLANATIONS)
+    (output / "report.html").write_text(render_page(page, all_details(runs)), encoding="utf-8")
+    print(f"page: {output / 'report.html'}, tables and figures beside it")
 
 
 def write_tables(runs: list[Run], frame: pd.DataFrame, summary: Summary, directory: Path) -> None:

@@ -37,6 +37,7 @@ class Setting:
         released: whether it re-enacts the released scripts, mistakes included.
         norm: of the perturbations; None where there were no attacks.
         description: the protocol in a line.
+        training_differs_in: settings, beside the network's own, in which the networks' trainings differ; empty if none.
         variant: what else tells settings of one name apart; None where nothing does.
     """
 
@@ -46,6 +47,7 @@ class Setting:
     released: bool
     norm: str | None
     description: str
+    training_differs_in: str = ""
     variant: str | None = None
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from symmetry_robustness.reporting.figures import magnified_difference, outcome_name
+from symmetry_robustness.reporting.overview import measure_title
 from symmetry_robustness.reporting.page import finite
-from symmetry_robustness.reporting.tables import measure_title
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2

@@ -177,6 +177,8 @@ def _compare(results: pd.DataFrame, evaluations: dict[tuple[str, str], Seeds]) -
     """Each network against the one with the largest mean, column by column."""
     rows: list[dict[str, Any]] = []
     for _, group in results[results["measure"].isin(COMPARED)].groupby(COLUMN, dropna=False, sort=False):
+        sound = group[group["checks"] != "failed"]  # what failed a soundness check cannot lead where others did not
+        group = sound if len(sound) else group
         if len(group) < 2:
             continue
         leader, *others = records(group.sort_values("value", ascending=False, kind="stable"))

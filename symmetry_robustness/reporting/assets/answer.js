@@ -117,6 +117,7 @@ function answerCard() {
     setting.released && el("p", { class: "notice warned" }, badge("warned", "Not a sound measurement"), " This protocol re-enacts the released scripts, mistakes included."),
     answer.set_aside.length > 0 && el("p", { class: "notice failed" }, badge("failed", "Set aside"), " ", answer.set_aside.flatMap((name) => [breakable(name), ", "]).flat().slice(0, -1), " failed soundness checks and cannot win, whatever the number."),
   ];
+  if (setting.training_differs_in) warnings.push(el("p", { class: "notice warned" }, badge("warned", "Not only the network differs"), ` The trainings differ in ${setting.training_differs_in}, too.`));
   const standard = by("standard");
   const isStandard = best.network === answer.standard;
   return el(
