@@ -146,7 +146,10 @@ def choose_data(config: DictConfig, run: Path) -> DictConfig:
 
 
 def describe_subject(config: DictConfig, checkpoint: Path, data: DictConfig, device: torch.device) -> dict[str, Any]:
-    """All that decides the result of an evaluation, as plain values; `key` is a digest of the others."""
+    """All that decides the result of an evaluation, as plain values.
+
+    `key` is a digest of them; `file` only says what the checkpoint was called.
+    """
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     values = {
@@ -162,7 +165,7 @@ def describe_subject(config: DictConfig, checkpoint: Path, data: DictConfig, dev
         "software": {name: importlib.metadata.version(name) for name in ("symmetry-robustness", "torch")},
     }
     text = json.dumps(values, sort_keys=True)
-    return {**values, "key": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    return {**values, "key": hashlib.sha256(text.encode()).hexdigest()[:16], "file": checkpoint.name}
 
 
 def find_report(path: Path, provenance: Mapping[str, Any]) -> RobustnessReport | None:
@@ -176,7 +179,11 @@ def find_report(path: Path, provenance: Mapping[str, Any]) -> RobustnessReport |
     report = RobustnessReport.load(path)
     if report.provenance.get("key") == provenance["key"]:
         return report
-    other = [name for name, value in provenance.items() if name != "key" and report.provenance.get(name) != value]
+    other = [
+        name
+        for name, value in provenance.items()
+        if name not in ("key", "file") and report.provenance.get(name) != value
+    ]
     raise UserError(f"{path} holds a report of another {', '.join(other)}; choose another name=… or set overwrite=true")
 
 

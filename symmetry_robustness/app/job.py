@@ -25,6 +25,7 @@ from symmetry_robustness.training import Classifier, RobustnessCallback, trackin
 from symmetry_robustness.training.checkpoints import RobustCheckpoint
 from symmetry_robustness.training.compute import fastest_precision
 from symmetry_robustness.training.console import EpochLog, progress_bars, set_up_logging
+from symmetry_robustness.training.cost import TrainingClock, training_cost
 from symmetry_robustness.training.metrics_csv import MetricsCSV
 
 log = logging.getLogger("symmetry_robustness.app.job")  # __name__ is __main__ here
@@ -83,6 +84,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
             *checkpoints(config, directory, robustness),
             *([robustness] if robustness else []),
             EpochLog(),
+            TrainingClock(),
             *progress_bars(),
         ],
     )
@@ -91,6 +93,7 @@ def train(config: DictConfig, directory: Path) -> dict[str, Any]:
         raise KeyboardInterrupt
     tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
     summary = summarize(config, datamodule.provenance, parameters, tested, robustness)
+    summary |= training_cost(trainer, network, datamodule.image_shape)
     if trainer.is_global_zero:
         write_json(directory / SUMMARY, summary)
         log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])

@@ -1,0 +1,86 @@
+"""What a training costs: time, throughput, and the arithmetic of one forward pass."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from symmetry_robustness.models import export
+
+
+class TrainingClock(pl.Callback):
+    """Counts seconds and images of training: from the start of each epoch to the end of its last batch.
+
+    Validation, evaluations of robustness and checkpoints are outside. A resumed run goes on counting where its
+    checkpoint was saved.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.seconds, self.images = 0.0, 0
+        self._clock, self._last = clock, 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._last = self._clock()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the batch, the same number of images on every rank; a GPU is waited for only after the last one."""
+        if trainer.is_last_batch and pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        now = self._clock()
+        self.seconds += now - self._last
+        self.images += len(batch[1]) * trainer.world_size
+        self._last = now
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return {"seconds": self.seconds, "images": self.images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.seconds, self.images = state_dict["seconds"], state_dict["images"]
+
+
+def training_cost(trainer: pl.Trainer, network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, float]:
+    """What summary.json says of the cost of a finished training.
+
+    Args:
+        trainer: with a `TrainingClock` among its callbacks.
+        network: as trained.
+        image_shape: (C, H, W).
+
+    Returns:
+        `flops` of one image's forward pass, `epochs`, `training_seconds` and `images_per_second` of all ranks together.
+    """
+    (clock,) = (callback for callback in trainer.callbacks if isinstance(callback, TrainingClock))  # type: ignore[attr-defined]
+    return {
+        "flops": count_flops(network, image_shape),
+        "epochs": trainer.current_epoch,
+        "training_seconds": clock.seconds,
+        "images_per_second": clock.images / clock.seconds if clock.seconds else 0.0,
+    }
+
+
+def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Multiplications and additions of the convolutions and matrix products of one image's forward pass.
+
+    Counted on the exported network, whose kernels are expanded once and for all; neither the network nor any random
+    state is touched.
+
+    Args:
+        network: images in [0, 1] to logits.
+        image_shape: (C, H, W).
+    """
+    plain = export(network).cpu()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        plain(torch.zeros(1, *image_shape))
+    return int(counter.get_total_flops())
