@@ -66,6 +66,7 @@ class Curve:
         highs: likewise.
         seeds: number of runs.
         images: in each run; None where unknown.
+        checked: whether soundness checks were made; there are none of plain test accuracies.
         failed: runs in which a soundness check failed.
         warned: runs in which none failed and one warned.
         runs: numbers of the runs.
@@ -81,6 +82,7 @@ class Curve:
     highs: list[float | None]
     seeds: int
     images: int | None
+    checked: bool
     failed: int
     warned: int
     runs: list[int]
@@ -148,11 +150,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One report of one run: accuracies by attack, and the names of the checks that did not pass."""
+    """One report of one run: accuracies by attack, whether checks were made, and the names of those not passed."""
 
     setting: int
     images: int | None
     attacks: dict[str, Found]
+    checked: bool
     failed: list[str]
     warned: list[str]
 

@@ -107,7 +107,8 @@ def _protocol(section: Section) -> str:
 def _title(summary: Summary) -> str:
     """Names the data, which a page is about more than anything else."""
     sets = list(dict.fromkeys(section.data for section in summary.sections.values()))
-    return f"Robustness on {', '.join(sets)}" if 0 < len(sets) <= 3 else "Robustness report"
+    title = f"Robustness on {', '.join(sets)}"
+    return title if sets and len(title) <= 60 else "Robustness report"
 
 
 def _start(settings: Sequence[Setting], curves: Sequence[Curve]) -> int:
@@ -146,6 +147,7 @@ def _curves(
                 highs=highs,
                 seeds=int(str(first.seeds)),
                 images=_count(first.images),
+                checked=bool(reports) and all(report.checked for report in reports),
                 failed=failed,
                 warned=warned,
                 runs=own,
@@ -161,7 +163,8 @@ def _lines(rows: Sequence[Any]) -> dict[tuple[str, Axis], list[tuple[float, Any]
     clean = lines.get(("none", "epsilon"), [])
     if any(attack != "none" and axis == "epsilon" for attack, axis in lines):
         lines = {key: (clean if key[1] == "epsilon" else []) + line for key, line in lines.items() if key[0] != "none"}
-    return {key: sorted(line, key=lambda point: point[0]) for key, line in lines.items()}
+    names = sorted(lines, key=lambda key: key[0] != "worst_case")  # which comes first
+    return {key: sorted(lines[key], key=lambda point: point[0]) for key in names}
 
 
 def _count(value: Any) -> int | None:
@@ -213,4 +216,4 @@ def _evaluation(
         values, errors = (finite(getattr(row, name) for _, row in line) for name in ("value", "standard_error"))
         attacks[attack] = Found(axis, [position for position, _ in line], values, errors)
     failed, warned = ([check["name"] for check in checks if check["status"] == kind] for kind in ("failed", "warned"))
-    return Evaluation(setting, images, attacks, failed, warned)
+    return Evaluation(setting, images, attacks, bool(checks), failed, warned)

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from symmetry_robustness.reporting.figures import magnified_difference, outcome_name
+from symmetry_robustness.reporting.figures import epsilon_name, magnified_difference, outcome_name
 from symmetry_robustness.reporting.overview import measure_title
 from symmetry_robustness.reporting.page import finite
 
@@ -20,6 +21,9 @@ from symmetry_robustness.reporting.page import finite
 _IMAGES, _ATTACKS = 5, 2
 # Rows of metrics.csv that are kept; a screen has no room for more points.
 _POINTS = 200
+# Kinds of training curves that come first.
+_FIRST = ("loss", "accuracy", "accuracy under worst case")
+_UNDER_ATTACK = re.compile(r"robust/(?!measures/)(.+)/(linf|l[12])_(.+)")
 
 
 def run_details(directory: Path, reports: Sequence[str], *, pictures: bool) -> dict[str, Any]:
@@ -120,25 +124,29 @@ def training_curves(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("epoch")]
-    kinds: dict[str, list[str]] = {}
-    for name in rows[0] if rows else ():
-        if name and name not in ("step", "epoch") and not name.startswith("test/"):
-            kinds.setdefault(_kind(name), []).append(name)
+    kinds: dict[str, dict[str, str]] = {}
+    for metric in rows[0] if rows else ():
+        if metric and metric not in ("step", "epoch", "robust/clean") and not metric.startswith("test/"):
+            kind, name = _kind(metric)
+            kinds.setdefault(kind, {})[metric] = name
     curves = {}
-    for kind, names in kinds.items():
-        kept = [row for row in rows if any(row[name] for name in names)]
+    for kind in sorted(kinds, key=lambda kind: _FIRST.index(kind) if kind in _FIRST else len(_FIRST)):
+        names = ({"robust/clean": "clean"} if kind.startswith("accuracy under") else {}) | kinds[kind]
+        kept = [row for row in rows if any(row.get(metric) for metric in names)]
         kept = [kept[at] for at in np.unique(np.linspace(0, len(kept) - 1, min(_POINTS, len(kept))).astype(int))]
         if kept:
-            columns = [finite([float(row[name] or "nan") for row in kept]) for name in names]
-            curves[kind] = {"x": [int(float(row["epoch"])) + 1 for row in kept], "names": names, "columns": columns}
+            columns = [finite([float(row.get(metric) or "nan") for row in kept]) for metric in names]
+            epochs = [int(float(row["epoch"])) + 1 for row in kept]
+            curves[kind] = {"x": epochs, "names": list(names.values()), "columns": columns}
     return curves
 
 
-def _kind(name: str) -> str:
-    """Metrics of one kind share a chart."""
-    if name.endswith("/loss"):
-        return "loss"
-    if name.endswith("/accuracy"):
-        return "accuracy"
-    under_attack = name.startswith("robust/") and name.count("/") == 2 and not name.startswith("robust/measures")
-    return "accuracy under attack" if under_attack or name == "robust/clean" else name
+def _kind(metric: str) -> tuple[str, str]:
+    """What a metric is drawn with, and what it is called there."""
+    if match := _UNDER_ATTACK.fullmatch(metric):
+        attack, norm, epsilon = match.groups()
+        return f"accuracy under {attack.replace('_', ' ')}", f"{norm} {epsilon_name(float(epsilon))}"
+    for kind in ("loss", "accuracy"):
+        if metric.endswith(f"/{kind}"):
+            return kind, metric.removesuffix(f"/{kind}")
+    return metric.removeprefix("robust/"), metric

@@ -55,7 +55,7 @@ def make_run(number: int) -> pages.RunEntry:
         }
         failed = ["protocol_settings"] if setting == 1 else ["nonzero_gradients"] if name == "cascaded" else []
         warned = ["enough_steps"] if name == "parallel_rotation" else []
-        reports.append(Evaluation(setting, 512, attacks, failed, warned))
+        reports.append(Evaluation(setting, 512, attacks, True, failed, warned))
     return pages.RunEntry(
         f"sweep/{name}_seed-{seed}", name, "made up", "cifar10", seed, 200, "c97a833", 1_771_562, 3600.0, 0.85, reports
     )
@@ -69,7 +69,7 @@ def make_curve(runs: list[pages.RunEntry], setting: int, attack: str, name: str)
     failed = sum(bool(report.failed) for report in reports)
     warned = sum(bool(report.warned and not report.failed) for report in reports)
     numbers = [ends.tolist() for ends in (means, np.clip(means - 0.02, 0, 1), np.clip(means + 0.02, 0, 1))]
-    return Curve(setting, attack, "epsilon", name, EPSILONS, *numbers, len(own), 512, failed, warned, own)
+    return Curve(setting, attack, "epsilon", name, EPSILONS, *numbers, len(own), 512, True, failed, warned, own)
 
 
 def make_answer(curves: list[Curve], position: float) -> Answer:
@@ -101,7 +101,7 @@ def make_page(count: int) -> pages.Page:
             answers += [make_answer(here, epsilon) for epsilon in EPSILONS]
     angles = [0.0, 45.0, 90.0]
     turned = [
-        Curve(2, "rotation", "rotation", name, angles, values, [None] * 3, [None] * 3, 1, None, 0, 0, [])
+        Curve(2, "rotation", "rotation", name, angles, values, [None] * 3, [None] * 3, 1, None, False, 0, 0, [])
         for name, values in zip(names, ([1.0, 0.3, 0.5], [1.0, 0.4, 0.6]), strict=False)
     ]
     untested = Comparison("standard", "next", 0.1, None, None, None, None, "")
@@ -307,7 +307,7 @@ def test_tables_filter_by_text_and_by_choice(opened: Opened) -> None:
     runs = opened.page.locator("#runs")
     count = runs.locator(".count")
     assert count.inner_text() == f"25 of {15 * 2 * 3} rows"
-    runs.get_by_label("attack").select_option("pgd")
+    runs.get_by_label("attack").select_option("PGD")
     runs.get_by_label("seed").select_option("1")
     assert count.inner_text() == f"10 rows ({15 * 2 * 3} without filter)"
     runs.get_by_role("searchbox").fill("PARALLEL released")
@@ -532,14 +532,14 @@ def test_the_script_can_stand_in_html(file: Path) -> None:
 def test_training_curves_keep_kinds_apart_and_leave_the_final_test_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(
-        "step,epoch,train/loss,validation/loss,robust/pgd/linf_0.03137,robust/clever,test/loss\n"
-        "10,0,1.5,nan,,0.5,\n20,1,1.25,1.0,0.25,,\n21,2,,,,,0.75\n"
+        "step,epoch,robust/clever,robust/clean,robust/pgd/linf_0.03137,train/loss,validation/loss,test/loss\n"
+        "10,0,0.5,,,1.5,nan,\n20,1,,0.5,0.25,1.25,1.0,\n21,2,,,,,,0.75\n"
     )
     curves = training_curves(path)
     assert curves == {
-        "loss": {"x": [1, 2], "names": ["train/loss", "validation/loss"], "columns": [[1.5, 1.25], [None, 1.0]]},
-        "accuracy under attack": {"x": [2], "names": ["robust/pgd/linf_0.03137"], "columns": [[0.25]]},
-        "robust/clever": {"x": [1], "names": ["robust/clever"], "columns": [[0.5]]},
+        "loss": {"x": [1, 2], "names": ["train", "validation"], "columns": [[1.5, 1.25], [None, 1.0]]},
+        "accuracy under pgd": {"x": [2], "names": ["clean", "linf 8/255"], "columns": [[0.5], [0.25]]},
+        "clever": {"x": [1], "names": ["robust/clever"], "columns": [[0.5]]},
     }
     assert training_curves(tmp_path / "none.csv") == {}
 

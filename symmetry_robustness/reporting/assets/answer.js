@@ -13,7 +13,7 @@ const colorOf = (network) => data.networks.indexOf(network);
 function ordeal(attack, setting) {
   const count = attacksOf(setting).filter((name) => data.curves.find((c) => c.setting === setting && c.attack === name).axis === "epsilon").length - 1;
   if (attack === "worst_case") return `the worst of ${plural(count, "attack")}`;
-  return { none: "no attack", rotation: "rotation of the images", scale: "scaling of the images" }[attack] ?? attack;
+  return { none: "no attack", rotation: "rotation of the images", scale: "scaling of the images" }[attack] ?? named(attack);
 }
 
 /** Keep what was chosen where it exists, else the worst case at 4/255 or near it. */
@@ -74,6 +74,9 @@ function question(redrawAll) {
   );
 }
 
+/** What a protocol does, where its name does not say all of it. */
+const described = ({ protocol, norm, description }) => description !== `${protocol}; ${named(norm)}` && el("span", {}, description);
+
 /** A protocol with what else tells settings apart. */
 const settingDetails = ({ released, norm, split, variant }) => [released && "re-enacted", norm && named(norm), split !== "test" && split, variant].filter(Boolean).join(", ");
 const settingName = (setting) => `${setting.protocol} (${settingDetails(setting)})`.replace(" ()", "");
@@ -83,8 +86,8 @@ function lead(comparison) {
   if (!comparison) return [el("strong", {}, "–"), el("span", {}, "nothing to compare with")];
   const { difference, low, high, p_value: p, distinct, other, test } = comparison;
   const range = isNumber(low) ? `95 %: ${signed(100 * low)} to ${signed(100 * high)}` : "no interval";
-  const verdict = distinct == null ? "no test possible" : distinct ? "hardly chance" : "may be chance";
-  const tested = isNumber(p) ? `${test}, ${probability(p)}: ${verdict}` : verdict;
+  const verdict = distinct == null ? "not tested" : distinct ? "hardly chance" : "may be chance";
+  const tested = isNumber(p) ? `${verdict}: ${probability(p)} (${test})` : [verdict, test || "no results for single images"].join(": ");
   return [
     el("strong", {}, `${signed(100 * difference)} points`),
     el("span", {}, "over ", breakable(other), `; ${range}`),
@@ -119,20 +122,21 @@ function answerCard() {
   ];
   if (setting.training_differs_in) warnings.push(el("p", { class: "notice warned" }, badge("warned", "Not only the network differs"), ` The trainings differ in ${setting.training_differs_in}, too.`));
   const standard = by("standard");
+  const alone = by("next") && by("next").other === standard?.other;
   const isStandard = best.network === answer.standard;
   return el(
     "div",
-    { class: `answer ${worst(best.failed, best.warned)}` },
+    { class: `answer ${worst(best)}` },
     el("p", { class: "headline" }, headline(best, answer, by("next"))),
     el("p", { class: "result" }, el("strong", {}, `${percent(best.value)} %`), ` of images are still classified correctly (95 % interval ${interval(best)})`),
     warnings,
     el(
       "dl",
       { class: "tiles" },
-      tile("Ahead of the next", lead(by("next"))),
-      tile("Ahead of the standard network", isStandard ? [el("strong", {}, "–"), el("span", {}, "it is the standard network")] : lead(standard)),
+      tile(alone ? "Ahead of the next, the standard network" : "Ahead of the next", lead(by("next"))),
+      !alone && tile("Ahead of the standard network", isStandard ? [el("strong", {}, "–"), el("span", {}, "it is the standard network")] : lead(standard)),
       tile("How sure", el("strong", {}, doubt(best)), el("span", {}, best.seeds > 1 ? "The interval is over seeds: other trainings of the same network." : "The interval is over images only: with one seed, nobody knows how other trainings would do.")),
-      tile("Judged by", el("strong", {}, settingName(setting)), el("span", {}, setting.description), checksBadge(best.failed, best.warned, best.failed || best.warned ? " (runs)" : " all checks")),
+      tile("Judged by", el("strong", {}, settingName(setting)), described(setting), checksBadge(best, best.failed || best.warned ? ` of ${plural(best.runs.length, "run")}` : best.checked ? " all soundness checks" : "")),
     ),
   );
 }
@@ -158,13 +162,13 @@ function ranking() {
     const bar = el("span", { class: "track" }, marks.slice(1).map((mark) => el("i", { class: "mark", style: `left:${at(mark)}` })), el("i", { class: "fill", style: `width:${at(row.value)};background:${color}` }), whisker);
     return el(
       "tr",
-      { class: worst(row.failed, row.warned) },
+      { class: worst(row) },
       el("th", { scope: "row" }, breakable(row.network)),
       el("td", { class: "bar", "aria-hidden": "true" }, bar),
       el("td", { class: "number value" }, percent(row.value)),
       el("td", { class: "number wide" }, interval(row)),
       el("td", { class: "number wide" }, row.seeds),
-      el("td", { class: "checks" }, checksBadge(row.failed, row.warned)),
+      el("td", { class: "checks" }, checksBadge(row)),
     );
   });
   const caption = `Networks under ${ordeal(state.attack, state.setting)}, best first`;

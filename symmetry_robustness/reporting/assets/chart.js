@@ -63,11 +63,11 @@ function layout({ x, y }) {
   const title = (words) => ({ text: words, font: { size: 13, color: muted } });
   return {
     xaxis: { ...axis, title: title(x.title), tickvals: x.values, ticktext: x.texts, rangemode: "tozero" },
-    yaxis: { ...axis, title: title(y.title), tickformat: y.percent ? ".0%" : null, range: y.range, rangemode: "tozero", nticks: 6 },
+    yaxis: { ...axis, title: { ...title(y.title), standoff: 6 }, tickformat: y.percent ? ".0%" : null, range: y.range, rangemode: "tozero", nticks: 6 },
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: text },
     paper_bgcolor: "transparent", plot_bgcolor: "transparent", showlegend: false, hovermode: "closest", dragmode: false,
     hoverlabel: { bgcolor: surface, bordercolor: muted, font: { color: text, size: 13 }, align: "left" },
-    margin: { l: 48, r: 12, t: 8, b: 44 }, height: 300,
+    margin: { l: 56, r: 12, t: 8, b: 44 }, height: 300,
   };
 }
 

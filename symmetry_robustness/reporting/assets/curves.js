@@ -20,7 +20,7 @@ function curveCharts() {
       el("input", { type: "checkbox", checked: true, onchange: toggle(network) }),
       swatch(colorOf(network)),
       breakable(network),
-      failed + warned > 0 && [" ", checksBadge(failed, warned)],
+      failed + warned > 0 && [" ", checksBadge({ failed, warned })],
     );
   });
   const boxes = switches.map((label) => label.querySelector("input"));

@@ -1,8 +1,8 @@
 // Building blocks: elements, numbers as a person reads them, packed parts of the page.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const NAMES = { worst_case: "worst case", none: "no attack", linf: "ℓ∞", l2: "ℓ2", l1: "ℓ1" };
-const STATUSES = { failed: "✕", warned: "▲", passed: "✓" };
+const NAMES = { worst_case: "worst case", none: "no attack", fgsm: "FGSM", pgd: "PGD", linf: "ℓ∞", l2: "ℓ2", l1: "ℓ1" };
+const STATUSES = { failed: "✕", warned: "▲", passed: "✓", unchecked: "–" };
 
 /** An element; attributes that start with "on" are listeners, true and false switch an attribute on and off. */
 function el(tag, attributes = {}, ...children) {
@@ -16,8 +16,8 @@ function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** A name in words a person knows, e.g. "worst case"; unknown names as they are. */
-const named = (name) => NAMES[name] ?? name;
+/** A name of an attack or a norm in words, e.g. "worst case". */
+const named = (name) => NAMES[name] ?? name?.replaceAll("_", " ");
 
 /** A name that may break after an underscore; short parts stay together. */
 const breakable = (name) => String(name).split(/(?<=[^_]{7}_)/).flatMap((part) => [part, el("wbr")]).slice(0, -1);
@@ -40,16 +40,16 @@ function positionName(axis, position) {
   return { epsilon: `ε = ${epsilonName(position)}`, rotation: `${position}°`, scale: `× ${position}`, severity: `severity ${position}` }[axis];
 }
 
-/** The outcome of soundness checks as a symbol with words; `long` says it for passed ones, too. */
+/** The outcome of soundness checks as a symbol with words. */
 function badge(status, text) {
   return el("span", { class: `badge ${status}` }, el("span", { "aria-hidden": "true" }, STATUSES[status], " "), text);
 }
 
 /** The worst outcome of some checks, and a badge that tells how many. */
-const worst = (failed, warned) => (failed ? "failed" : warned ? "warned" : "passed");
-function checksBadge(failed, warned, what = "") {
-  const parts = [failed && `${failed} failed`, warned && `${warned} warned`].filter(Boolean);
-  return badge(worst(failed, warned), (parts.join(", ") || "passed") + what);
+const worst = ({ failed, warned, checked }) => (failed ? "failed" : warned ? "warned" : checked ? "passed" : "unchecked");
+function checksBadge(counts, what = "") {
+  const parts = [counts.failed && `${counts.failed} failed`, counts.warned && `${counts.warned} warned`].filter(Boolean);
+  return badge(worst(counts), (parts.join(", ") || (counts.checked ? "passed" : "not checked")) + what);
 }
 
 /** A choice of one of several; options are [value, text]. */

@@ -34,7 +34,7 @@ function soundness() {
 
 /** What a reader must know before any number. Re-enacted protocols are known to be unsound and do not count. */
 function notices() {
-  const judged = data.runs.flatMap((run) => run.reports).filter((one) => !data.settings[one.setting].released);
+  const judged = data.runs.flatMap((run) => run.reports).filter((one) => one.checked && !data.settings[one.setting].released);
   const failed = judged.filter((one) => one.failed.length).length;
   const warned = judged.filter((one) => !one.failed.length && one.warned.length).length;
   const lost = data.problems.length;
@@ -68,8 +68,7 @@ function strengths(rows) {
 
 const withDoubt = (value, rest) => [value, el("small", {}, rest)];
 const clean = { title: "Clean", number: true, value: (row) => row.clean, cell: (row) => percent(row.clean) };
-const checks = { title: "Checks", value: (row) => `${worst(row.failed, row.warned)}`, cell: (row) => checksBadge(row.failed, row.warned) };
-const rowStatus = (row) => worst(row.failed, row.warned);
+const checks = { title: "Checks", value: worst, cell: (row) => checksBadge(row) };
 const textColumn = (title, value) => ({ title, value, kind: "name", cell: (row) => breakable(value(row) ?? "–") });
 const attackOf = (row) => named(row.attack);
 const dataOf = (row) => data.settings[row.setting].data;
@@ -86,10 +85,10 @@ function networkTable() {
   return dataTable({
     caption: "Results by network",
     rows,
-    status: rowStatus,
+    status: worst,
     facets: { network: (row) => row.network, "data set": dataOf, attack: attackOf, protocol: protocolOf },
     columns: (shown) => [
-      textColumn("Network", (row) => row.network), checks, textColumn("Data", dataOf), textColumn("Attack", attackOf), protocolColumn,
+      textColumn("Network", (row) => row.network), checks, textColumn("Attack", attackOf), textColumn("Data", dataOf), protocolColumn,
       { title: "Seeds", number: true, value: (row) => row.seeds }, clean, ...strengths(shown),
     ],
   });
@@ -97,11 +96,11 @@ function networkTable() {
 
 function runTable() {
   const rows = data.runs.flatMap((run) => {
-    const own = { run, network: run.network, clean: run.clean, failed: 0, warned: 0 };
+    const own = { run, network: run.network, clean: run.clean, failed: 0, warned: 0, checked: false };
     if (!run.reports.length) return { ...own, axis: null, positions: [], attack: null, setting: null };
     return run.reports.flatMap((one) =>
       Object.entries(one.attacks).map(([attack, found]) => ({
-        ...own, ...found, attack, setting: one.setting, failed: one.failed.length, warned: one.warned.length, images: one.images,
+        ...own, ...found, attack, setting: one.setting, failed: one.failed.length, warned: one.warned.length, checked: one.checked, images: one.images,
         cell: (at) => withDoubt(percent(found.values[at]), isNumber(found.errors[at]) ? `± ${percent(found.errors[at])}` : ""),
       })),
     );
@@ -110,14 +109,14 @@ function runTable() {
   return dataTable({
     caption: "Results by run",
     rows,
-    status: rowStatus,
+    status: worst,
     facets: {
       network: (row) => row.network, "data set": (row) => row.run.data, attack: known(attackOf), protocol: known(protocolOf),
-      seed: (row) => row.run.seed, outcome: rowStatus,
+      seed: (row) => row.run.seed, checks: worst,
     },
     columns: (shown) => [
       { title: "Run", value: (row) => row.run.name, cell: (row) => el("a", { href: runHref(row.run) }, breakable(row.network), ` · seed ${row.run.seed}`) },
-      checks, textColumn("Data", (row) => row.run.data), textColumn("Attack", known(attackOf)), protocolColumn,
+      checks, textColumn("Attack", known(attackOf)), textColumn("Data", (row) => row.run.data), protocolColumn,
       { title: "Seed", number: true, value: (row) => row.run.seed }, { ...clean, explain: "on the whole test set" }, ...strengths(shown),
     ],
   });
@@ -155,7 +154,7 @@ function build() {
     measured && section("networks", "By network", el("p", { class: "hint" }, "Means over seeds with 95 % intervals, in % of images classified correctly. Different protocols never share a row."), networkTable()),
     data.runs.length > 0 && section("runs", "By run", el("p", { class: "hint" }, "Each run on its own, in %, ± one standard error over images. A run opens with everything behind its numbers."), runTable()),
     data.claims.length > 0 && section("claims", "Claims of the paper", claimsTable()),
-    data.runs.some((run) => run.reports.length) && section("checks", "Soundness checks", soundness()),
+    data.runs.some((run) => run.reports.some((one) => one.checked)) && section("checks", "Soundness checks", soundness()),
     data.problems.length > 0 && section("problems", "Runs left out", problemTable()),
   ].filter(Boolean);
   report.replaceChildren(...sections);

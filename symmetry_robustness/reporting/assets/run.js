@@ -22,14 +22,15 @@ async function runPage(index) {
   const run = data.runs[index];
   const details = await detailsOf(index);
   const [failed, warned] = ["failed", "warned"].map((kind) => run.reports.reduce((sum, report) => sum + report[kind].length, 0));
+  const checked = run.reports.some((report) => report.checked);
   return [
     el("p", {}, el("a", { href: "#runs" }, "← All runs")),
     el("p", { class: "eyebrow" }, "Run"),
     el("h2", { id: "run-title" }, breakable(run.network), ` · seed ${run.seed}`),
     el("p", { class: "path" }, run.name),
-    run.reports.length > 0 && (failed + warned > 0
-      ? el("p", { class: `notice ${worst(failed, warned)}` }, checksBadge(failed, warned), " Read the checks below before any number of this run.")
-      : el("p", {}, badge("passed", "All soundness checks passed"))),
+    failed + warned > 0
+      ? el("p", { class: `notice ${worst({ failed, warned })}` }, checksBadge({ failed, warned }), " Read the checks below before any number of this run.")
+      : el("p", {}, checked ? badge("passed", "All soundness checks passed") : badge("unchecked", "No soundness checks were made")),
     facts([
       ["Data", run.data],
       ["Clean accuracy", run.clean == null ? null : `${percent(run.clean)} %`],
@@ -48,12 +49,12 @@ async function runPage(index) {
 /** What one evaluation found: numbers, checks, examples, measures. */
 function reportSection(report, details) {
   const setting = data.settings[report.setting];
-  const notes = [setting.data, report.images != null && plural(report.images, "image"), setting.description];
+  const notes = [setting.data, report.images != null && plural(report.images, "image"), described(setting)?.textContent];
   const checks = details?.checks ?? [];
   return el(
     "section",
     {},
-    el("h3", {}, setting.released ? "Re-enacted: " : "Evaluation: ", settingName(setting), " ", checksBadge(report.failed.length, report.warned.length)),
+    el("h3", {}, setting.released ? "Re-enacted: " : "Evaluation: ", settingName(setting), " ", checksBadge({ failed: report.failed.length, warned: report.warned.length, checked: report.checked })),
     el("p", { class: "hint" }, notes.filter(Boolean).join(" · ")),
     setting.released && el("p", { class: "notice warned" }, badge("warned", "Not a sound measurement"), " It re-enacts the released scripts, mistakes included."),
     axes(report).map((axis) => accuracies(report, axis)),
@@ -98,21 +99,24 @@ function accuracies(report, axis) {
 /** A heading with the colours of its series. */
 function legendOf(series, title) {
   const keys = series.map(({ name, index }) => el("span", { class: "key" }, swatch(index), name));
-  return el("span", {}, title, " ", keys);
+  return [title, el("span", { class: "keys" }, keys)];
 }
 
 function checksTable(checks) {
   const order = Object.keys(STATUSES);
   const sorted = [...checks].sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status));
-  const lines = sorted.map((check) =>
+  const line = (check) =>
     el(
       "li",
       { class: check.status },
       badge(check.status, check.status),
       el("div", {}, el("strong", {}, check.name.replaceAll("_", " ")), el("p", {}, data.checks[check.name] ?? ""), el("p", { class: "evidence" }, `Found: ${check.evidence}`)),
-    ),
-  );
-  return [el("h4", {}, "Soundness checks"), el("ul", { class: "checks-list" }, lines)];
+    );
+  const list = (some) => el("ul", { class: "checks-list" }, some.map(line));
+  const passed = sorted.filter((check) => check.status === "passed");
+  const others = sorted.filter((check) => check.status !== "passed");
+  const quiet = el("details", {}, el("summary", {}, `${passed.length} passed`), list(passed));
+  return [el("h4", {}, "Soundness checks"), others.length > 0 && list(others), passed.length > 0 && quiet];
 }
 
 /** Adversarial examples: rows of pictures, with what became of each below. */
@@ -140,7 +144,7 @@ function trainingSection(metrics) {
       return { name, index, flagged: false, x: kept.map((at) => x[at]), y: kept.map((at) => columns[index][at]), hover: kept.map((at) => `${name}: ${significant(columns[index][at])} at epoch ${x[at]}`) };
     });
     const rows = x.map((epoch, at) => [epoch, ...columns.map((column) => significant(column[at]))]);
-    return lineChart({ title: `During training: ${kind}`, heading: legendOf(series, kind), series, x: { title: "epoch" }, y: { title: kind }, table: { titles: ["Epoch", ...names], rows } });
+    return lineChart({ title: `During training: ${kind}`, heading: legendOf(series, kind[0].toUpperCase() + kind.slice(1)), series, x: { title: "epoch" }, y: { title: kind }, table: { titles: ["Epoch", ...names], rows } });
   });
   return el("section", {}, el("h3", {}, "Training"), el("div", { class: "charts" }, charts));
 }
