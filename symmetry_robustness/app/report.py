@@ -14,6 +14,8 @@ from rich.console import Console
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.explanations import EXPLANATIONS
+from symmetry_robustness.reporting.claims import Outcome, judge_claims, load_claims
+from symmetry_robustness.reporting.claims_table import claims_sheet
 from symmetry_robustness.reporting.figures import attack_panel, epsilon_curves, view_curves
 from symmetry_robustness.reporting.formats import terminal
 from symmetry_robustness.reporting.frame import frame_of
@@ -48,18 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     """Write everything into `output`, and print the tables."""
     summary = summarize(frame, runs)
-    write_tables(runs, frame, summary, output / "tables")
+    claims = judge_claims(load_claims(), summary, runs)
+    write_tables(runs, frame, summary, claims, output / "tables")
     write_figures(runs, output)
-    page = make_page(runs, frame, summary, made=datetime.now(UTC).date().isoformat(), checks=EXPLANATIONS)
+    page = make_page(runs, frame, summary, claims, made=datetime.now(UTC).date().isoformat(), checks=EXPLANATIONS)
     (output / "report.html").write_text(render_page(page, all_details(runs)), encoding="utf-8")
     print(f"page: {output / 'report.html'}, tables and figures beside it")
 
 
-def write_tables(runs: list[Run], frame: pd.DataFrame, summary: Summary, directory: Path) -> None:
+def write_tables(
+    runs: list[Run], frame: pd.DataFrame, summary: Summary, claims: list[Outcome], directory: Path
+) -> None:
     """Every kind of table as Markdown, LaTeX, CSV and Parquet; who leads, or single runs, on the terminal."""
     directory.mkdir(parents=True, exist_ok=True)
     every_run = Sheet("runs", [overview(runs)], frame)
-    made = {sheet.name: sheet for sheet in (*sheets(summary), every_run)}
+    made = {sheet.name: sheet for sheet in (*sheets(summary), claims_sheet(claims), every_run)}
     for sheet in made.values():
         sheet.write(directory)
     console = Console(width=None if sys.stdout.isatty() else 160)

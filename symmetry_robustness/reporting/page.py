@@ -179,7 +179,7 @@ class RunEntry:
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean over seeds with its 95 % interval."""
+    """Mean over seeds with its 95 % interval, None where there is none."""
 
     value: float
     low: float | None
@@ -189,14 +189,35 @@ class Measured:
 
 @dataclass(frozen=True)
 class Claim:
-    """A number of the paper beside ours, under the released protocol and under the sound one; None if not measured."""
+    """A number of the paper beside ours.
 
-    claim: str
-    source: str
+    Attributes:
+        network: whose number it is; two of them where they are compared.
+        what: it was measured: an attack or a measure.
+        data: data set.
+        epsilon: in pixel units; None where there is none.
+        published_epsilon: the same in the units of the paper.
+        kind: `exact` numbers are counts, others shares.
+        claimed: the number; of a comparison the difference.
+        released: what was measured under the protocol that re-enacts the released script; None where nothing was.
+        sound: the same under the sound protocol.
+        verdict: in words.
+        reason: why there is none.
+        source: where in the paper.
+    """
+
+    network: str
+    what: str
+    data: str
+    epsilon: float | None
+    published_epsilon: float | None
+    kind: str
     claimed: float
     released: Measured | None
     sound: Measured | None
     verdict: str
+    reason: str
+    source: str
 
 
 @dataclass(frozen=True)

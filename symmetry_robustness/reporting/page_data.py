@@ -9,14 +9,27 @@ from typing import Any
 
 import pandas as pd
 
+from symmetry_robustness.reporting.claims import Outcome
 from symmetry_robustness.reporting.evaluations import FINAL
 from symmetry_robustness.reporting.frame import records
-from symmetry_robustness.reporting.page import Axis, Curve, Evaluation, Found, Page, RunEntry, Setting, finite
+from symmetry_robustness.reporting.page import (
+    Axis,
+    Claim,
+    Curve,
+    Evaluation,
+    Found,
+    Measured,
+    Page,
+    RunEntry,
+    Setting,
+    finite,
+)
 from symmetry_robustness.reporting.page_answers import find_answers, place
 from symmetry_robustness.reporting.page_run import run_details
 from symmetry_robustness.reporting.results import Section, Summary
 from symmetry_robustness.reporting.runs import Run
 from symmetry_robustness.reporting.settings import data_title
+from symmetry_robustness.reporting.statistics import Difference
 
 _ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy")
 # Runs whose adversarial examples are shown: those of a thousand runs would make a page of a hundred megabytes.
@@ -27,6 +40,7 @@ def make_page(
     runs: Sequence[Run],
     frame: pd.DataFrame,
     summary: Summary,
+    claims: Sequence[Outcome] = (),
     *,
     made: str,
     checks: Mapping[str, str],
@@ -37,6 +51,7 @@ def make_page(
         runs: finished ones, at least one.
         frame: their numbers, with what was left out (`frame_of`).
         summary: what they come to (`summarize`).
+        claims: of the paper beside what was measured (`judge_claims`).
         made: when, in words.
         checks: name of a soundness check to what it asks.
     """
@@ -55,6 +70,7 @@ def make_page(
         answers=list(find_answers(results, summary.comparisons, numbers)),
         runs=entries,
         checks=dict(checks),
+        claims=[_claim(outcome) for outcome in claims],
         problems=frame.attrs["problems"],
         start=_start(list(settings.values()), curves),
     )
@@ -97,10 +113,36 @@ def _settings(summary: Summary, runs: Sequence[Run]) -> dict[str, Setting]:
     return settings
 
 
+def _claim(outcome: Outcome) -> Claim:
+    claim = outcome.claim
+    epsilon, published = finite((claim.epsilon, claim.published_epsilon))
+    return Claim(
+        network=f"{claim.network} over {claim.than}" if claim.than else claim.network,
+        what=claim.attack or claim.measure,
+        data=claim.data,
+        epsilon=epsilon,
+        published_epsilon=published,
+        kind=claim.kind,
+        claimed=claim.value,
+        released=_measured(outcome.released),
+        sound=_measured(outcome.sound),
+        verdict=outcome.verdict,
+        reason=outcome.reason,
+        source=claim.source,
+    )
+
+
+def _measured(found: Difference) -> Measured | None:
+    value, low, high = finite((found.value, found.low, found.high))
+    return None if value is None else Measured(value, low, high, found.seeds)
+
+
 def _protocol(section: Section) -> str:
     """Its name; one that has none but that of the runs' own file is called by its attacks."""
     if not section.protocol:
         return "test accuracy"
+    if section.known:
+        return section.known
     return section.description.partition(";")[0] if section.protocol == FINAL else section.protocol
 
 

@@ -6,6 +6,7 @@ from symmetry_robustness.reporting.settings import Settings, flatten
 
 # Sound settings, which reports of early versions leave unsaid.
 _SOUND: Settings = {"judge": "any", "mode": "evaluation", "outside": "discard", "cascade": False, "bounds": [0.0, 1.0]}
+_UNSAID: Settings = {**_SOUND, "measures": {}}
 # Settings of a protocol that change no number.
 _CHECKING = ("checks", "expected_clean_accuracy")
 _PAPER: dict[str, Any] = {
@@ -26,11 +27,13 @@ _KNOWN: dict[str, Settings] = {
     "released_rotation_scale": _PAPER | {"judge": "returned", "mode": "training_statistics"},
     "released_standard": _PAPER | {"judge": "returned", "bounds": [0.5, 1.0], "outside": "count"},
 }
+# Released protocols whose settings are those of another, under whose name they are found.
+SAME_AS = {"released_parallel": "released_standard", "released_cascaded": "released_standard"}
 
 
 def protocol_settings(settings: Settings) -> dict[str, Any]:
     """All of a protocol that decides a number."""
-    return {key: value for key, value in {**_SOUND, **settings}.items() if key not in _CHECKING}
+    return {key: value for key, value in {**_UNSAID, **settings}.items() if key not in _CHECKING}
 
 
 def is_released(settings: Settings) -> bool:
@@ -67,7 +70,7 @@ def describe_attack(name: str, settings: Settings) -> str:
 def protocol_name(settings: Settings) -> str:
     """Name of the file of conf/robustness with these attacks, epsilons and ways of judging; empty for any other.
 
-    The released parallel and cascaded protocols have the settings of the released standard one, and its name.
+    Those of `SAME_AS` have the name of the other.
     """
     flat = flatten(protocol_settings(settings))
     attacks = {name.split(".")[1] for name in flat if name.startswith("attacks.")}

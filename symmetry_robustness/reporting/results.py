@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.evaluations import Evaluation
 from symmetry_robustness.reporting.frame import NUMBER, records, settings_key, split
-from symmetry_robustness.reporting.protocols import describe_protocol
+from symmetry_robustness.reporting.protocols import describe_protocol, protocol_name
 from symmetry_robustness.reporting.runs import Run
 from symmetry_robustness.reporting.settings import differing, name_difference
 from symmetry_robustness.reporting.statistics import (
@@ -40,14 +40,16 @@ Seeds = dict[tuple[int, Any], Evaluation]
 class Section(NamedTuple):
     """What numbers that may be compared have in common.
 
-    `description` says the protocol in words; `training_differs_in` names the settings, beside the network's own, in
-    which the trainings of the networks differ; `images` is None where it is not known.
+    `known` is the name of the file in conf/robustness whose attacks and judging are the protocol's, empty where there
+    is none; `description` says the protocol in words; `training_differs_in` names the settings, beside the network's
+    own, in which the trainings of the networks differ; `images` is None where it is not known.
     """
 
     key: str
     data: str
     split: str
     protocol: str
+    known: str
     released: bool
     description: str
     images: int | None
@@ -91,9 +93,9 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     deviation = grouped["value"].std().to_numpy()
     results = results.reset_index()
     _add_intervals(results, deviation)
-    trained = _trained(runs)
+    trained = trained_settings(runs)
     results.insert(0, "label", _labels(results, trained))
-    comparisons = _compare(results, _by_section(runs))
+    comparisons = _compare(results, evaluations_by_section(runs))
     _mark_best(results, comparisons)
     return Summary(results, comparisons, _sections(results, runs, trained))
 
@@ -121,7 +123,7 @@ def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> Non
     results["interval"] = np.select(kinds, names, "")
 
 
-def _trained(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """All that decides the weights, by settings key."""
     return {
         settings_key(run, weights): {**run.training, "weights": weights}
@@ -144,25 +146,26 @@ def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]]) -> lis
 
 def _sections(results: pd.DataFrame, runs: Sequence[Run], trained: Mapping[str, dict[str, Any]]) -> dict[str, Section]:
     """What each section's numbers have in common, and in what, beside the network, the trainings in it differ."""
-    described = {e.section: describe_protocol(e.settings) for run in runs for e in run.evaluations.values()}
+    settings = {evaluation.section: evaluation.settings for run in runs for evaluation in run.evaluations.values()}
     sections = {}
     for key, found in split(results[results["section"] != ""], "section").items():
         first = records(found.head(1))[0]
-        trainings = [trained[settings] | {"model": None} for settings in found["settings"].unique()]
+        trainings = [trained[network] | {"model": None} for network in found["settings"].unique()]
         sections[key] = Section(
             key,
             first.data,
             first.split,
             first.protocol,
+            protocol_name(settings[key]) if key in settings else "",
             first.released,
-            described.get(key, "no attack"),
+            describe_protocol(settings[key]) if key in settings else "no attack",
             None if pd.isna(first.images) else int(first.images),
             ", ".join(differing(trainings)),
         )
     return sections
 
 
-def _by_section(runs: Sequence[Run]) -> dict[tuple[str, str], Seeds]:
+def evaluations_by_section(runs: Sequence[Run]) -> dict[tuple[str, str], Seeds]:
     """Evaluations by section and settings; of several of one seed the first counts, as in the frame."""
     found: dict[tuple[str, str], Seeds] = {}
     for run in runs:
@@ -202,15 +205,24 @@ def compare(
 ) -> Difference:
     """Two networks on the same images, by the seeds they have in common; NaN where they have none, or other images."""
     common = [seed for seed in first if seed in second]
+    if not common:
+        return Difference(np.nan, np.nan, np.nan, np.nan, 0, 0, "no seed in common")
     pairs = [
-        [_per_image(evaluations[seed], measure, attack, epsilon) for seed in common] for evaluations in (first, second)
+        _per_image(evaluations[seed], measure, attack, epsilon) for evaluations in (first, second) for seed in common
     ]
-    images = {key for network in pairs for key, _ in network}
-    if len(images) != 1:
-        reason = "not on the same images" if images else "no seed in common"
-        return Difference(np.nan, np.nan, np.nan, np.nan, len(common), 0, reason)
-    arrays = [np.stack([values for _, values in network]) for network in pairs]
-    return paired_difference(arrays[0], arrays[1], coverage=coverage)
+    if len({images for images, _ in pairs}) > 1:
+        return Difference(np.nan, np.nan, np.nan, np.nan, len(common), 0, "not on the same images")
+    values = np.stack([found for _, found in pairs]).reshape(2, len(common), -1)
+    return paired_difference(values[0], values[1], coverage=coverage)
+
+
+def alone(seeds: Seeds, measure: str, attack: str = "", epsilon: float = 0.0, *, coverage: float = 0.0) -> Difference:
+    """One network, with the interval that `compare` would give it against a network that is always 0."""
+    found = [_per_image(evaluation, measure, attack, epsilon) for evaluation in seeds.values()]
+    if len({images for images, _ in found}) > 1:
+        return Difference(np.nan, np.nan, np.nan, np.nan, len(found), 0, "not on the same images")
+    values = np.stack([per_image for _, per_image in found])
+    return paired_difference(values, np.zeros_like(values), coverage=coverage)
 
 
 def _per_image(evaluation: Evaluation, measure: str, attack: str, epsilon: float) -> tuple[str, NDArray[np.float64]]:

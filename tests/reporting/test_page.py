@@ -106,10 +106,11 @@ def make_page(count: int) -> pages.Page:
     ]
     untested = Comparison("standard", "next", 0.1, None, None, None, None, "")
     answers += [Answer(2, "rotation", angle, names[1], "standard", [], None, [untested]) for angle in angles]
-    verdict = "holds only under the released protocol"
+    paper = ("cifar10", 0.005, 0.01, "value")
+    only = "holds only under the released protocol"
     claims = [
-        Claim("PGD at ε = 0.01, standard", "Figure 5", 0.112, Measured(0.12, 0.1, 0.14, 3), None, verdict),
-        Claim("PGD at ε = 0.01, parallel", "Figure 5", 0.65, None, None, "not measured"),
+        Claim("parallel_rotation", "pgd", *paper, 0.65, None, None, "not measured", "no run", "10 layers"),
+        Claim("standard", "pgd", *paper, 0.112, Measured(0.12, 0.1, 0.14, 3), None, only, "", "10 layers"),
     ]
     problems = [
         {"path": "sweep/half", "kind": "unfinished", "reason": "no summary.json"},

@@ -153,7 +153,7 @@ function build() {
     measured && section("curves", "Curves", curves),
     measured && section("networks", "By network", el("p", { class: "hint" }, "Means over seeds with 95 % intervals, in % of images classified correctly. Different protocols never share a row."), networkTable()),
     data.runs.length > 0 && section("runs", "By run", el("p", { class: "hint" }, "Each run on its own, in %, ± one standard error over images. A run opens with everything behind its numbers."), runTable()),
-    data.claims.length > 0 && section("claims", "Claims of the paper", claimsTable()),
+    data.claims.length > 0 && section("claims", "Claims of the paper", claimsSection()),
     data.runs.some((run) => run.reports.some((one) => one.checked)) && section("checks", "Soundness checks", soundness()),
     data.problems.length > 0 && section("problems", "Runs left out", problemTable()),
   ].filter(Boolean);

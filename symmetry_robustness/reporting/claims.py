@@ -1,0 +1,244 @@
+"""The paper's claims beside what was measured, under the released protocol and under the sound one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.reporting.protocols import SAME_AS
+from symmetry_robustness.reporting.results import (
+    Seeds,
+    Summary,
+    alone,
+    compare,
+    evaluations_by_section,
+    trained_settings,
+)
+from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.settings import flatten, images_per_test_set
+from symmetry_robustness.reporting.statistics import Difference
+
+HOLDS = "holds"
+ONLY_RELEASED = "holds only under the released protocol"
+FAILS = "does not hold"
+NOT_MEASURED = "not measured"
+
+_PACKAGE = Path(__file__).parents[1]
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One number of the paper.
+
+    Attributes:
+        id: names it.
+        kind: `value` of a network, `comparison` of two, `example` of a single image, `exact` without seed or error.
+        measure: what the number is of.
+        source: where in the paper it stands.
+        data: name of the data set.
+        network: whose number it is.
+        value: in [0, 1] where it is a share; of a comparison the difference.
+        tolerance: how exactly the paper's number is known; of a comparison the least advantage that is one.
+        than: the other network of a comparison.
+        attack: under which; empty where there is none.
+        epsilon: in pixel units.
+        published_epsilon: as in the paper.
+        released: protocol that re-enacts the released script of the network; empty where there is none.
+    """
+
+    id: str
+    kind: str
+    measure: str
+    source: str
+    data: str
+    network: str
+    value: float
+    tolerance: float
+    than: str = ""
+    attack: str = ""
+    epsilon: float = _NAN
+    published_epsilon: float = _NAN
+    released: str = ""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Content of claims.yaml.
+
+    Attributes:
+        seeds: how many a verdict needs.
+        widest: half of the widest interval that confirms a value.
+        training: settings by dotted name that a run must have to count.
+        sound: protocol that judges soundly.
+        claims: all of them.
+    """
+
+    seeds: int
+    widest: float
+    training: Mapping[str, Any]
+    sound: str
+    claims: Sequence[Claim]
+
+
+class Outcome(NamedTuple):
+    """A claim, what was found under either protocol, the verdict, and why there is none where there is none."""
+
+    claim: Claim
+    released: Difference
+    sound: Difference
+    verdict: str
+    reason: str
+
+
+def claims_file() -> Path:
+    """experiments/claims.yaml: beside the package in a checkout, inside it in an installed wheel."""
+    beside = _PACKAGE.parent / "experiments" / "claims.yaml"
+    return beside if beside.is_file() else _PACKAGE / "experiments" / "claims.yaml"
+
+
+def load_claims(path: Path | None = None) -> Claims:
+    """Read claims.yaml.
+
+    Raises:
+        UserError: a claim has other fields than it should, or the name of another.
+    """
+    path = claims_file() if path is None else path
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    released, claims = content.pop("released"), []
+    known = {field.name for field in fields(Claim)}
+    for group in content.pop("groups"):
+        entries = group.pop("claims")
+        for entry in entries:
+            given = group | entry
+            if unknown := set(given) - known:
+                raise UserError(f"{path}: claim {entry.get('id')} has the unknown field {min(unknown)}; remove it")
+            by_attack = given["measure"] == "robust_accuracy"
+            claims.append(Claim(**given, released=released[given["network"]] if by_attack else ""))
+    names = [claim.id for claim in claims]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path}: two claims are called {twice[0]}; rename one")
+    return Claims(claims=tuple(claims), **content)
+
+
+def judge_claims(claims: Claims, summary: Summary, runs: Sequence[Run]) -> list[Outcome]:
+    """Set every claim beside what was measured.
+
+    A protocol agrees with a value if its interval, over seeds and images, reaches the published number give or take its
+    tolerance, and disagrees if it does not; with a comparison if the interval of the difference lies above zero, and
+    disagrees if it stays below the least advantage that is one. Too few seeds, too wide an interval or one that allows
+    both decide nothing.
+
+    Args:
+        claims: of `load_claims`.
+        summary: of the runs.
+        runs: that were read.
+    """
+    trained = {key: flatten(settings) for key, settings in trained_settings(runs).items()}
+    fitting = {key for key, flat in trained.items() if all(flat.get(k) == v for k, v in claims.training.items())}
+    found = _Found(summary, evaluations_by_section(runs), fitting)
+    return [_judge(claim, claims, found) for claim in claims.claims]
+
+
+class _Found(NamedTuple):
+    """What claims are judged by; `fitting` are the settings keys of networks that were trained as the paper says."""
+
+    summary: Summary
+    evaluations: dict[tuple[str, str], Seeds]
+    fitting: set[str]
+
+
+def _judge(claim: Claim, claims: Claims, found: _Found) -> Outcome:
+    if claim.kind == "exact":
+        return _judge_exact(claim, found.summary.results)
+    sound = _measure(claim, claims.sound, found)
+    released = _measure(claim, SAME_AS.get(claim.released, claim.released), found) if claim.released else _nothing("")
+    if claim.kind == "example":
+        return Outcome(claim, released, sound, NOT_MEASURED, "the paper's number is of one image that it does not name")
+    agrees, reason = _agrees(claim, sound, claims)
+    if agrees:
+        return Outcome(claim, released, sound, HOLDS, "")
+    if agrees is None:
+        return Outcome(claim, released, sound, NOT_MEASURED, f"protocol {claims.sound}: {reason}")
+    if not claim.released:
+        return Outcome(claim, released, sound, FAILS, "")
+    agrees, reason = _agrees(claim, released, claims)
+    if agrees is None:
+        return Outcome(claim, released, sound, NOT_MEASURED, f"protocol {claim.released}: {reason}")
+    return Outcome(claim, released, sound, ONLY_RELEASED if agrees else FAILS, "")
+
+
+def _agrees(claim: Claim, found: Difference, claims: Claims) -> tuple[bool | None, str]:
+    """Whether what was found agrees with the claim; None and the reason where that is not decided."""
+    if np.isnan(found.value):
+        return None, found.test
+    if found.seeds < claims.seeds:
+        return None, f"{found.seeds} of {claims.seeds} seeds"
+    if claim.kind == "comparison":
+        if found.high < claim.tolerance:
+            return False, ""
+        return (True, "") if found.low > 0 else (None, f"undecided, {_interval(found)}")
+    if found.low > claim.value + claim.tolerance or found.high < claim.value - claim.tolerance:
+        return False, ""
+    wide = (found.high - found.low) / 2 > claims.widest
+    return (None, f"the interval is too wide, {_interval(found)}") if wide else (True, "")
+
+
+def _measure(claim: Claim, protocol: str, found: _Found) -> Difference:
+    """What runs under a protocol say about a claim, on the most images that there are."""
+    sections = [
+        section
+        for section in found.summary.sections.values()
+        if (section.known, section.data, section.split) == (protocol, claim.data, "test")
+    ]
+    networks = [claim.network, *([claim.than] if claim.than else [])]
+    for section in sorted(sections, key=lambda section: -(section.images or 0)):
+        pairs = [_fitting(network, section.key, claim, found) for network in networks]
+        if not all(pairs):
+            continue
+        if any(len(keys) > 1 for keys in pairs):
+            return _nothing("several trainings fit; report them one at a time")
+        several = [found.evaluations[section.key, keys[0]] for keys in pairs]
+        first = next(iter(several[0].values()))
+        total = images_per_test_set(first.data)
+        coverage = min(1.0, len(first.indices) / total) if total and first.originals is None else 0.0
+        about = (claim.measure, claim.attack, claim.epsilon)
+        if len(several) == 1:
+            return alone(several[0], *about, coverage=coverage)
+        return compare(several[0], several[1], *about, coverage=coverage)
+    return _nothing("no run")
+
+
+def _fitting(network: str, section: str, claim: Claim, found: _Found) -> list[str]:
+    """Settings keys under which a network was measured as the claim asks."""
+    rows = found.summary.results
+    rows = rows[(rows["network"] == network) & (rows["section"] == section) & (rows["weights"] == "last.ckpt")]
+    rows = rows[(rows["measure"] == claim.measure) & (rows["attack"] == claim.attack)]
+    if claim.attack:
+        rows = rows[np.isclose(rows["epsilon"], claim.epsilon, rtol=1e-6, atol=0)]
+    return [key for key in rows["settings"].unique() if key in found.fitting]
+
+
+def _judge_exact(claim: Claim, results: pd.DataFrame) -> Outcome:
+    rows = results[(results["measure"] == claim.measure) & (results["network"] == claim.network)]
+    name = rows["data"].str.partition(" ")[0]  # another copy of the data has as many classes
+    values = set(rows[name == claim.data]["value"])
+    if len(values) != 1:
+        reason = "no run" if not values else "networks of this name differ"
+        return Outcome(claim, _nothing(""), _nothing(reason), NOT_MEASURED, reason)
+    (value,) = values
+    sound = Difference(value, value, value, _NAN, 1, 0, "exact")
+    return Outcome(claim, _nothing(""), sound, HOLDS if value == claim.value else FAILS, "")
+
+
+def _nothing(reason: str) -> Difference:
+    return Difference(_NAN, _NAN, _NAN, _NAN, 0, 0, reason)
+
+
+def _interval(found: Difference) -> str:
+    return f"[{100 * found.low:.1f}, {100 * found.high:.1f}] %"
