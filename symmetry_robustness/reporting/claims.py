@@ -19,7 +19,7 @@ from symmetry_robustness.reporting.results import (
     evaluations_by_section,
     trained_settings,
 )
-from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.runs import YAML_LOADER, Run
 from symmetry_robustness.reporting.settings import flatten, images_per_test_set
 from symmetry_robustness.reporting.statistics import Difference
 
@@ -109,7 +109,7 @@ def load_claims(path: Path | None = None) -> Claims:
         UserError: a claim has other fields than it should, or the name of another.
     """
     path = claims_file() if path is None else path
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
     released, claims = content.pop("released"), []
     known = {field.name for field in fields(Claim)}
     for group in content.pop("groups"):
@@ -226,8 +226,10 @@ def _fitting(network: str, section: str, claim: Claim, found: _Found) -> list[st
 
 def _judge_exact(claim: Claim, results: pd.DataFrame) -> Outcome:
     rows = results[(results["measure"] == claim.measure) & (results["network"] == claim.network)]
-    name = rows["data"].str.partition(" ")[0]  # another copy of the data has as many classes
-    values = set(rows[name == claim.data]["value"])
+    # Another copy of the data has as many classes.
+    values = {
+        value for data, value in zip(rows["data"], rows["value"], strict=True) if data.split(" ")[0] == claim.data
+    }
     if len(values) != 1:
         reason = "no run" if not values else "networks of this name differ"
         return Outcome(claim, _nothing(""), _nothing(reason), NOT_MEASURED, reason)

@@ -24,7 +24,7 @@ from symmetry_robustness.reporting.settings import training_settings
 # Kinds of views that a test set may have been shown in, and the axis that they are drawn along.
 VIEWS = {"rotation": "angle (degrees, counter-clockwise)", "scale": "scale"}
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, and not everywhere
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, and not everywhere
 _DURING = re.compile(r"(train|validation)-epoch=(\d+)")
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, BadZipFile, ZlibError, yaml.YAMLError)
 _NEEDED = ("name", "seed", "parameters", "clean_accuracy")
@@ -219,9 +219,9 @@ def _configuration(path: Path) -> dict[str, Any]:
         ValueError, YAMLError: it is no mapping, or has aliases, which no run writes and which can unfold to gigabytes.
     """
     text = path.read_text(encoding="utf-8")
-    if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
+    if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=YAML_LOADER)):
         raise ValueError(f"{path.name} holds aliases")
-    content = yaml.load(text, Loader=_LOADER)  # a SafeLoader either way
+    content = yaml.load(text, Loader=YAML_LOADER)  # a SafeLoader either way
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no mapping")
     return content

@@ -18,9 +18,9 @@ _INTERVALS = "Mean and 95 % interval: Student's t over seeds, with one seed Wils
 _BEST = "Bold: better than every other in a paired test (5 % for each column, after Holm)."
 _CLEVER = {
     "clever": "CLEVER mean",
-    "clever_q25": "quartile",
-    "clever_median": "median",
-    "clever_q75": "quartile, upper",
+    "clever_q25": "CLEVER lower quartile",
+    "clever_median": "CLEVER median",
+    "clever_q75": "CLEVER upper quartile",
 }
 _COST_TITLES = ("parameters", "FLOPs per image", "training s", "images/s in training")
 
@@ -95,13 +95,14 @@ def _table(
 ) -> Table:
     """One line for each network, its numbers in the columns that `column` names."""
     lines: dict[str, dict[str, Cell]] = {}
-    names: dict[str, None] = {}
+    intervals: dict[str, dict[str, None]] = {}
     for row in records(rows):
         flag = f" ⚠ checks {row.checks}" if row.checks in ("warned", "failed") else ""
-        start = {"network": Cell(f"{row.label}{flag}"), "interval over": Cell(str(row.interval))}
-        line = lines.setdefault(row.settings, start)
-        line[column(row)] = cell(row)
-        names[column(row)] = None
+        lines.setdefault(row.settings, {"network": Cell(f"{row.label}{flag}")})[column(row)] = cell(row)
+        intervals.setdefault(row.settings, {})[row.interval] = None
+    for settings, over in intervals.items():
+        lines[settings]["interval over"] = Cell(", ".join(filter(None, over)))
+    names = dict.fromkeys(name for line in lines.values() for name in line if name not in ("network", "interval over"))
     columns = ["network", "interval over", *names]
     cells = [[line.get(name, Cell("")) for name in columns] for line in lines.values()]
     return Table(title, columns, cells, notes, fixed=2)
@@ -109,7 +110,7 @@ def _table(
 
 def _notes(section: Section) -> list[str]:
     """What a reader must know to judge the numbers of a section."""
-    notes = [f"{section.description}. {_INTERVALS} {_BEST}"]
+    notes = [f"{section.description[0].upper()}{section.description[1:]}. {_INTERVALS} {_BEST}"]
     if section.training_differs_in:
         notes.append(f"The networks' trainings differ in {section.training_differs_in}.")
     return notes
@@ -122,7 +123,8 @@ def _accuracy_tables(summary: Summary) -> Iterator[Table]:
         rows, title, notes = by_section[section.key], title_of(section), _notes(section)
         whole = rows[(rows["measure"] == "test_accuracy") & ~rows["view"].isin(_CELLS)]
         if len(whole):
-            yield _table(f"Accuracy %, {title}", whole, lambda row: row.view or "clean", percent, notes)
+            overall = "mean over the test sets" if rows["view"].any() else "clean"
+            yield _table(f"Accuracy %, {title}", whole, lambda row, name=overall: row.view or name, percent, notes)  # type: ignore[misc]
         attacked = rows[rows["measure"].isin(["robust_accuracy", "worst_case_accuracy"])]
         clean = rows[(rows["measure"] == "clean_accuracy") & bool(len(attacked))]
         for attack, under in split(attacked, "attack").items():
@@ -140,29 +142,46 @@ def _leader_tables(summary: Summary) -> Iterator[Table]:
     """For each section, which network leads each column, and by how much before the one that comes closest."""
     for key, found in split(summary.comparisons, "section").items():
         section = summary.sections[key]
-        lines = []
-        for row in records(found.loc[found.groupby(COLUMN, dropna=False, sort=False)["value"].idxmin()]):
-            what = (row.attack or row.measure).replace("_", " ")
-            scale, unit = (100, " points") if row.measure in SHARES else (1, "")
-            margin = f"{scale * row.value:.3g} [{scale * row.low:.3g}, {scale * row.high:.3g}]{unit}"
-            texts = (what, "" if np.isnan(row.epsilon) else epsilon_name(row.epsilon), row.label, row.other, margin)
-            lines.append(
-                [*map(Cell, texts), Cell(f"{row.adjusted:.2g}"), Cell("yes" if row.best else "no"), Cell(row.test)]
-            )
+        closest = found["value"].fillna(np.inf).groupby([found[name] for name in COLUMN], dropna=False, sort=False)
+        lines = [[*map(Cell, _leader_texts(row))] for row in records(found.loc[closest.idxmin()])]
         columns = ("under", "ε", "leads", "before", "by", "adjusted p", "beats all others", "test")
         yield Table(f"Who leads, {title_of(section)}", columns, lines, _notes(section)[1:], fixed=4)
 
 
+def _leader_texts(row: Any) -> list[str]:
+    what = (row.attack or row.measure).replace("_", " ")
+    epsilon = "" if np.isnan(row.epsilon) else epsilon_name(row.epsilon)
+    if np.isnan(row.value):
+        return [what, epsilon, row.label, row.other, "", "", "no", row.test]
+    if row.value == 0:
+        return [what, epsilon, "none", f"{row.label} and {row.other} are equal", "0", "", "no", row.test]
+    scale, unit = (100, " points") if row.measure in SHARES else (1, "")
+    margin = f"{scale * row.value:.3g} [{scale * row.low:.3g}, {scale * row.high:.3g}]{unit}"
+    best = "yes" if row.best else "no"
+    return [what, epsilon, row.label, row.other, margin, f"{row.adjusted:.2g}", best, row.test]
+
+
 def _measure_tables(summary: Summary) -> Iterator[Table]:
-    """CLEVER and the other measures of each section."""
+    """Accuracy without attack and in the worst case, CLEVER and the other measures of each section."""
     rows = summary.results
-    measured = rows[~rows["measure"].isin([*COSTS, *SHARES]) & (rows["section"] != "")]
-    for key, found in split(measured, "section").items():
+    attacked = rows["measure"] == "worst_case_accuracy"
+    measured = rows[~rows["measure"].isin([*COSTS, *SHARES]) | attacked | (rows["measure"] == "clean_accuracy")]
+    for key, found in split(measured[measured["section"] != ""], "section").items():
+        grid = sorted(found["epsilon"].dropna().unique())
+        shown = grid if len(grid) <= 3 else [grid[0], grid[len(grid) // 2], grid[-1]]
         section = summary.sections[key]
-        title = f"Measures, {title_of(section)}"
-        yield _table(
-            title, found, lambda row: _CLEVER.get(row.measure, measure_title(row.measure)), number, _notes(section)
-        )
+        found = found[found["epsilon"].isna() | found["epsilon"].isin(shown)]
+        yield _table(f"Measures, {title_of(section)}", found, _measure_name, _measure_cell, _notes(section))
+
+
+def _measure_name(row: Any) -> str:
+    if row.measure == "worst_case_accuracy":
+        return f"worst case % at {epsilon_name(row.epsilon)}"
+    return "clean %" if row.measure == "clean_accuracy" else _CLEVER.get(row.measure, measure_title(row.measure))
+
+
+def _measure_cell(row: Any) -> Cell:
+    return percent(row) if row.measure in SHARES else number(row)
 
 
 def _corruption_tables(rows: pd.DataFrame) -> Iterator[Table]:

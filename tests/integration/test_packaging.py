@@ -22,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_configuration_travels_inside(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     shipped = {f"symmetry_robustness/conf/{p.relative_to(ROOT / 'conf')}" for p in (ROOT / "conf").rglob("*.yaml")}
-    assert shipped <= inside
+    assert shipped | {"symmetry_robustness/experiments/claims.yaml"} <= inside
 
 
 def test_it_composes_and_builds_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
@@ -31,6 +31,7 @@ def test_it_composes_and_builds_outside_of_the_checkout(wheel: Path, tmp_path: P
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "import symmetry_robustness as s; assert s.__file__.startswith(sys.argv[1]), s.__file__;"
         "c = s.load_config('train', ['experiment=demo', 'model=standard_4layer']);"
+        "from symmetry_robustness.reporting.claims import load_claims; assert len(load_claims().claims) > 100;"
         "print(sum(p.numel() for p in s.build_network(c).parameters()))"
     )
     done = subprocess.run(

@@ -138,7 +138,6 @@ def test_the_same_evaluation_once_more_counts_once(tmp_path: Path) -> None:
 def test_a_frame_is_written_with_its_problems(tmp_path: Path) -> None:
     make_run(tmp_path / "good", make_report({"pgd": ALL_BROKEN_AT}))
     frame = load_runs(tmp_path)
-    pytest.importorskip("pyarrow", exc_type=ImportError)
     frame.to_parquet(tmp_path / "runs.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs.parquet"), frame)
 
