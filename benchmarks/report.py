@@ -62,7 +62,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 def _make_run(directory: Path, config: dict[str, Any], strength: int, seed: int) -> None:
     generator = np.random.default_rng([strength, seed])
-    report = make_report(generator, strength, config)
+    report = make_report(generator, strength)
     report.save(directory / "robustness", "test")
     accuracies = report.summary()
     (directory / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
@@ -74,7 +74,7 @@ def _make_run(directory: Path, config: dict[str, Any], strength: int, seed: int)
     write_metrics(directory / "metrics.csv", generator, [key for key in accuracies if "." in key])
 
 
-def make_report(generator: np.random.Generator, strength: int, config: dict[str, Any]) -> RobustnessReport:
+def make_report(generator: np.random.Generator, strength: int) -> RobustnessReport:
     """Images broken at an epsilon that is exponentially distributed, longer for a stronger network."""
     clean = generator.random(IMAGES) < 0.85
     grid = np.array([*EPSILONS, math.inf])
@@ -86,6 +86,8 @@ def make_report(generator: np.random.Generator, strength: int, config: dict[str,
     images = generator.random((EXAMPLES, 3, 32, 32), dtype=np.float32)
     examples = {name: np.clip(images + shift, 0, 1) for name, shift in (("clean", 0), ("fgsm", 0.01), ("pgd", -0.01))}
     status = "failed" if strength == 4 else "passed"
+    attacks = {"fgsm": {"class": "FGSM"}, "pgd": {"class": "PGD", "steps": 40}}
+    settings = {"attacks": attacks, "norm": "linf", "epsilons": list(EPSILONS), "judge": "any", "bounds": [0.0, 1.0]}
     checks = [Check(f"check_{number}", "passed", "as it should be, in 1000 of 1000 images") for number in range(15)]
     return RobustnessReport(
         norm="linf",
@@ -97,7 +99,7 @@ def make_report(generator: np.random.Generator, strength: int, config: dict[str,
         distance=broken_at,
         examples=examples,
         checks=(*checks, Check("nonzero_gradients", status, "412 of 850 images have a zero gradient")),
-        settings={**config["robustness"], "epsilons": list(EPSILONS)},
+        settings=settings,
         counts={"seconds": 100.0},
     )
 
