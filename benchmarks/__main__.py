@@ -16,7 +16,7 @@ from symmetry_robustness.reporting.tables import markdown
 from symmetry_robustness.sweeps.run_directory import code_version, environment
 
 ATTACKING = ("sweep", "clever", "ensemble", "cost")  # these attack one network, which may be chosen
-PARTS = ("training", "symmetry", "callback", "sweep_files", *ATTACKING)
+PARTS = ("training", "symmetry", "callback", "sweep_files", "report", *ATTACKING)
 
 
 def formatted(row: dict[str, float | str]) -> dict[str, str]:

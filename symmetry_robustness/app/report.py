@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from rich.console import Console
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.reporting.claims import judge_claims, load_claims
+from symmetry_robustness.explanations import EXPLANATIONS
+from symmetry_robustness.reporting.claims import Outcome, judge_claims, load_claims
 from symmetry_robustness.reporting.claims_table import claims_sheet
 from symmetry_robustness.reporting.formats import terminal
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.overview import overview
+from symmetry_robustness.reporting.page import render_page
+from symmetry_robustness.reporting.page_data import all_details, make_page
 from symmetry_robustness.reporting.report_figures import write_figures
 from symmetry_robustness.reporting.results import Summary, summarize
 from symmetry_robustness.reporting.runs import Problem, Run, find_runs
@@ -46,18 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     """Write everything into `output`, and print the tables."""
     summary = summarize(frame, runs)
-    write_tables(runs, frame, summary, output / "tables")
+    claims = judge_claims(load_claims(), summary, runs)
+    write_tables(runs, frame, summary, claims, output / "tables")
     for note in write_figures(runs, summary, output / "figures", remove_values):
         print(f"figures: {note}")
-    print(f"tables and figures: {output}")
+    page = make_page(runs, frame, summary, claims, made=datetime.now(UTC).date().isoformat(), checks=EXPLANATIONS)
+    (output / "report.html").write_text(render_page(page, all_details(runs)), encoding="utf-8")
+    print(f"page: {output / 'report.html'}; tables and figures beside it")
 
 
-def write_tables(runs: list[Run], frame: pd.DataFrame, summary: Summary, directory: Path) -> None:
+def write_tables(
+    runs: list[Run], frame: pd.DataFrame, summary: Summary, claims: list[Outcome], directory: Path
+) -> None:
     """Every kind of table as Markdown, LaTeX, CSV and Parquet; who leads, or single runs, on the terminal."""
     directory.mkdir(parents=True, exist_ok=True)
     every_run = Sheet("runs", [overview(runs)], frame)
-    claims = claims_sheet(judge_claims(load_claims(), summary, runs))
-    made = {sheet.name: sheet for sheet in (*sheets(summary), claims, every_run)}
+    made = {sheet.name: sheet for sheet in (*sheets(summary), claims_sheet(claims), every_run)}
     for sheet in made.values():
         sheet.write(directory)
     console = Console(width=None if sys.stdout.isatty() else 160)

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.gradient import training_layers
-from symmetry_robustness.robustness.explanations import EXPLANATIONS
+from symmetry_robustness.explanations import EXPLANATIONS
 
 if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol

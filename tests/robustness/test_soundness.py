@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from symmetry_robustness.attacks import FGSM, PGD, LibraryAttack, ThreatModel
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.explanations import EXPLANATIONS
 from symmetry_robustness.layers.normalize import Normalize
 from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_robustness
-from symmetry_robustness.robustness.explanations import EXPLANATIONS
 
 from .trained import SOUND, blobs, shapes
 

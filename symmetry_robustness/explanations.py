@@ -1,4 +1,4 @@
-"""What each soundness check asks, in a sentence."""
+"""What each soundness check asks, in a sentence; apart from the checks, for reports that do not wait for torch."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -1,0 +1,148 @@
+"""What the page says follows from the runs."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from symmetry_robustness.reporting.frame import frame_of
+from symmetry_robustness.reporting.page import Curve, Page, render_page
+from symmetry_robustness.reporting.page_data import all_details, make_page
+from symmetry_robustness.reporting.results import summarize
+from symmetry_robustness.reporting.runs import Run, find_runs
+from symmetry_robustness.robustness.soundness import Check
+
+from .made import EPSILONS, SETTINGS, draw_broken_at, make_report, make_run
+
+
+def page_of(*paths: Path) -> tuple[Page, list[Run]]:
+    runs, problems = find_runs(paths)
+    frame = frame_of(runs, problems)
+    return make_page(runs, frame, summarize(frame, runs), made="today", checks={}), runs
+
+
+def curve_of(page: Page, network: str, attack: str = "worst_case", setting: int | None = None) -> Curve:
+    setting = page.start if setting is None else setting
+    (curve,) = (c for c in page.curves if (c.network, c.attack, c.setting) == (network, attack, setting))
+    return curve
+
+
+def test_a_curve_is_the_mean_over_seeds_and_begins_without_attack(tmp_path: Path) -> None:
+    drawn = [draw_broken_at(100, seed) for seed in range(3)]
+    for seed, broken_at in enumerate(drawn):
+        make_run(tmp_path / str(seed), make_report(broken_at), seed=seed)
+    page, _ = page_of(tmp_path)
+    curve = curve_of(page, "standard", "pgd")
+    assert curve.positions == [0.0, *EPSILONS]
+    shares = [[(found["pgd"] > epsilon).mean() for epsilon in curve.positions] for found in drawn]
+    assert curve.values == pytest.approx(np.mean(shares, axis=0), abs=1e-6)
+    assert (curve.seeds, curve.images, curve.runs, curve.checked) == (3, 100, [0, 1, 2], True)
+    assert [run.reports[0].attacks["pgd"].values for run in page.runs] == [
+        pytest.approx(line, abs=1e-6) for line in shares
+    ]
+    setting = page.settings[page.start]
+    assert (setting.data, setting.protocol, setting.norm, setting.released) == (
+        "cifar10",
+        "FGSM, PGD-10",
+        "linf",
+        False,
+    )
+
+
+def strong_and_weak(tmp_path: Path, checks: tuple[Check, ...] = ()) -> Page:
+    """`standard` is weak, `cascaded` stronger, `weighted` the strongest, which has the given checks."""
+    for strength, name in ((0.2, "standard"), (2.0, "cascaded"), (6.0, "weighted")):
+        for seed in range(3):
+            changes: dict[str, Any] = {"checks": checks} if checks and name == "weighted" else {}
+            report = make_report(draw_broken_at(400, seed, strength), **changes)
+            make_run(tmp_path / f"{name}{seed}", report, name=name, seed=seed)
+    return page_of(tmp_path)[0]
+
+
+def test_the_best_is_the_one_with_the_largest_mean_beside_the_next_and_the_standard(tmp_path: Path) -> None:
+    page = strong_and_weak(tmp_path)
+    answers = {(answer.setting, answer.attack, answer.position): answer for answer in page.answers}
+    assert len(answers) == len(page.answers)
+    asked = {(curve.setting, curve.attack, position) for curve in page.curves for position in curve.positions}
+    assert set(answers) == asked
+    answer = answers[page.start, "worst_case", EPSILONS[1]]
+    assert (answer.best, answer.standard, answer.set_aside) == ("weighted", "standard", [])
+    assert [(one.role, one.other) for one in answer.comparisons] == [("next", "cascaded"), ("standard", "standard")]
+    at = [0.0, *EPSILONS].index(EPSILONS[1])
+    means = {name: curve_of(page, name).values[at] or 0.0 for name in page.networks}
+    for one in answer.comparisons:
+        assert one.difference == pytest.approx(means["weighted"] - means[one.other], abs=2e-6)
+        assert one.distinct is (one.p_value is not None and one.p_value <= 0.05)
+    assert answer.clear is all(one.distinct for one in answer.comparisons)
+
+
+def test_what_failed_a_check_is_set_aside_unless_all_did(tmp_path: Path) -> None:
+    failed = (Check("nonzero_gradients", "failed", "all are zero"), Check("enough_steps", "warned", "five"))
+    page = strong_and_weak(tmp_path / "one", failed)
+    (answer,) = (a for a in page.answers if (a.attack, a.position) == ("worst_case", EPSILONS[1]))
+    assert (answer.best, answer.set_aside) == ("cascaded", ["weighted"])
+    assert answer.comparisons[0].p_value is not None
+    assert (curve_of(page, "weighted").failed, curve_of(page, "weighted").warned) == (3, 0)
+    assert {report.failed[0] for run in page.runs if run.network == "weighted" for report in run.reports} == {
+        "nonzero_gradients"
+    }
+    make_run(tmp_path / "all", make_report(draw_broken_at(50, 0), checks=failed))
+    alone, _ = page_of(tmp_path / "all")
+    assert all((answer.best, answer.set_aside) == ("standard", []) for answer in alone.answers)
+
+
+def test_protocols_and_numbers_of_images_are_settings_of_their_own(tmp_path: Path) -> None:
+    released = SETTINGS | {"judge": "returned"}
+    make_run(tmp_path / "a", make_report(draw_broken_at(100, 0)))
+    make_run(tmp_path / "b", make_report(draw_broken_at(100, 0), settings=released), name="other")
+    make_run(tmp_path / "c", make_report(draw_broken_at(200, 0)), name="third")
+    page, _ = page_of(tmp_path)
+    assert len(set(page.settings)) == len(page.settings) == 4  # three, and the accuracy on all test images
+    assert {setting.released for setting in page.settings} == {False, True}
+    attacked = [curve for curve in page.curves if curve.attack == "worst_case"]
+    assert len({curve.setting for curve in attacked}) == len(attacked) == 3
+    assert not page.settings[page.start].released
+
+
+def test_views_of_the_test_images_are_a_curve(tmp_path: Path) -> None:
+    views = {f"test/rotation_{angle}/accuracy": angle / 400 for angle in (0, 90, 180)} | {"test/fog_3/accuracy": 0.5}
+    for name in ("standard_4layer", "invariant_4layer"):
+        make_run(tmp_path / name, name=name, summary={"test_accuracy": views})
+    page, _ = page_of(tmp_path)
+    curve = curve_of(page, "invariant_4layer", "rotation")
+    assert (curve.axis, curve.positions, curve.values) == ("rotation", [0, 90, 180], [0, 0.225, 0.45])
+    assert (curve.checked, curve_of(page, "invariant_4layer", "fog").axis) == (False, "severity")
+    (answer,) = (a for a in page.answers if (a.attack, a.position) == ("rotation", 90))
+    assert (answer.standard, answer.clear) == ("standard_4layer", None)
+
+
+def test_pictures_go_to_one_run_of_each_network_before_any_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.full((2, 3, 4, 4), 0.5, dtype=np.float32)
+    shown = {"clean": images, "pgd": images + np.float32(0.1)}
+    for name in ("standard", "cascaded"):
+        for seed in range(2):
+            report = make_report(draw_broken_at(10, seed), examples=shown)
+            make_run(tmp_path / f"{name}{seed}", report, name=name, seed=seed)
+    monkeypatch.setattr("symmetry_robustness.reporting.page_data._PICTURED", 2)
+    _, runs = page_of(tmp_path)
+    found = [details["reports"][0]["examples"] for details in all_details(runs)]
+    assert [isinstance(one, list) for one in found] == [True, False, True, False]
+    assert "robustness/test.npz" in found[1]
+
+
+def test_the_page_of_damaged_and_hostile_runs_is_written(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script>"
+    make_run(tmp_path / "a", make_report(draw_broken_at(10, 0)), name=hostile)
+    (make_run(tmp_path / "b") / "summary.json").write_text("{")
+    page, runs = page_of(tmp_path)
+    assert [problem["kind"] for problem in page.problems] == ["damaged"]
+    text = render_page(page, all_details(runs))
+    assert hostile not in text
+    found = re.search('<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    assert json.loads(found[1])["networks"] == [hostile]
