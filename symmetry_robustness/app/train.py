@@ -10,13 +10,14 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
 from symmetry_robustness.app.cli import guarded
+from symmetry_robustness.app.collect import final_table
 from symmetry_robustness.app.config import finalize_config
 from symmetry_robustness.app.hydra_main import is_sweep, run_hydra
 from symmetry_robustness.app.job import checkpoints, robustness_callback
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep
 from symmetry_robustness.sweeps.process import INTERRUPTED, run_job
-from symmetry_robustness.sweeps.run_directory import find_run, freeze
+from symmetry_robustness.sweeps.run_directory import find_run, freeze, is_done
 
 _DETACH = "--detach"
 
@@ -53,6 +54,8 @@ class Command:
     words: list[str]
     planned: list[PlannedJob] = field(default_factory=list)
     unused: Path | None = None  # what Hydra has made for a run or sweep that goes on elsewhere
+    detached: bool = False  # whether the jobs go on without this process
+    searching: bool = False  # whether a job that failed is an answer like any other
 
     def run(self, config: DictConfig) -> int:
         """Run the job of a composed configuration here and now; returns its exit status."""
@@ -70,12 +73,15 @@ class Command:
 
     def plan(self, config: DictConfig) -> PlannedJob:
         """The job of a composed configuration as part of the sweep; nothing is written yet."""
-        named = config.group or HydraConfig.get().runtime.choices["experiment"] != "none"
+        hydra = HydraConfig.get()
+        named = config.group or hydra.runtime.choices["experiment"] != "none"
+        self.detached = bool(hydra.launcher.get("executor", {}).get("detach"))
+        self.searching = str(hydra.sweeper._target_).startswith("hydra_plugins.symrob_search")
         config = _checked(config)
         sweep = self.planned[0].sweep if self.planned else self._sweep(config)
         if not named:
             config.group = sweep.name
-        overrides = tuple(word for word in HydraConfig.get().overrides.task if word not in self.words)
+        overrides = tuple(word for word in hydra.overrides.task if word not in self.words)
         self.planned.append(PlannedJob(sweep, config, overrides, tuple(self.words)))
         return self.planned[-1]
 
@@ -84,7 +90,10 @@ class Command:
         if self.unused is not None:
             (self.unused / "multirun.yaml").unlink(missing_ok=True)
             self.unused.rmdir()
-        return 0
+        if not self.planned or self.detached:
+            return 0
+        final_table(self.planned[0].sweep)
+        return 0 if self.searching or all(is_done(job.directory) for job in self.planned) else 1
 
     def _sweep(self, config: DictConfig) -> Path:
         sweep = Path(HydraConfig.get().runtime.output_dir)
