@@ -134,8 +134,11 @@ def test_ranks_on_two_nodes_agree_on_gradients_and_fail_together(
 
 
 def test_jobs_that_crash_leave_the_others_alone(sweep: Sweep) -> None:
-    _, output = ended(sweep.start("seed=0", "optimizer.end=null,raise,kill"))
+    status, output = ended(sweep.start("seed=0", "optimizer.end=null,raise,kill"))
+    assert status == 1, output
     assert sorted(sweep.statuses()) == ["done", "failed"]
+    assert "1 lost" in output  # its table names what left nothing
+    assert "the planted error" in output
     assert output.count("\ndone: ") == output.count("\nfailed: ") == output.count("\nended without a summary: ") == 1
     (failed,) = [path.parent for path in sweep.directory.glob("*/summary.json") if "failed" in path.read_text()]
     assert "the planted error" in (failed / "log.txt").read_text()
@@ -143,7 +146,8 @@ def test_jobs_that_crash_leave_the_others_alone(sweep: Sweep) -> None:
 
 def test_what_waits_is_cancelled_if_a_failure_is_to_stop_the_sweep(sweep: Sweep) -> None:
     one = ["hydra.launcher.on_error=stop", "hydra.launcher.executor.array_parallelism=1"]
-    _, output = ended(sweep.start("optimizer.end=raise,null", "seed=0,1", *one))
+    status, output = ended(sweep.start("optimizer.end=raise,null", "seed=0,1", *one))
+    assert status == 1, output
     assert set(sweep.statuses()) == {"failed"}, output  # the second may have started before the first was seen to fail
     assert output.count("\nended without a summary: ") >= 2
 
@@ -167,8 +171,10 @@ def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
     assert (status, "go on without this process" in output) == (130, True), output
 
     wait_until(lambda: sweep.statuses() == ["done", "done"])
-    status, output = ended(sweep.run("report", str(sweep.directory), "--output", str(sweep.directory / "report")))
-    assert status == 0, output
+    for words in (["collect"], ["report", "--output", str(sweep.directory / "report")]):
+        status, output = ended(sweep.run(*words, str(sweep.directory)))
+        assert status == 0, output
+    assert (sweep.directory / "results.csv").read_text().count("done") == 2
     assert {json.loads((run / "slurm.json").read_text())["job_id"] for run in (sweep.runs(0) + sweep.runs(1))} == {
         f"{array}_0",
         f"{array}_1",
