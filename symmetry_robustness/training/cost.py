@@ -26,8 +26,12 @@ class TrainingClock(pl.Callback):
         self.seconds, self.images = 0.0, 0
         self._clock, self._last = clock, 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; a run that goes on in the middle of an epoch does not start that epoch again."""
+        self._last = self._clock()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Leave out what lay between two epochs."""
         self._last = self._clock()
 
     def on_train_batch_end(

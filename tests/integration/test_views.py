@@ -12,6 +12,7 @@ from symmetry_robustness.app.job import train
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import RobustnessReport
 from symmetry_robustness.sweeps.run_directory import freeze
+from symmetry_robustness.training.interruption import Signals
 
 SMALL = [
     "model=standard_4layer",
@@ -28,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("views") / "run"
     config = load_config("train", [*SMALL, "data/test_transform=scaled", "data.test_transform.scales=[0.5,1]"])
     freeze(config, directory, [])
-    train(config, directory)
+    train(config, directory, Signals(leader=True))
     return directory
 
 

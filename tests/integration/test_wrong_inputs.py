@@ -160,7 +160,7 @@ def test_a_signal_ends_the_job_and_shows_in_the_exit_status(number: signal.Signa
     output, errors = process.communicate(timeout=100)
     assert process.returncode == 128 + number, output + errors
     assert "Traceback" not in errors
-    assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
+    assert '"interrupted"' in (tmp_path / "run" / "summary.json").read_text()
     size = (tmp_path / "run" / "metrics.csv").stat().st_size
     time.sleep(2)
     assert (tmp_path / "run" / "metrics.csv").stat().st_size == size  # nothing goes on
