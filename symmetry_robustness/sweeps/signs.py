@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Final
 _FRESH: Final = 60.0
 _LARGEST: Final = 2**20  # bytes; what a job writes about itself is a thousandth of it
 _LAST: Final = 2**13
+_LARGEST_PID: Final = 2**31
 _ESCAPES: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -75,6 +77,20 @@ def is_fresh(path: Path, updated: float | None = None) -> bool:
         return False
     now = time.time()
     return any(abs(now - moment) < _FRESH for moment in (written, updated or 0.0))
+
+
+def has_ended_here(progress: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote a progress.json ran on this machine and runs no more: its file is no sign then."""
+    pid = number(progress, "pid")
+    if pid is None or not 0 < pid < _LARGEST_PID or text(progress, "host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
 
 
 def last_line(path: Path) -> str | None:

@@ -12,7 +12,16 @@ from typing import Any, Final, Literal
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.manifest import JOBS
 from symmetry_robustness.sweeps.run_directory import CONFIG, SUMMARY
-from symmetry_robustness.sweeps.signs import is_fresh, is_locked, last_line, number, one_line, read_mapping, text
+from symmetry_robustness.sweeps.signs import (
+    has_ended_here,
+    is_fresh,
+    is_locked,
+    last_line,
+    number,
+    one_line,
+    read_mapping,
+    text,
+)
 from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
 
 State = Literal["running", "failed", "lost", "interrupted", "queued", "done"]
@@ -98,7 +107,8 @@ def job_state(directory: Path, key: str = "", overrides: tuple[str, ...] = ()) -
     state = JobState(key, directory, overrides, "queued", **_progress(progress or {}))
     if summary is not None and summary.get("status") == "done":
         return replace(state, state="done", remaining=None, results=summary)
-    if (summary is None and is_fresh(directory / PROGRESS, state.updated)) or is_locked(directory / LOCK):
+    lives = summary is None and is_fresh(directory / PROGRESS, state.updated) and not has_ended_here(progress or {})
+    if lives or is_locked(directory / LOCK):
         return replace(state, state="running")
     slurm_id = state.slurm_id or text(read_mapping(directory / SUBMISSION) or {}, "job_id")
     state = replace(state, remaining=None, slurm_id=slurm_id)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -333,3 +334,15 @@ def test_a_job_is_what_it_was_planned_as(tmp_path: Path) -> None:
     states: list[JobState] = sweep_states(tmp_path)
     assert [state.label for state in states] == [f"run-{index}" for index in range(30)]
     assert all(state.key == f"key-{state.label}" and state.directory == tmp_path / state.label for state in states)
+
+
+def test_a_process_that_was_killed_here_is_lost_at_once(tmp_path: Path) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    progress = {"phase": "training", "updated": time.time(), "host": socket.gethostname(), "pid": process.pid}
+    (tmp_path / "progress.json").write_text(json.dumps(progress))
+    assert job_state(tmp_path).state == "running"
+    process.kill()
+    process.wait()
+    assert job_state(tmp_path).state == "lost"
+    (tmp_path / "progress.json").write_text(json.dumps(progress | {"host": "elsewhere"}))
+    assert job_state(tmp_path).state == "running"  # for a minute: what ended there cannot be seen from here
