@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,22 @@ IntArray = NDArray[np.int64]
 
 FINAL = "test"  # stem of the evaluation at the end of the run itself
 _WORST = ("failed", "warned", "passed")
+
+
+class Examples(NamedTuple):
+    """The images that were kept, k of the evaluated ones.
+
+    Attributes:
+        numbers: (k,) of the images in their split.
+        clean: (k, 3, H, W) as they are; without any where none were kept.
+        attacked: attack -> (k, 3, H, W) what became of them, those attacks first that broke most of all images.
+        broken_at: attack -> (k,) at which epsilon.
+    """
+
+    numbers: IntArray
+    clean: NDArray[np.float32]
+    attacked: dict[str, NDArray[np.float32]]
+    broken_at: dict[str, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,21 @@ class Evaluation:
         some = known.any(axis=1)
         means = np.where(known, values, 0).sum(axis=1)[some] / known.sum(axis=1)[some]
         return indices[some], means
+
+    def examples(self) -> Examples:
+        """The images that were kept, read anew each time."""
+        with self.path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            kept = {name.removeprefix("examples."): arrays[name] for name in arrays.files if name[:9] == "examples."}
+            broken_at = {attack: arrays[f"broken_at.{attack}"] for attack in self.attacks if attack in kept}
+        clean = kept.get("clean", np.zeros((0, 3, 1, 1), np.float32))
+        rows = np.argsort(self.indices, kind="stable")[: len(clean)]
+        strongest = sorted(broken_at, key=lambda attack: -int(np.isfinite(broken_at[attack]).sum()))
+        return Examples(
+            self.indices[rows],
+            clean,
+            {attack: kept[attack] for attack in strongest},
+            {attack: broken_at[attack][rows] for attack in strongest},
+        )
 
     @cached_property
     def originals(self) -> IntArray | None:

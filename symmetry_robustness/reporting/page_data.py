@@ -89,7 +89,7 @@ def all_details(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         seen[kind] += 1
     pictured = {at for _, at in sorted(turns)[:_PICTURED]}
     for at, run in enumerate(runs):
-        yield run_details(run.directory, list(run.evaluations), pictures=at in pictured)
+        yield run_details(run, pictures=at in pictured)
 
 
 def _settings(summary: Summary, runs: Sequence[Run]) -> dict[str, Setting]:

@@ -1,21 +1,20 @@
 """What the page of a single run shows beside its numbers, read from the run directory."""
 
 import base64
-import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from symmetry_robustness.reporting.evaluations import Evaluation, Examples
 from symmetry_robustness.reporting.figures import epsilon_name, magnified_difference, outcome_name
 from symmetry_robustness.reporting.overview import measure_title
 from symmetry_robustness.reporting.page import finite
+from symmetry_robustness.reporting.runs import Run
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2
@@ -26,24 +25,19 @@ _FIRST = ("loss", "accuracy", "accuracy under worst case")
 _UNDER_ATTACK = re.compile(r"robust/(?!measures/)(.+)/(linf|l[12])_(.+)")
 
 
-def run_details(directory: Path, reports: Sequence[str], *, pictures: bool) -> dict[str, Any]:
+def run_details(run: Run, *, pictures: bool) -> dict[str, Any]:
     """Configuration, provenance, checks, measures, examples and training curves of a run, as plain values.
 
     Args:
-        directory: the run directory.
-        reports: stems of the reports in `robustness/`, in the order of the run's evaluations on the page.
+        run: the run.
         pictures: whether adversarial examples are shown; a page of many runs shows them for some only.
     """
     return {
-        "config": _text(directory / "config.yaml"),
-        "provenance": _flat(json.loads(_text(directory / "provenance.json") or "{}")),
-        "reports": [_report(directory / "robustness" / stem, pictures) for stem in reports],
-        "metrics": training_curves(directory / "metrics.csv"),
+        "config": (run.directory / "config.yaml").read_text(),
+        "provenance": _flat(run.provenance),
+        "reports": [_report(evaluation, pictures) for evaluation in run.evaluations.values()],
+        "metrics": training_curves(run.metrics()),
     }
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text() if path.exists() else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -57,8 +51,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _report(path: Path, pictures: bool) -> dict[str, Any]:
-    content = json.loads(path.with_name(f"{path.name}.json").read_text())
+def _report(evaluation: Evaluation, pictures: bool) -> dict[str, Any]:
+    content = evaluation.content
     means = [
         [measure_title(measure, array), mean["value"], mean["standard_error"], mean["images"]]
         for measure, arrays in content.get("measures", {}).items()
@@ -66,39 +60,31 @@ def _report(path: Path, pictures: bool) -> dict[str, Any]:
     ]
     if (clever := content["summary"].get("clever")) is not None:
         means.insert(0, ["CLEVER", clever, None, content["settings"].get("clever_images")])
-    note = (
-        f"Left out to keep this page small; they are in robustness/{path.name}.npz and in a report of this run alone."
-    )
+    place = f"robustness/{evaluation.stem}.npz"
+    note = f"Left out to keep this page small; they are in {place} and in a report of this run alone."
     return {
         "checks": content["checks"],
         "measures": means,
-        "examples": list(examples(path.with_name(f"{path.name}.npz"))) if pictures else note,
+        "examples": list(example_rows(evaluation.examples())) if pictures else note,
     }
 
 
-def examples(path: Path) -> Iterator[dict[str, Any]]:
+def example_rows(examples: Examples) -> Iterator[dict[str, Any]]:
     """Rows of pictures: clean, then for the strongest attacks the attacked images and what was changed.
-
-    Args:
-        path: arrays of a report.
 
     Yields:
         title, pictures (PNG as data URIs) and a caption for each.
     """
-    with np.load(path, allow_pickle=False) as arrays:
-        broken_at = {name.removeprefix("broken_at."): arrays[name] for name in arrays.files if name[:9] == "broken_at"}
-        attacks = [name for name in broken_at if f"examples.{name}" in arrays.files]
-        if "examples.clean" not in arrays.files or not len(clean := arrays["examples.clean"][:_IMAGES]):
-            return
-        first = np.argsort(arrays["indices"], kind="stable")[: len(clean)]
-        yield {"title": "clean", "pictures": pngs(clean), "captions": [""] * len(clean)}
-        attacks.sort(key=lambda name: float(np.minimum(broken_at[name], 1e9).mean()))
-        for name in attacks[:_ATTACKS]:
-            attacked = arrays[f"examples.{name}"][:_IMAGES]
-            change, factor = magnified_difference(clean, attacked)
-            captions = [outcome_name(epsilon) for epsilon in broken_at[name][first]]
-            yield {"title": name, "pictures": pngs(attacked), "captions": captions}
-            yield {"title": f"{name}, change ×{factor}", "pictures": pngs(change), "captions": [""] * len(clean)}
+    clean = examples.clean[:_IMAGES]
+    if not len(clean):
+        return
+    yield {"title": "clean", "pictures": pngs(clean), "captions": [""] * len(clean)}
+    for name, found in list(examples.attacked.items())[:_ATTACKS]:
+        attacked = found[:_IMAGES]
+        change, factor = magnified_difference(clean, attacked)
+        captions = [outcome_name(epsilon) for epsilon in examples.broken_at[name][:_IMAGES]]
+        yield {"title": name, "pictures": pngs(attacked), "captions": captions}
+        yield {"title": f"{name}, change ×{factor}", "pictures": pngs(change), "captions": [""] * len(clean)}
 
 
 def pngs(images: NDArray[np.float32]) -> list[str]:
@@ -111,19 +97,16 @@ def pngs(images: NDArray[np.float32]) -> list[str]:
     return made
 
 
-def training_curves(path: Path) -> dict[str, dict[str, Any]]:
+def training_curves(metrics: Sequence[Mapping[str, str]]) -> dict[str, dict[str, Any]]:
     """metrics.csv as curves over epochs, those of one kind together; the final test is no point of a curve.
 
     Args:
-        path: of the file; a run without it has no curves.
+        metrics: rows of the file.
 
     Returns:
         kind to "x" (finished epochs), "names" and, for each name, a column of values or None.
     """
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("epoch")]
+    rows = [row for row in metrics if row.get("epoch")]
     kinds: dict[str, dict[str, str]] = {}
     for metric in rows[0] if rows else ():
         if metric and metric not in ("step", "epoch", "robust/clean") and not metric.startswith("test/"):

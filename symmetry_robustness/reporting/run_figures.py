@@ -53,20 +53,18 @@ def run_figures(runs: Sequence[Run], names: Mapping[str, str], remove: Remove, n
 def picture_figures(name: str, run: Run, remove: Remove) -> Drawn:
     """Adversarial examples and what can be shown of the measures, of each evaluation of a run."""
     for evaluation in run.evaluations.values():
-        arrays = _arrays(evaluation)
-        examples = {key.removeprefix("examples."): found for key, found in arrays.items() if key[:9] == "examples."}
-        clean = examples.get("clean", np.zeros((0, 3, 1, 1), np.float32))
-        rows = np.argsort(arrays["indices"], kind="stable")[: len(clean)]
-        broken = {attack: arrays[f"broken_at.{attack}"] for attack in evaluation.attacks}
-        strongest = sorted(broken, key=lambda attack: -int(np.isfinite(broken[attack]).sum()))[:_ATTACKS]
+        examples = evaluation.examples()
+        strongest = list(examples.attacked)[:_ATTACKS]
         protocol = "final evaluation" if evaluation.protocol == FINAL else f"protocol {evaluation.protocol}"
         title = f"{name}, seed {run.seed}, {protocol}"
         title += "" if _of_last(evaluation) else f", {evaluation.weights}"
-        panel = attack_panel(examples, {attack: broken[attack][rows] for attack in strongest}, title=title)
+        images = {"clean": examples.clean, **examples.attacked}
+        panel = attack_panel(images, {attack: examples.broken_at[attack] for attack in strongest}, title=title)
         if panel is not None and strongest:
             yield f"examples-{evaluation.protocol}-{name}", panel
-        shown = Shown(clean, arrays["indices"][rows])
-        for measure, figure in measure_figures(evaluation.settings, _measures(arrays), shown, remove).items():
+        shown = Shown(examples.clean, examples.numbers)
+        measures = _measures(_arrays(evaluation))
+        for measure, figure in measure_figures(evaluation.settings, measures, shown, remove).items():
             yield f"{measure}-{evaluation.protocol}-{name}", figure
 
 

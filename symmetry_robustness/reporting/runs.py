@@ -14,7 +14,6 @@ from zlib import error as ZlibError
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.evaluations import FINAL, Evaluation, read_evaluation
@@ -99,19 +98,13 @@ class Run:
         """All settings that decide the weights, but for the seed."""
         return training_settings(self.config)
 
-    @cached_property
-    def metrics(self) -> list[dict[str, float]]:
+    def metrics(self) -> list[dict[str, str]]:
         """Rows of metrics.csv, each with what was logged; empty where there is none."""
         path = self.directory / "metrics.csv"
         if not path.is_file():
             return []
         with path.open(newline="") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-
-    def during(self) -> Iterator[tuple[int, Evaluation]]:
-        """Epochs and the evaluations after them, read one by one."""
-        for epoch, path in self.during_files():
-            yield epoch, read_evaluation(path, self.config["data"])
+            return list(csv.DictReader(file))
 
     def during_files(self) -> list[tuple[int, Path]]:
         """Epochs and the JSON files of the evaluations after them, in order."""
@@ -130,13 +123,6 @@ class Run:
         pattern = re.compile(rf"test/{kind}_(.+)/accuracy")
         found = {pattern.fullmatch(key): accuracy for key, accuracy in self.summary.get("test_accuracy", {}).items()}
         return dict(sorted((float(match[1]), accuracy) for match, accuracy in found.items() if match))
-
-    def examples(self) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float64]]]:
-        """What `attack_panel` takes: images (k, 3, H, W) by attack and "clean", and where each attack broke them."""
-        with np.load(self.directory / "robustness" / "test.npz", allow_pickle=False) as arrays:
-            images = {key.removeprefix("examples."): arrays[key] for key in arrays.files if key.startswith("examples.")}
-            first = np.argsort(arrays["indices"], kind="stable")[: len(images.get("clean", ()))]
-            return images, {attack: arrays[f"broken_at.{attack}"][first] for attack in self.attacks}
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:

@@ -1,13 +1,20 @@
 """What the page of one run shows beside its numbers."""
 
 import base64
+import csv
 import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from symmetry_robustness.reporting.page_run import examples, training_curves
+from symmetry_robustness.reporting.evaluations import Examples
+from symmetry_robustness.reporting.page_run import example_rows, training_curves
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_training_curves_keep_kinds_apart_and_leave_the_final_test_out(tmp_path: Path) -> None:
@@ -16,38 +23,30 @@ def test_training_curves_keep_kinds_apart_and_leave_the_final_test_out(tmp_path:
         "step,epoch,robust/clever,robust/clean,robust/pgd/linf_0.03137,train/loss,validation/loss,test/loss\n"
         "10,0,0.5,,,1.5,nan,\n20,1,,0.5,0.25,1.25,1.0,\n21,2,,,,,,0.75\n"
     )
-    curves = training_curves(path)
+    curves = training_curves(read(path))
     assert curves == {
         "loss": {"x": [1, 2], "names": ["train", "validation"], "columns": [[1.5, 1.25], [None, 1.0]]},
         "accuracy under pgd": {"x": [2], "names": ["clean", "linf 8/255"], "columns": [[0.5], [0.25]]},
         "clever": {"x": [1], "names": ["robust/clever"], "columns": [[0.5]]},
     }
-    assert training_curves(tmp_path / "none.csv") == {}
+    assert training_curves([]) == {}
 
 
 def test_long_trainings_are_thinned_but_keep_both_ends(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,train/loss\n" + "".join(f"{epoch},{epoch}\n" for epoch in range(1000)))
-    (curves,) = training_curves(path).values()
+    (curves,) = training_curves(read(path)).values()
     assert len(curves["x"]) == 200
     assert (curves["x"][0], curves["x"][-1]) == (1, 1000)
 
 
-def test_examples_are_the_images_themselves(tmp_path: Path) -> None:
+def test_examples_are_the_images_themselves() -> None:
     clean = np.zeros((6, 3, 4, 4), dtype=np.float32)
     clean[0, 0] = 1
     attacked = clean + np.float32(0.1)
-    arrays = {
-        "examples.clean": clean,
-        "examples.pgd": attacked,
-        "broken_at.pgd": np.array([np.inf, 0, 2 / 255, 1, 1, 1, 1]),
-    }
-    np.savez(tmp_path / "test.npz", indices=np.array([5, 0, 1, 2, 3, 4, 6]), **arrays)
-    rows = list(examples(tmp_path / "test.npz"))
+    broken_at = np.array([0, 2 / 255, 1, 1, 1, np.inf])
+    rows = list(example_rows(Examples(np.arange(6), clean, {"pgd": attacked}, {"pgd": broken_at})))
     assert [row["title"] for row in rows] == ["clean", "pgd", "pgd, change ×5"]
-    assert rows[1]["captions"][:2] == [
-        "wrong without attack",
-        "ε = 2/255",
-    ]  # images 0 and 1, in the order of their numbers
+    assert rows[1]["captions"][:2] == ["wrong without attack", "ε = 2/255"]
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(rows[0]["pictures"][0].partition(",")[2]))))
     np.testing.assert_array_equal(pixels, np.tile([255, 0, 0], (4, 4, 1)))

@@ -30,6 +30,25 @@ def test_a_curve_and_a_row_follow_from_the_images(tmp_path: Path) -> None:
     assert [cell.text for cell in overview([run]).rows[0]] == list(row.values())
 
 
+def test_examples_are_those_of_the_lowest_numbers_with_the_strongest_attack_first(tmp_path: Path) -> None:
+    numbers = np.array([7, 3, 9, 1])
+    broken_at = {
+        "fgsm": np.array([np.inf, 4 / 255, np.inf, np.inf]),
+        "pgd": np.array([8 / 255, 2 / 255, np.inf, np.inf]),
+    }
+    kept = {
+        name: np.full((2, 3, 4, 4), shade, np.float32) for name, shade in {"clean": 0, "fgsm": 0.1, "pgd": 1}.items()
+    }
+    report = make_report(broken_at, indices=numbers, examples=kept)
+    (run,), _ = find_runs([make_run(tmp_path / "run", report)])
+    assert run.final is not None
+    examples = run.final.examples()
+    assert examples.numbers.tolist() == [1, 3]
+    assert list(examples.attacked) == ["pgd", "fgsm"]
+    np.testing.assert_array_equal(examples.attacked["pgd"], kept["pgd"])
+    np.testing.assert_allclose(examples.broken_at["pgd"], [np.inf, 2 / 255])
+
+
 def test_views_are_read_in_the_order_of_the_angle(tmp_path: Path) -> None:
     accuracies = {"test/rotation_90/accuracy": 0.5, "test/rotation_-22.5/accuracy": 0.25, "test/fog_1/accuracy": 0.1}
     (run,), _ = find_runs([make_run(tmp_path / "run", summary={"test_accuracy": accuracies})])
@@ -104,7 +123,7 @@ def test_a_damaged_later_evaluation_is_left_out_alone(tmp_path: Path) -> None:
     (found,), (problem,) = find_runs([run])
     assert set(found.evaluations) == {"test", "paper"}
     assert problem.path.endswith("robustness/strong.json")
-    assert [(epoch, len(evaluation.indices)) for epoch, evaluation in found.during()] == [(3, 10)]
+    assert [(epoch, path.stem) for epoch, path in found.during_files()] == [(3, "validation-epoch=003")]
 
 
 def test_what_lies_inside_of_a_run_is_no_run(tmp_path: Path) -> None:
