@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,8 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch import distributed
 
-from symmetry_robustness.app.cli import find_mistake, guarded
+from symmetry_robustness.app.cli import guarded
+from symmetry_robustness.app.ending import conclude, keep
 from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.app.ranks import Ranks, is_leader
 from symmetry_robustness.errors import UserError
@@ -50,8 +52,6 @@ from symmetry_robustness.training.exactness import ExactState
 from symmetry_robustness.training.heartbeat import Heartbeat
 from symmetry_robustness.training.interruption import (
     REQUEUED,
-    WARNINGS,
-    Interrupted,
     Interruption,
     Signals,
     requeue,
@@ -64,6 +64,8 @@ log = logging.getLogger("symmetry_robustness.app.job")  # __name__ is __main__ h
 CHECKPOINTS: Final = "checkpoints"
 _REQUEUE_S: Final = 30.0
 
+# Settings of the Trainer that follow from others, or that resuming and reporting rely on.
+_OWN: Final = ("callbacks", "default_root_dir", "enable_progress_bar", "logger", "plugins", "precision")
 # Weights stay float32: attacks and exported networks rely on it.
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
@@ -82,31 +84,14 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     pl.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
     datamodule.setup("test")  # a file that is missing or altered must show before the training, not after it
-    network = build_network(config)
-    if config.model.num_classes != datamodule.num_classes:
-        raise UserError(
-            f"model.num_classes={config.model.num_classes}, but the data set has {datamodule.num_classes}; leave it out"
-        )
-    parameters = sum(p.numel() for p in network.parameters())
+    classifier = _classifier(config, datamodule)
     log.info(
         "%s on %s: %s parameters, seed %d, %s",
         config.name,
         datamodule.provenance,
-        f"{parameters:,}",
+        f"{_parameters(classifier):,}",
         config.seed,
         directory,
-    )
-    if config.compute.compile:
-        network.compile()
-    classifier = Classifier(
-        network,
-        objective=instantiate(config.objective),
-        optimizer=instantiate(config.optimizer),
-        scheduler=instantiate(config.scheduler) if config.scheduler else None,
-        num_classes=datamodule.num_classes,
-        test_names=datamodule.test_names,
-        channels_last=config.compute.channels_last,
-        config=config,
     )
     newest = newest_checkpoint(directory / CHECKPOINTS)
     if newest:
@@ -141,18 +126,11 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
             classifier, datamodule=datamodule, ckpt_path=newest and newest[0], weights_only=bool(newest) or None
         )
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
-        summary = summarize(config, datamodule.provenance, parameters, tested, robustness)
-        summary |= training_cost(trainer, network, datamodule.image_shape)
+        summary = summarize(config, datamodule.provenance, _parameters(classifier), tested, robustness)
+        summary |= training_cost(trainer, classifier.network, datamodule.image_shape)
         if trainer.is_global_zero:
-            for path, problem in {
-                directory / CHECKPOINTS / LAST: files.problem(directory / CHECKPOINTS / LAST),
-                directory / "metrics.csv": metrics.problem,
-            }.items():
-                if problem:
-                    raise UserError(f"{path} could not be written ({problem}); make room and start the job again")
-            write_json(directory / SUMMARY, summary)
-            log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
-            show_run(directory)
+            last = directory / CHECKPOINTS / LAST
+            _finish(directory, summary, {last: files.problem(last), directory / "metrics.csv": metrics.problem})
     except Exception as error:
         if lost := ranks.lost():
             raise RuntimeError(lost) from error
@@ -164,10 +142,57 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     return summary
 
 
+def _classifier(config: DictConfig, datamodule: Any) -> Classifier:
+    """The network that is to be trained, and how."""
+    if config.model.num_classes != datamodule.num_classes:
+        raise UserError(
+            f"model.num_classes={config.model.num_classes}, but the data set has {datamodule.num_classes}; leave it out"
+        )
+    network = build_network(config)
+    if config.compute.compile:
+        network.compile()
+    return Classifier(
+        network,
+        objective=instantiate(config.objective),
+        optimizer=instantiate(config.optimizer),
+        scheduler=instantiate(config.scheduler) if config.scheduler else None,
+        num_classes=datamodule.num_classes,
+        test_names=datamodule.test_names,
+        channels_last=config.compute.channels_last,
+        config=config,
+    )
+
+
+def _parameters(classifier: Classifier) -> int:
+    return sum(p.numel() for p in classifier.network.parameters())
+
+
+def _finish(directory: Path, summary: dict[str, Any], problems: Mapping[Path, str | None]) -> None:
+    """Say that the run is done, unless a file that belongs to it could not be written."""
+    for path, problem in problems.items():
+        if problem:
+            raise UserError(f"{path} could not be written ({problem}); make room and start the job again")
+    write_json(directory / SUMMARY, summary)
+    log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
+    show_run(directory)
+
+
 def _give_up(directory: Path, reason: str) -> None:
     """End at once, although the main thread hangs: it waits for a rank that is no more."""
-    _keep(directory, {"status": "failed", "error": reason}, f"error: {reason}\n")
+    keep(directory, {"status": "failed", "error": reason}, f"error: {reason}\n")
     os._exit(1)
+
+
+def refuse_overruled(config: DictConfig) -> None:
+    """Refuse settings of the Trainer that the job makes itself.
+
+    Raises:
+        UserError: there is one.
+    """
+    for name in _OWN:
+        if name in config.trainer:
+            remedy = "choose compute.precision" if name == "precision" else "leave it out"
+            raise UserError(f"trainer.{name}={config.trainer[name]} would be overruled by the job; {remedy}")
 
 
 def precision(config: DictConfig) -> str:
@@ -205,6 +230,8 @@ def checkpoints(config: DictConfig, directory: Path, robustness: RobustnessCallb
     known |= {"validation/loss", "validation/accuracy"} if config.data.get("validation_size") else set()
     if monitor not in known:
         raise UserError(f"checkpoint.monitor={monitor} cannot choose; take one of {', '.join(sorted(known))}")
+    if config.checkpoint.mode not in ("min", "max"):
+        raise UserError(f"checkpoint.mode must be min or max, got {config.checkpoint.mode!r}")
     epochs = config.trainer.get("max_epochs")
     if robustness and monitor in measured and epochs is not None and 0 < epochs < robustness.every_n_epochs:
         raise UserError(
@@ -293,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     except BaseException as error:
         signals.waiting = True
         # Any rank may have failed first; once they know each other, the first rank has claimed the directory.
-        status = _conclude(error, signals, directory if owns or distributed.is_initialized() else None, leader=leader)
+        status = conclude(error, signals, directory if owns or distributed.is_initialized() else None, leader=leader)
         if status == REQUEUED and not leader:
             time.sleep(_REQUEUE_S)  # Slurm ends all ranks of a job when one has ended
         elif status == REQUEUED and not requeue(str(slurm_job())):
@@ -307,47 +334,6 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         tracking.finish(status)
     return status
-
-
-def _conclude(error: BaseException, signals: Signals, directory: Path | None, *, leader: bool) -> int:
-    """The exit status; how the job ended is said in summary.json and log.txt of the run directory, if one is given.
-
-    The first rank that fails says why; what the others raise, or the signal by which Slurm ends them, is a consequence.
-    """
-    failed_before = directory is not None and _has_failed(directory)
-    number = error.number if isinstance(error, Interrupted) else signals.noted
-    mistake = find_mistake(error) if isinstance(error, Exception) else None
-    if number is None or mistake:
-        last_line = traceback.format_exception_only(error)[-1].strip()
-        told = f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error))
-        if directory and not failed_before:
-            _keep(directory, {"status": "failed", "error": mistake or last_line}, told)
-        return 2 if mistake else 1
-    if failed_before:
-        return 1
-    if directory and leader:  # whatever was raised after a signal, such as the loss of another rank, is its consequence
-        why = f"stopped by {number.name}"
-        _keep(directory, {"status": "interrupted", "error": why}, f"{why}\n")
-    if number in WARNINGS and slurm_job():
-        return REQUEUED
-    return 130 if number is signal.SIGINT else 143
-
-
-def _has_failed(directory: Path) -> bool:
-    try:
-        return bool(read_json(directory / SUMMARY)["status"] == "failed")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _keep(directory: Path, summary: dict[str, Any], told: str) -> None:
-    """Write how the job ended, as far as that can be written."""
-    try:
-        write_json(directory / SUMMARY, summary)
-        with (directory / "log.txt").open("a") as file:
-            file.write(told)
-    except OSError as error:
-        log.error("%s cannot be written (%s)", directory / SUMMARY, error.strerror or error)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.collect import final_table
 from symmetry_robustness.app.config import finalize_config
 from symmetry_robustness.app.hydra_main import is_sweep, run_hydra
-from symmetry_robustness.app.job import checkpoints, robustness_callback
+from symmetry_robustness.app.job import checkpoints, refuse_overruled, robustness_callback
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep
 from symmetry_robustness.sweeps.process import INTERRUPTED, run_job
@@ -117,6 +117,7 @@ class Command:
 def _checked(config: DictConfig) -> DictConfig:
     """Complete, resolved, and free of what the job would refuse, so that no failed run is left for it."""
     config = finalize_config(config)
+    refuse_overruled(config)
     checkpoints(config, Path(), robustness_callback(config))
     return config
 

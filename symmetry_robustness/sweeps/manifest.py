@@ -44,11 +44,11 @@ class PlannedJob:
 
     def freeze(self) -> None:
         """Make it part of the sweep, unless it is already; any number of processes may do so at the same time."""
+        if not (self.directory / CONFIG).exists():
+            _freeze_at_once(self.config, self.directory, ["symrob", "train", *self.words])
         row = self.sweep / JOBS / f"{self.key}.json"
         if row.exists():
             return
-        if not (self.directory / CONFIG).exists():
-            _freeze_at_once(self.config, self.directory, ["symrob", "train", *self.words])
         row.parent.mkdir(exist_ok=True)
         planned = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"key": self.key, "directory": self.directory.name, "overrides": [*self.overrides]}

@@ -13,11 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from symmetry_robustness.sweeps.run_directory import LOCK
+
 log = logging.getLogger(__name__)
 
-LOCK: Final = ".lock"
-# Exit statuses of a job that saved itself on a signal and can be resumed.
-INTERRUPTED = (130, 143)
+# Exit statuses of a job that saved itself on a signal and can be resumed; 75 where it has asked Slurm to see to that.
+INTERRUPTED: Final = (75, 130, 143)
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
 _LIFELINE = "SYMROB_LIFELINE"
 

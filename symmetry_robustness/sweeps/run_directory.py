@@ -1,5 +1,6 @@
 """A run directory: what stands in it, and how it comes to be."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -7,6 +8,7 @@ import os
 import platform
 import secrets
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from symmetry_robustness.errors import UserError
 CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
 SUMMARY = "summary.json"
+PROGRESS = "progress.json"
+LOCK = ".lock"
+SUBMISSION = "slurm.json"
 # Settings that change where a result lies or is shown, not what it is.
 ELSEWHERE = ("output", "group", "tags", "logger", "resume")
 _PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "escnn", "torchattacks", "hydra-core", "numpy", "wandb")
@@ -143,8 +148,12 @@ def add_environment(directory: Path) -> None:
     write_json(path, known | {"started": datetime.now(UTC).isoformat(timespec="seconds")} | environment())
 
 
-def code_version() -> dict[str, Any]:
-    """The commit of the checkout this package runs from, and whether it was changed since; the version otherwise."""
+@functools.cache
+def code_version() -> Mapping[str, Any]:
+    """The commit of the checkout this package runs from, and whether it was changed since; the version otherwise.
+
+    As it was when first asked for: that is the code that this process has imported.
+    """
     here = Path(__file__).parent
     version = {"version": _package_version("symmetry-robustness")}
     try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-# A job rewrites progress.json every 10 seconds; six missed in a row are no delay of a busy file system any more.
+# A job rewrites progress.json every few seconds; a minute of them missed is no delay of a busy file system any more.
 _FRESH: Final = 60.0
 _LARGEST: Final = 2**20  # bytes; what a job writes about itself is a thousandth of it
 _LAST: Final = 2**13

@@ -20,10 +20,9 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.allocation import Allocation, allocation
 from symmetry_robustness.sweeps.executor import Executor, OnError
 from symmetry_robustness.sweeps.following import follow
-from symmetry_robustness.sweeps.run_directory import read_config, read_json, write_json
+from symmetry_robustness.sweeps.run_directory import SUBMISSION, read_config, read_json, write_json
 from symmetry_robustness.sweeps.squeue import ask_squeue
 
-SUBMISSION: Final = "slurm.json"
 FILES: Final = "slurm"
 _SETTING: Final = "hydra.launcher.executor"
 # Slurm's warning may come a minute early, and a job that is still importing cannot act on it.

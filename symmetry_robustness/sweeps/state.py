@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.manifest import JOBS
-from symmetry_robustness.sweeps.run_directory import CONFIG, SUMMARY
+from symmetry_robustness.sweeps.run_directory import CONFIG, LOCK, PROGRESS, SUBMISSION, SUMMARY
 from symmetry_robustness.sweeps.signs import (
     has_ended_here,
     is_fresh,
@@ -25,9 +25,6 @@ from symmetry_robustness.sweeps.signs import (
 from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
 
 State = Literal["running", "failed", "lost", "interrupted", "queued", "done"]
-LOCK: Final = ".lock"
-PROGRESS: Final = "progress.json"
-SUBMISSION: Final = "slurm.json"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -39,18 +38,7 @@ class CheckpointFiles(TorchCheckpointIO):
         place = Path(path)
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        unfinished = place.with_name(f"{place.name}.tmp")
-        with self._outlets.setdefault(place, Outlet(place)).attempt():
-            try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with unfinished.open("wb") as file:
-                    file.write(content.getbuffer())
-                    file.flush()
-                    os.fsync(file.fileno())
-                unfinished.replace(place)
-            except OSError:
-                _remove(unfinished)  # a full disk has better uses
-                raise
+        self._outlets.setdefault(place, Outlet(place)).write(content.getbuffer(), durable=True)
 
     def problem(self, path: Path) -> str | None:
         """Why the file could not be written when that was last tried; None if it could, or was not tried here."""

@@ -66,8 +66,7 @@ class Heartbeat(pl.Callback):
         while True:
             ended = self._ended.is_set()
             self._woken.clear()
-            with self._outlet.attempt():
-                _write(self._outlet.path, self._known | {"updated": time.time()})
+            self._outlet.write(json.dumps(self._known | {"updated": time.time()}) + "\n")
             if ended:
                 return
             self._woken.wait(self._every_s)
@@ -84,10 +83,11 @@ class Heartbeat(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note how much there is to do, and where an earlier part of the run has stopped."""
         epochs, batches = trainer.max_epochs, trainer.num_training_batches
-        bounded = epochs is not None and epochs > 0
-        self._known["max_epochs"] = epochs if bounded else None
-        if epochs is not None and epochs > 0 and isinstance(batches, int):
-            self._known["steps"] = epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+        if epochs is not None and epochs > 0:  # otherwise a number of steps or a time is asked for
+            self._known["max_epochs"] = epochs
+            if isinstance(batches, int):
+                self._known["steps"] = epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+        self._known["first_step"] = trainer.global_step  # what an earlier part of the run did says nothing of its pace
         self._clock, self._images = time.perf_counter(), 0
         self._enter("training", trainer)
 
@@ -112,10 +112,6 @@ class Heartbeat(pl.Callback):
         """Robustness is evaluated."""
         self._enter("evaluating", trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """All epochs are done."""
-        self._enter("evaluating", trainer)
-
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Robustness is evaluated for the last time, perhaps by a process that has trained nothing."""
         self._known["max_epochs"] = trainer.max_epochs
@@ -125,10 +121,3 @@ class Heartbeat(pl.Callback):
         """Clean accuracy on the test images."""
         self._known["phase"] = "testing"
         self._woken.set()
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that a reader never sees half of it."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(content) + "\n")
-    unfinished.replace(path)

@@ -1,6 +1,7 @@
 """metrics.csv: one row per step, complete after every row, kept when a run is resumed."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,16 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write all rows, by way of a second file so that a crash never leaves half a table."""
+        """Write all rows."""
         if not self._rows:
             return
         seen = {key for row in self._rows for key in row}
         columns = [*(key for key in _FIRST if key in seen), *sorted(seen.difference(_FIRST))]
-        unfinished = self._path.with_suffix(".csv.tmp")
-        with self._outlet.attempt():
-            with unfinished.open("w", newline="") as file:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(self._rows)
-            unfinished.replace(self._path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        self._outlet.write(text.getvalue())
 
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.exists():

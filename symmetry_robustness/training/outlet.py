@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import final
@@ -24,9 +25,31 @@ class Outlet:
         self.path = path
         self.problem: str | None = None
 
+    def write(self, content: bytes | memoryview | str, *, durable: bool = False) -> None:
+        """Replace the file in one step, so that neither a reader nor a kill ever meets half of it.
+
+        Args:
+            content: of the file.
+            durable: whether it must outlast a crash of the machine, too, which takes its time.
+        """
+        unfinished = self.path.with_name(f"{self.path.name}.tmp")
+        with self.attempt():
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with unfinished.open("wb") as file:
+                    file.write(content.encode() if isinstance(content, str) else content)
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
+                unfinished.replace(self.path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    unfinished.unlink()  # a full disk has better uses
+                raise
+
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
-        """Write in this context; a full disk or a directory that refuses to be written is noted and not raised."""
+        """What goes wrong with a full disk, or a directory that refuses to be written, is noted and not raised."""
         try:
             yield
         except OSError as error:

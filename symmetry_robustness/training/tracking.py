@@ -14,6 +14,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.training.interruption import REQUEUED
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ _MANNERS: Final = {
     "WANDB_FINISH_TIMEOUT": "20",
     "WANDB_FINISH_TIMEOUT_RAISES": "true",
 }
-# Exit statuses of a job that has saved itself and can go on: requeued by Slurm, interrupted, terminated.
-_RESUMABLE: Final = (75, 130, 143)
+# Exit statuses of a job that has saved itself and can go on.
+_RESUMABLE: Final = (REQUEUED, 130, 143)
 
 
 @final

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import torch
 from symmetry_robustness import load_network
 
 from ..training.wandb_server import history, offline_runs
+from .commands import symrob
 
 # The smallest job that still does everything.
 TINY = [
@@ -31,19 +29,6 @@ TINY = [
     "robustness.clever.num_batches=3",
     "robustness.clever.samples_per_batch=8",
 ]
-
-
-def symrob(*words: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    return subprocess.run(
-        [sys.executable, "-m", "symmetry_robustness.app.cli", *words],
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 def train(directory: Path, *words: str, small: list[str] = TINY) -> Path:

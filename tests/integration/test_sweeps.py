@@ -1,8 +1,6 @@
 """Sweeps as a user runs them: real processes, real files."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,28 +8,7 @@ import pytest
 
 from symmetry_robustness.app import cli
 
-# The smallest job that still trains and writes everything a sweep asks for.
-TINY = [
-    "model=standard_4layer",
-    "data.train_size=128",
-    "data.validation_size=64",
-    "data.test_size=64",
-    "data.batch_size=64",
-    "trainer.max_epochs=1",
-    "robustness=none",
-]
-
-
-def symrob(*words: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "symmetry_robustness.app.cli", *words],
-        cwd=directory,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+from .commands import TINY, symrob
 
 
 def summaries(sweep: Path) -> dict[int, dict[str, object]]:

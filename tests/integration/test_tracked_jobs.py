@@ -11,17 +11,9 @@ from symmetry_robustness import load_config
 from symmetry_robustness.sweeps.run_directory import freeze
 
 from ..training.wandb_server import offline_runs
+from .commands import TINY
 
-TINY = [
-    "model=standard_4layer",
-    "data.train_size=128",
-    "data.validation_size=64",
-    "data.test_size=64",
-    "data.batch_size=64",
-    "trainer.max_epochs=1",
-    "robustness=none",
-    "logger=wandb",
-]
+TRACKED = [*TINY, "logger=wandb"]
 # An objective that ends the job in the way its setting says.
 OBJECTIVE = """
 import os, signal, time
@@ -54,7 +46,7 @@ def test_the_run_ends_with_the_exit_status_of_the_job(
 ) -> None:
     (tmp_path / "ending.py").write_text(OBJECTIVE)
     monkeypatch.syspath_prepend(tmp_path)
-    freeze(load_config("train", [*TINY, *words]), tmp_path / "run", ["symrob", "train"])
+    freeze(load_config("train", [*TRACKED, *words]), tmp_path / "run", ["symrob", "train"])
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-m", "symmetry_robustness.app.job", str(tmp_path / "run")],

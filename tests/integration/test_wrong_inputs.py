@@ -14,6 +14,8 @@ import torch
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app import cli
 
+from .commands import symrob
+
 SQUARE = "_target_:symmetry_robustness.attacks.LibraryAttack,name:Square"
 
 # Refused while the configuration is composed and checked: (words, what the line must name).
@@ -55,6 +57,13 @@ AT_COMPOSITION = {
     "share that is none": (["train", "callback.max_share_of_epoch=0"], "callback.max_share_of_epoch"),
     "more at least than at most": (["train", "callback.min_images=300"], "callback.min_images=300"),
     "output without a name": (["train", "output="], "output"),
+    "Trainer's own precision": (["train", "+trainer.precision=16"], "compute.precision"),
+    "plugins of the Trainer": (["train", "+trainer.plugins=[]"], "trainer.plugins"),
+    "neither smallest nor largest": (
+        ["train", "checkpoint.monitor=train/loss", "checkpoint.mode=best"],
+        "checkpoint.mode",
+    ),
+    "neither resumed nor not": (["train", "resume=maybe"], "resume"),
 }
 
 # Refused by the job, which knows the classes: each a run of its own.
@@ -101,18 +110,6 @@ def test_refused_at_composition(
     assert cli.main(words) == 2
     assert named in one_line(capfd.readouterr().err)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
-
-
-def symrob(*words: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "symmetry_robustness.app.cli", *words],
-        cwd=directory,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
 
 
 @pytest.mark.parametrize(("words", "named"), IN_THE_JOB.values(), ids=IN_THE_JOB.keys())

@@ -1,6 +1,7 @@
 """What makes two jobs the same job, and a sweep the same sweep."""
 
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,16 @@ def test_a_job_is_planned_once(config: DictConfig, tmp_path: Path) -> None:
     rows = [json.loads(path.read_text()) for path in (tmp_path / "jobs").iterdir()]
     assert sorted(row["overrides"] for row in rows) == [["seed=0"], ["seed=1"]]
     assert all((tmp_path / row["directory"] / "config.yaml").exists() for row in rows)
+
+
+def test_a_job_whose_directory_is_gone_can_be_planned_again(config: DictConfig, tmp_path: Path) -> None:
+    job = PlannedJob(tmp_path, config, ("seed=0",), WORDS)
+    job.freeze()
+    row = (tmp_path / "jobs" / f"{job.key}.json").read_text()
+    shutil.rmtree(job.directory)
+    job.freeze()
+    assert read_config(job.directory) == config
+    assert (tmp_path / "jobs" / f"{job.key}.json").read_text() == row
 
 
 PLAN = """
