@@ -16,6 +16,8 @@ from rich.text import Text
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.status_view import MARKS, TROUBLE, counts, why
+from symmetry_robustness.reporting import formats
+from symmetry_robustness.reporting.formats import Cell, markdown
 from symmetry_robustness.sweeps.manifest import SWEEP
 from symmetry_robustness.sweeps.run_directory import PROVENANCE, write_text
 from symmetry_robustness.sweeps.signs import read_mapping
@@ -75,7 +77,7 @@ def final_table(sweep: Path, output: Path | None = None) -> int:
     output = output or sweep / "results.csv"
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, _comma_separated(rows))
-    write_text(output.with_suffix(".md"), _markdown(rows))
+    write_text(output.with_suffix(".md"), _markdown(rows, sweep.resolve().name))
     console.print(f"results: {output}, {output.with_suffix('.md')}", markup=False, highlight=False, soft_wrap=True)
     return 0 if len(done) == len(states) else 1
 
@@ -123,10 +125,10 @@ def _comma_separated(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _markdown(rows: Sequence[Row]) -> str:
+def _markdown(rows: Sequence[Row], title: str) -> str:
     names = _columns(rows)
-    lines = [names, ["--"] * len(names), *([row.get(name, "") for name in names] for row in rows)]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    cells = [[Cell(row.get(name, "")) for name in names] for row in rows]
+    return markdown(formats.Table(title, names, cells, fixed=len(names)))
 
 
 def _results_table(done: Sequence[JobState], width: int) -> Table:
