@@ -20,6 +20,9 @@ from typing import Any, Literal
 from plotly.offline import get_plotlyjs
 
 Axis = Literal["epsilon", "rotation", "scale", "severity"]
+# What tests say of the leader: it beats every other; it may lead by chance; nobody knows how other trainings would do,
+# because one of each was compared; some other could not be compared with.
+Verdict = Literal["best", "chance", "single", "untested"]
 # Scripts in the order in which they build on each other.
 _SCRIPTS = ("dom.js", "table.js", "chart.js", "curves.js", "answer.js", "claims.js", "run.js", "main.js")
 # Runs whose details are compressed together: alike as they are, they take a fraction of the space.
@@ -99,6 +102,7 @@ class Comparison:
         low: see there.
         high: see there.
         p_value: of a paired test; None where none was possible.
+        seeds: trainings of each that were compared; of a single one the test speaks of these two networks alone.
         distinct: whether the test tells the two apart; None where none was possible.
         test: its name.
     """
@@ -109,6 +113,7 @@ class Comparison:
     low: float | None
     high: float | None
     p_value: float | None
+    seeds: int
     distinct: bool | None
     test: str
 
@@ -121,10 +126,11 @@ class Answer:
         setting: number of the setting.
         attack: as in `Curve`.
         position: likewise.
-        best: network with the highest accuracy among those without a failed check, or of all where every one failed.
+        best: the leader of the comparisons: highest accuracy among those without a failed check, or of all where every
+            one failed.
         standard: the plain network it is compared with; None where there is none.
         set_aside: networks that failed a check and therefore cannot be best.
-        clear: whether tests tell the best one from every other; None where some could not be tested.
+        verdict: see `Verdict`.
         comparisons: of the best one with others.
     """
 
@@ -134,7 +140,7 @@ class Answer:
     best: str
     standard: str | None
     set_aside: list[str]
-    clear: bool | None
+    verdict: Verdict
     comparisons: list[Comparison]
 
 
@@ -188,6 +194,25 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class NetworkMeasures:
+    """What is known of one network beside its accuracies.
+
+    Attributes:
+        network: its name.
+        data: data set.
+        setting: number of the setting in which CLEVER was taken; None where there is none.
+        checks: the worst of the soundness checks there, empty where there were none.
+        values: name as in the frame (`clever`, `parameters`, …) to its mean over seeds.
+    """
+
+    network: str
+    data: str
+    setting: int | None
+    checks: str
+    values: dict[str, Measured]
+
+
+@dataclass(frozen=True)
 class Claim:
     """A number of the paper beside ours.
 
@@ -233,9 +258,10 @@ class Page:
         answers: one for each setting, attack and position of the curves.
         runs: finished ones.
         checks: name of a soundness check to what it asks.
+        measures: measures and costs of the networks.
         claims: of the paper.
         problems: what is left out, each with `path`, `kind` and `reason`.
-        start: number of the setting that is shown first.
+        starts: data set to the number of the setting that is shown first, the first data set first.
     """
 
     title: str
@@ -246,9 +272,10 @@ class Page:
     answers: list[Answer]
     runs: list[RunEntry]
     checks: dict[str, str]
+    measures: list[NetworkMeasures] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     problems: list[dict[str, str]] = field(default_factory=list)
-    start: int = 0
+    starts: dict[str, int] = field(default_factory=dict)
 
 
 def render_page(page: Page, details: Iterable[Any]) -> str:
@@ -300,6 +327,6 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def finite(values: Iterable[float]) -> list[float | None]:
-    """For JSON: six digits are plenty, and what is not finite is None."""
-    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+def finite(values: Iterable[float], digits: int = 17) -> list[float | None]:
+    """For JSON: what is not finite is None. With fewer digits than 17 the page may round otherwise than the tables."""
+    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values]

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from symmetry_robustness.reporting.frame import records
-from symmetry_robustness.reporting.page import Answer, Axis, Comparison, finite
+from symmetry_robustness.reporting.page import Answer, Axis, Comparison, Verdict, finite
 from symmetry_robustness.reporting.statistics import LEVEL
 
 
@@ -42,7 +42,9 @@ def find_answers(results: pd.DataFrame, comparisons: pd.DataFrame, numbers: Mapp
         comparisons: of the leaders with the others (`summarize`).
         numbers: section to number of the setting.
     """
-    tests = {_key(row, row.settings, row.other_settings): row for row in records(comparisons)}
+    tests: dict[tuple[str, Point], dict[str, Any]] = {}
+    for test in records(comparisons[comparisons["measure"].isin(results["measure"].unique())]):
+        tests.setdefault((test.section, place(test)), {})[test.other_settings] = test
     points: dict[tuple[str, Point], list[Any]] = {}
     attacks: dict[str, dict[str, None]] = {}
     for row in records(results):
@@ -53,16 +55,17 @@ def find_answers(results: pd.DataFrame, comparisons: pd.DataFrame, numbers: Mapp
     for (section, point), rows in points.items():
         beginnings = attacks.get(section, ()) if point.attack == "none" else ()
         for attack in beginnings or (point.attack,):
-            yield _answer(numbers[section], attack, point.position, rows, tests)
+            yield _answer(numbers[section], attack, point.position, rows, tests.get((section, point), {}))
 
 
-def _answer(
-    setting: int, attack: str, position: float, rows: Sequence[Any], tests: Mapping[tuple[Any, ...], Any]
-) -> Answer:
+def _answer(setting: int, attack: str, position: float, rows: Sequence[Any], tests: Mapping[str, Any]) -> Answer:
+    """From the rows of one column and the comparisons of its leader, by the settings of the other."""
     sound = [row for row in rows if row.checks != "failed"] or rows
-    best, *others = sorted(sound, key=lambda row: -row.value)
+    ranked = sorted(sound, key=lambda row: -row.value)
+    leader = next((test.settings for test in tests.values()), ranked[0].settings)  # nothing compares whole test sets
+    best = next(row for row in ranked if row.settings == leader)
+    others = [row for row in ranked if row is not best]
     standard = _standard(best.network, rows)
-    p_values = [_adjusted(tests.get(_key(best, best.settings, other.settings))) for other in others]
     roles: list[tuple[Literal["next", "standard"], Any]] = [("next", others[0])] if others else []
     if standard is not None and standard is not best:
         roles.append(("standard", standard))
@@ -73,23 +76,18 @@ def _answer(
         best=best.label,
         standard=standard.label if standard is not None else None,
         set_aside=[row.label for row in rows if row not in sound],
-        clear=max(p_values) <= 1 - LEVEL if p_values and not any(map(math.isnan, p_values)) else None,
-        comparisons=[
-            _comparison(role, best, other, tests.get(_key(best, best.settings, other.settings)))
-            for role, other in roles
-        ],
+        verdict=_verdict(list(tests.values())),
+        comparisons=[_comparison(role, best, other, tests.get(other.settings)) for role, other in roles],
     )
 
 
-def _key(row: Any, own: str, other: str) -> tuple[Any, ...]:
-    """What names a comparison; not-a-number would not equal itself."""
-    epsilon = None if math.isnan(row.epsilon) else row.epsilon
-    return row.section, row.view, row.measure, row.attack, epsilon, own, other
-
-
-def _adjusted(test: Any | None) -> float:
-    """The p-value, adjusted for all networks of the column; not-a-number where there was no test."""
-    return math.nan if test is None else float(test.adjusted)
+def _verdict(tests: Sequence[Any]) -> Verdict:
+    """Of the leader, from its comparisons with all others."""
+    if not tests or any(math.isnan(test.adjusted) for test in tests):
+        return "untested"
+    if any(test.seeds == 1 for test in tests):
+        return "single"
+    return "best" if tests[0].best else "chance"
 
 
 def _standard(network: str, rows: Sequence[Any]) -> Any | None:
@@ -101,7 +99,7 @@ def _standard(network: str, rows: Sequence[Any]) -> Any | None:
 def _comparison(role: Literal["next", "standard"], best: Any, other: Any, test: Any | None) -> Comparison:
     if test is None or math.isnan(test.value):
         reason = "" if test is None else str(test.test)
-        return Comparison(other.label, role, best.value - other.value, None, None, None, None, reason)
+        return Comparison(other.label, role, best.value - other.value, None, None, None, 0, None, reason)
     low, high, p_value = finite((test.low, test.high, test.adjusted))
     distinct = None if p_value is None else p_value <= 1 - LEVEL
-    return Comparison(other.label, role, float(test.value), low, high, p_value, distinct, str(test.test))
+    return Comparison(other.label, role, float(test.value), low, high, p_value, test.seeds, distinct, str(test.test))

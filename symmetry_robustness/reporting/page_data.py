@@ -25,6 +25,7 @@ from symmetry_robustness.reporting.page import (
     finite,
 )
 from symmetry_robustness.reporting.page_answers import find_answers, place
+from symmetry_robustness.reporting.page_measures import find_measures
 from symmetry_robustness.reporting.page_run import run_details
 from symmetry_robustness.reporting.results import Section, Summary
 from symmetry_robustness.reporting.runs import Run
@@ -70,9 +71,10 @@ def make_page(
         answers=list(find_answers(results, summary.comparisons, numbers)),
         runs=entries,
         checks=dict(checks),
+        measures=list(find_measures(summary.results, numbers)),
         claims=[_claim(outcome) for outcome in claims],
         problems=frame.attrs["problems"],
-        start=_start(list(settings.values()), curves),
+        starts=_starts(list(settings.values()), curves),
     )
 
 
@@ -153,8 +155,11 @@ def _title(summary: Summary) -> str:
     return title if sets and len(title) <= 60 else "Robustness report"
 
 
-def _start(settings: Sequence[Setting], curves: Sequence[Curve]) -> int:
-    """The setting that is shown first: sound, with attacks, of most networks and runs; CIFAR-10 rather than others."""
+def _starts(settings: Sequence[Setting], curves: Sequence[Curve]) -> dict[str, int]:
+    """Of each data set the setting that is shown first: sound, with attacks, of most networks and runs.
+
+    The data set that is shown first, by the same rule, comes first; CIFAR-10 rather than others.
+    """
 
     def weight(number: int) -> tuple[bool, bool, bool, bool, int, int]:
         setting, own = settings[number], [curve for curve in curves if curve.setting == number]
@@ -163,7 +168,10 @@ def _start(settings: Sequence[Setting], curves: Sequence[Curve]) -> int:
         sound, usual = not setting.released, setting.data == "cifar10"
         return bool(worst), many, sound, usual, len(worst or own), sum(curve.seeds for curve in worst or own)
 
-    return max(range(len(settings)), key=weight, default=0)
+    starts: dict[str, int] = {}
+    for number in sorted(range(len(settings)), key=weight, reverse=True):
+        starts.setdefault(settings[number].data, number)
+    return starts
 
 
 def _curves(
@@ -243,7 +251,7 @@ def _entries(runs: Sequence[Run], frame: pd.DataFrame, numbers: Mapping[str, int
                 commit=run.commit or None,
                 parameters=summary["parameters"],
                 seconds=summary.get("training_seconds"),
-                clean=float(summary["clean_accuracy"]),
+                clean=finite([summary["clean_accuracy"]])[0],
                 reports=reports,
             )
         )

@@ -15,6 +15,7 @@ from symmetry_robustness.reporting.figures import epsilon_name, magnified_differ
 from symmetry_robustness.reporting.overview import measure_title
 from symmetry_robustness.reporting.page import finite
 from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.settings import flatten
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2
@@ -22,6 +23,7 @@ _IMAGES, _ATTACKS = 5, 2
 _POINTS = 200
 # Kinds of training curves that come first.
 _FIRST = ("loss", "accuracy", "accuracy under worst case")
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _UNDER_ATTACK = re.compile(r"robust/(?!measures/)(.+)/(linf|l[12])_(.+)")
 
 
@@ -34,21 +36,15 @@ def run_details(run: Run, *, pictures: bool) -> dict[str, Any]:
     """
     return {
         "config": (run.directory / "config.yaml").read_text(),
-        "provenance": _flat(run.provenance),
+        "provenance": {name: _words(value) for name, value in flatten(run.provenance).items() if value not in _NOTHING},
         "reports": [_report(evaluation, pictures) for evaluation in run.evaluations.values()],
         "metrics": training_curves(run.metrics()),
     }
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values under names with dots, lists as words."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif value not in (None, [], ""):
-            flat[prefix + name] = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return flat
+def _words(value: Any) -> str:
+    """A value of provenance.json; a command's arguments stand side by side."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _report(evaluation: Evaluation, pictures: bool) -> dict[str, Any]:
@@ -118,7 +114,7 @@ def training_curves(metrics: Sequence[Mapping[str, str]]) -> dict[str, dict[str,
         kept = [row for row in rows if any(row.get(metric) for metric in names)]
         kept = [kept[at] for at in np.unique(np.linspace(0, len(kept) - 1, min(_POINTS, len(kept))).astype(int))]
         if kept:
-            columns = [finite([float(row.get(metric) or "nan") for row in kept]) for metric in names]
+            columns = [finite([float(row.get(metric) or "nan") for row in kept], digits=6) for metric in names]
             epochs = [int(float(row["epoch"])) + 1 for row in kept]
             curves[kind] = {"x": epochs, "names": list(names.values()), "columns": columns}
     return curves

@@ -16,7 +16,17 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, sync_playwright
 
 from symmetry_robustness.reporting import page as pages
-from symmetry_robustness.reporting.page import Answer, Claim, Comparison, Curve, Evaluation, Found, Measured, Setting
+from symmetry_robustness.reporting.page import (
+    Answer,
+    Claim,
+    Comparison,
+    Curve,
+    Evaluation,
+    Found,
+    Measured,
+    NetworkMeasures,
+    Setting,
+)
 from symmetry_robustness.reporting.page_run import pngs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -81,10 +91,10 @@ def make_answer(curves: list[Curve], position: float) -> Answer:
         difference = best.values[at] - other.values[at]
         p_value = 0.004 if difference > 0.02 else 0.4
         ends, distinct = (difference - 0.02, difference + 0.02), p_value < 0.05
-        comparisons.append(Comparison(other.network, role, difference, *ends, p_value, distinct, "t over 3 seeds"))
+        comparisons.append(Comparison(other.network, role, difference, *ends, p_value, 3, distinct, "t over 3 seeds"))
     set_aside = [curve.network for curve in ranked if curve not in sound]
-    clear = all(comparison.distinct for comparison in comparisons)
-    return Answer(best.setting, best.attack, position, best.network, "standard", set_aside, clear, comparisons)
+    verdict = "best" if all(comparison.distinct for comparison in comparisons) else "chance"
+    return Answer(best.setting, best.attack, position, best.network, "standard", set_aside, verdict, comparisons)
 
 
 def make_page(count: int) -> pages.Page:
@@ -101,8 +111,12 @@ def make_page(count: int) -> pages.Page:
         Curve(2, "rotation", "rotation", name, angles, values, [None] * 3, [None] * 3, 1, None, False, 0, 0, [])
         for name, values in zip(names, ([1.0, 0.3, 0.5], [1.0, 0.4, 0.6]), strict=False)
     ]
-    untested = Comparison("standard", "next", 0.1, None, None, None, None, "")
-    answers += [Answer(2, "rotation", angle, names[1], "standard", [], None, [untested]) for angle in angles]
+    untested = Comparison("standard", "next", 0.1, None, None, None, 0, None, "")
+    answers += [Answer(2, "rotation", angle, names[1], "standard", [], "untested", [untested]) for angle in angles]
+    measures = [
+        NetworkMeasures(name, "cifar10", 0, "failed" if name == "cascaded" else "passed", make_measures(number))
+        for number, name in enumerate(names)
+    ]
     paper = ("cifar10", 0.005, 0.01, "value")
     only = "holds only under the released protocol"
     claims = [
@@ -117,9 +131,19 @@ def make_page(count: int) -> pages.Page:
         "nonzero_gradients": "Input gradients are not exactly zero.",
         "enough_steps": "The longest attack takes ten steps.",
     }
-    return pages.Page(
-        "Robustness report", "2026-11-25", names, SETTINGS, curves + turned, answers, runs, checks, claims, problems
-    )
+    about = ("Robustness report", "2026-11-25", names, SETTINGS)
+    starts = {"cifar10": 0, "shapes": 2}
+    return pages.Page(*about, curves + turned, answers, runs, checks, measures, claims, problems, starts)
+
+
+def make_measures(number: int) -> dict[str, Measured]:
+    """CLEVER grows from network to network, the time of training falls; the last one has no CLEVER."""
+    costs = {
+        "parameters": Measured(1_771_562.0, None, None, 3),
+        "training_seconds": Measured(600.0 / (number + 1), None, None, 3),
+    }
+    score = 0.0625 + 0.1 * number
+    return costs if number == 4 else costs | {"clever": Measured(score, score - 0.01, score + 0.01, 3)}
 
 
 def make_details(number: int) -> dict[str, Any]:

@@ -49,6 +49,15 @@ const interval = ({ low, high }) => (isNumber(low) ? `${percent(low)} to ${perce
 /** The answers to all that may be asked, by what is asked. */
 const answers = new Map(data.answers.map((answer) => [`${answer.setting} ${answer.attack} ${answer.position}`, answer]));
 
+/** What to show of another data set: the same protocol if it has it, else what has the same attack, else its first setting. */
+function settingOn(set) {
+  const here = data.settings[state.setting];
+  const same = (one) => ["protocol", "released", "norm", "split"].every((name) => one[name] === here[name]);
+  const worth = (index) => 2 * same(data.settings[index]) + attacksOf(index).includes(state.attack);
+  const others = [...data.settings.keys()].filter((index) => data.settings[index].data === set);
+  return others.reduce((best, one) => (worth(one) > worth(best) ? one : best), data.starts[set]);
+}
+
 const answerHere = () => answers.get(`${state.setting} ${state.attack} ${state.position}`);
 
 function question(redrawAll) {
@@ -67,7 +76,7 @@ function question(redrawAll) {
     "p",
     { class: "question" },
     phrase("Which network is most robust"),
-    phrase("on ", choice("data set", sets.map((name) => [name, name]), here.data, (name) => set({ setting: data.settings.findIndex((one) => one.data === name) }))),
+    phrase("on ", choice("data set", sets.map((name) => [name, name]), here.data, (name) => set({ setting: settingOn(name) }))),
     phrase("under ", choice("attack", attacks, state.attack, (attack) => set({ attack }))),
     positions.length > 1 && phrase("at ", choice("strength", positions, state.position, (position) => set({ position: Number(position) }))),
     phrase("judged by ", choice("protocol", judged.map(([index, name]) => [index, name]), state.setting, (index) => set({ setting: Number(index) })), "?"),
@@ -84,23 +93,26 @@ const settingName = (setting) => `${setting.protocol} (${settingDetails(setting)
 /** One comparison of the best network with another: by how much, and whether a test tells them apart. */
 function lead(comparison) {
   if (!comparison) return [el("strong", {}, "–"), el("span", {}, "nothing to compare with")];
-  const { difference, low, high, p_value: p, distinct, other, test } = comparison;
+  const { difference, low, high, p_value: p, distinct, seeds, other, test } = comparison;
   const range = isNumber(low) ? `95 %: ${signed(100 * low)} to ${signed(100 * high)}` : "no interval";
-  const verdict = distinct == null ? "not tested" : distinct ? "hardly chance" : "may be chance";
+  const one = seeds === 1;
+  const verdict = distinct == null ? "not tested" : distinct ? (one ? "these two trained networks differ on such images" : "hardly chance") : "may be chance";
   const tested = isNumber(p) ? `${verdict}: ${probability(p)} (${test})` : [verdict, test || "no results for single images"].join(": ");
   return [
     el("strong", {}, `${signed(100 * difference)} points`),
     el("span", {}, "over ", breakable(other), `; ${range}`),
-    el("span", { class: distinct ? "sure" : "unsure" }, tested),
+    el("span", { class: distinct ? (one ? "known" : "sure") : "unsure" }, tested),
   ];
 }
 
+/** The answer in a sentence, as far as the tests carry it. */
 function headline(best, answer, next) {
   if (best.value === 0) return ["None: every network falls to 0 %"];
   const name = el("b", {}, breakable(best.network));
   if (!next) return [name, " is the only network measured here"];
-  if (answer.clear == null) return [name, " leads; no test tells whether by chance"];
-  return answer.clear ? [name, " is the most robust"] : [name, " leads, but it may be chance"];
+  if (next.difference === 0) return [name, " and ", el("b", {}, breakable(next.other)), " are level"];
+  const single = best.seeds > 1 ? " leads; another was trained once only" : " leads; one training each";
+  return [name, { best: " is the most robust", chance: " leads, but it may be chance", single, untested: " leads; no test tells whether by chance" }[answer.verdict]];
 }
 
 function tile(title, ...content) {
@@ -126,7 +138,7 @@ function answerCard() {
   const isStandard = best.network === answer.standard;
   return el(
     "div",
-    { class: `answer ${worst(best)}` },
+    { class: `answer ${answer.verdict} ${worst(best)}` },
     el("p", { class: "headline" }, headline(best, answer, by("next"))),
     el("p", { class: "result" }, el("strong", {}, `${percent(best.value)} %`), ` of images are still classified correctly (95 % interval ${interval(best)})`),
     warnings,

@@ -5,7 +5,6 @@ const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x"];
 const GLYPHS = ["●", "■", "▲", "◆", "▼", "✚", "✖"];
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-let printing = false;
 const drawn = new Set();
 let library;
 
@@ -67,7 +66,7 @@ function layout({ x, y }) {
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: text },
     paper_bgcolor: "transparent", plot_bgcolor: "transparent", showlegend: false, hovermode: "closest", dragmode: false,
     hoverlabel: { bgcolor: surface, bordercolor: muted, font: { color: text, size: 13 }, align: "left" },
-    margin: { l: 56, r: 12, t: 8, b: 44 }, height: 300,
+    margin: { l: 56, r: 12, t: 8, b: 44 },
   };
 }
 
@@ -80,14 +79,20 @@ function layout({ x, y }) {
 function lineChart(spec) {
   const plot = el("div", { class: "plot", role: "img", "aria-label": `${spec.title}. The table below has the numbers.` });
   let series = spec.series;
+  let width; // at which it is drawn; 0 while it is hidden
   const draw = async () => {
     const Plotly = await plotly();
-    await Plotly.react(plot, series.flatMap(traces), layout(spec), { displayModeBar: false, responsive: true });
+    if (!(width = plot.clientWidth)) return;
+    const size = { width, height: printing ? 220 : 300 };
+    await Plotly.react(plot, series.flatMap(traces), { ...layout(spec), ...size }, { displayModeBar: false });
+    // On paper of any width the drawing is scaled to fit.
+    for (const svg of plot.querySelectorAll(".main-svg")) svg.setAttribute("viewBox", `0 0 ${size.width} ${size.height}`);
     plot.classList.add("drawn");
   };
   whenSeen(plot, () => {
     drawn.add({ plot, draw });
     draw();
+    new ResizeObserver(() => plot.clientWidth !== width && draw()).observe(plot);
   });
   const numbers = el("details", {}, el("summary", {}, "Numbers as a table"), plainTable(spec.title, spec.table.titles, spec.table.rows));
   const element = el("figure", { class: "chart" }, el("figcaption", {}, spec.heading ?? spec.title), plot, numbers);
@@ -98,14 +103,11 @@ function lineChart(spec) {
   return element;
 }
 
-/** Draw again what is still on the page, in the present colours. */
+/** Draw again what is still on the page, in the present colours and at the present width. */
 function redraw() {
   for (const chart of drawn) chart.plot.isConnected ? chart.draw() : drawn.delete(chart);
 }
 dark.addEventListener("change", redraw);
-for (const [event, state] of [["beforeprint", true], ["afterprint", false]])
-  window.addEventListener(event, () => {
-    printing = state;
-    if (state) [...awaited.keys()].filter((element) => element.offsetParent).forEach(reveal);
-    redraw();
-  });
+// The printer does not wait: what was not seen yet can be drawn for it if the library is there.
+setTimeout(() => awaited.size && plotly(), 1000);
+whenPrinting(redraw);

@@ -47,7 +47,7 @@ function curveChart(attack, curves) {
   }));
   const rows = curves.map((curve) => [curve.network, ...positions.map((position) => {
     const at = curve.positions.indexOf(position);
-    return at < 0 ? "–" : `${percent(curve.values[at])} (${interval({ low: curve.lows[at], high: curve.highs[at] })})`;
+    return at < 0 ? "–" : withDoubt(percent(curve.values[at]), interval({ low: curve.lows[at], high: curve.highs[at] }));
   })]);
   const names = positions.map((position) => (axis === "epsilon" ? epsilonName(position) : positionName(axis, position)));
   const few = positions.length <= 9;

@@ -24,9 +24,23 @@ const breakable = (name) => String(name).split(/(?<=[^_]{7}_)/).flatMap((part) =
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
-const percent = (share, digits = 1) => (isNumber(share) ? (100 * share).toFixed(digits) : "–");
-const signed = (number, digits = 1) => (number < 0 ? "−" : "+") + Math.abs(number).toFixed(digits);
-const significant = (value) => (isNumber(value) ? String(Number(value.toPrecision(3))).replace("-", "−") : "–");
+
+/** With so many decimals, rounded as in the written tables: exact halves to the even digit, where toFixed takes the larger. */
+function fixed(number, digits) {
+  const scaled = Math.abs(number) * 10 ** digits;
+  const half = Number.isInteger(number * 2 ** (digits + 1)) && scaled % 1 === 0.5; // the first makes the product exact
+  return (half ? (Math.sign(number) * 2 * Math.round(scaled / 2)) / 10 ** digits : number).toFixed(digits);
+}
+
+const percent = (share, digits = 1) => (isNumber(share) ? fixed(100 * share, digits) : "–");
+const signed = (number, digits = 1) => (number < 0 ? "−" : "+") + fixed(Math.abs(number), digits);
+
+/** Three significant digits; there are no exact halves beyond the fourth decimal. */
+function significant(value) {
+  if (!isNumber(value)) return "–";
+  const digits = value ? 2 - Math.floor(Math.log10(Math.abs(value))) : 0;
+  return String(Number(digits >= 0 && digits <= 4 ? fixed(value, digits) : value.toPrecision(3))).replace("-", "−");
+}
 const probability = (p) => (p < 0.001 ? "p < 0.001" : `p = ${p.toFixed(p < 0.1 ? 3 : 2)}`);
 
 /** A radius as a fraction of 255 where it is one (8/255), in decimals otherwise. */
@@ -65,6 +79,24 @@ async function unpack(id) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
+/** Whether the page is on its way to the printer; what is called by `whenPrinting` then looks as it should on paper. */
+let printing = false;
+const printed = [];
+const whenPrinting = (act) => printed.push(act);
+for (const [event, state] of [["beforeprint", true], ["afterprint", false]])
+  window.addEventListener(event, () => {
+    printing = state;
+    document.documentElement.classList.toggle("printing", state);
+    printed.forEach((act) => act());
+  });
+
+/** On paper nothing can be opened: everything is open there, and as it was afterwards. */
+let opened = [];
+whenPrinting(() => {
+  if (printing) opened = [...document.querySelectorAll("details:not([open])")];
+  opened.forEach((details) => (details.open = printing));
+});
+
 /** Call `show` when the element is about to be seen, or printed. */
 const awaited = new Map();
 const watcher = new IntersectionObserver((entries) => entries.forEach((entry) => entry.isIntersecting && reveal(entry.target)), {
@@ -79,3 +111,4 @@ function reveal(element) {
   awaited.get(element)?.();
   awaited.delete(element);
 }
+whenPrinting(() => printing && [...awaited.keys()].filter((element) => element.offsetParent).forEach(reveal));

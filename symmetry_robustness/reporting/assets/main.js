@@ -2,7 +2,8 @@
 
 const report = document.getElementById("report");
 const runArticle = document.getElementById("run");
-let scrolled = 0;
+let left = { place: "", scrolled: 0 }; // where the report was left for the page of a run
+let followed = false; // whether a link led here, and not the browser's Back
 
 function section(id, title, ...content) {
   return el("section", { id, "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title` }, title), content);
@@ -73,7 +74,7 @@ const textColumn = (title, value) => ({ title, value, kind: "name", cell: (row) 
 const attackOf = (row) => named(row.attack);
 const dataOf = (row) => data.settings[row.setting].data;
 const protocolOf = (row) => settingName(data.settings[row.setting]);
-const protocolColumn = { title: "Protocol", value: (row) => (row.setting == null ? null : protocolOf(row)), kind: "name", cell: (row) => (row.setting == null ? "–" : protocolCell(data.settings[row.setting])) };
+const protocolColumn = { title: "Protocol", value: (row) => (row.setting == null ? null : protocolOf(row)), kind: "name protocol", cell: (row) => (row.setting == null ? "–" : protocolCell(data.settings[row.setting])) };
 const protocolCell = (setting) => [setting.protocol, el("small", {}, settingDetails(setting))];
 
 function networkTable() {
@@ -122,6 +123,36 @@ function runTable() {
   });
 }
 
+/** CLEVER, errors under corruptions, size and speed: what was measured of any network here. */
+function measuresTable() {
+  const units = [
+    ["clever", "CLEVER, mean", significant], ["clever_median", "CLEVER, median", significant], ["mean_corruption_error", "Corruption error %", percent],
+    ["parameters", "Parameters", whole], ["flops", "FLOPs, millions", (value) => significant(value / 1e6)], ["training_seconds", "Training", seconds], ["images_per_second", "Images/s", significant],
+  ];
+  const measures = units
+    .filter(([name]) => data.measures.some((row) => row.values[name]))
+    .map(([name, title, text]) => ({
+      title,
+      number: true,
+      value: (row) => row.values[name]?.value,
+      cell: ({ values: { [name]: found } }) => (!found ? "–" : isNumber(found.low) && found.low < found.high ? withDoubt(text(found.value), `${text(found.low)} to ${text(found.high)}`) : text(found.value)),
+    }));
+  const judged = data.measures.some((row) => row.setting != null);
+  const several = (column) => new Set(data.measures.map(column.value)).size > 1 && column;
+  return dataTable({
+    caption: "Measures and costs",
+    rows: data.measures,
+    status: (row) => row.checks || "unchecked",
+    facets: { network: (row) => row.network, "data set": (row) => row.data },
+    columns: () => [
+      textColumn("Network", (row) => row.network), judged && { title: "Checks", value: (row) => row.checks, cell: (row) => (row.checks ? badge(row.checks, row.checks) : badge("unchecked", "not checked")) },
+      several(textColumn("Data", (row) => row.data)), several(protocolColumn), { title: "Seeds", number: true, value: seedsOf }, ...measures,
+    ].filter(Boolean),
+  });
+}
+
+const seedsOf = (row) => Math.max(...Object.values(row.values).map((found) => found.seeds));
+
 function problemTable() {
   return dataTable({
     caption: "Runs left out",
@@ -144,7 +175,7 @@ function build() {
   };
   const measured = data.curves.length > 0;
   if (measured) {
-    state.setting = data.start;
+    state.setting = Object.values(data.starts)[0];
     settle();
     ask();
   } else question_.replaceChildren(el("p", {}, "No finished run has a measured accuracy."));
@@ -153,6 +184,7 @@ function build() {
     measured && section("curves", "Curves", curves),
     measured && section("networks", "By network", el("p", { class: "hint" }, "Means over seeds with 95 % intervals, in % of images classified correctly. Different protocols never share a row."), networkTable()),
     data.runs.length > 0 && section("runs", "By run", el("p", { class: "hint" }, "Each run on its own, in %, ± one standard error over images. A run opens with everything behind its numbers."), runTable()),
+    data.measures.length > 0 && section("measures", "Measures and costs", el("p", { class: "hint" }, "Means over seeds, with 95 % intervals where there are any. CLEVER and images per second: more is better. FLOPs are multiplications and additions of one forward pass; training time leaves evaluations out."), measuresTable()),
     data.claims.length > 0 && section("claims", "Claims of the paper", claimsSection()),
     data.runs.some((run) => run.reports.some((one) => one.checked)) && section("checks", "Soundness checks", soundness()),
     data.problems.length > 0 && section("problems", "Runs left out", problemTable()),
@@ -165,11 +197,11 @@ function build() {
 }
 
 /** Show what the address asks for: a run's page, or a place in the report. */
-async function route() {
+async function route({ oldURL: from = location.href } = {}) {
   const name = location.hash.startsWith("#/run/") ? decodeURIComponent(location.hash.slice(6)) : null;
   const index = name === null ? -1 : data.runs.findIndex((run) => run.name === name);
   if (name !== null) {
-    if (runArticle.hidden) scrolled = window.scrollY;
+    if (runArticle.hidden) left = { place: new URL(from).hash, scrolled: window.scrollY };
     const content = index < 0 ? [el("h2", {}, "No such run"), el("p", {}, name), el("a", { href: "#runs" }, "All runs")] : await runPage(index);
     runArticle.replaceChildren(...content.flat().filter(Boolean));
   }
@@ -178,16 +210,20 @@ async function route() {
   report.hidden = name !== null;
   document.title = index < 0 ? data.title : `${data.runs[index].network}, seed ${data.runs[index].seed} – ${data.title}`;
   if (name !== null) {
-    window.scrollTo(0, 0);
+    window.scrollTo({ top: 0, behavior: "instant" });
     runArticle.focus({ preventScroll: true });
-  } else if (back) window.scrollTo(0, scrolled);
-  else if (back) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  } else if (back) {
+    const place = (followed || location.hash !== left.place) && document.getElementById(location.hash.slice(1));
+    place ? place.scrollIntoView({ behavior: "instant" }) : window.scrollTo({ top: left.scrolled, behavior: "instant" });
+  }
+  followed = false;
 }
 
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   document.getElementById("main").focus();
 });
+document.addEventListener("click", (event) => (followed = event.target.closest("a") !== null));
 window.addEventListener("hashchange", route);
 build();
 route();

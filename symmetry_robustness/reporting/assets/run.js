@@ -10,6 +10,7 @@ async function detailsOf(index) {
 }
 
 const runHref = (run) => `#/run/${encodeURIComponent(run.name)}`;
+const whole = (number) => number.toLocaleString("en", { maximumFractionDigits: 0 });
 const seconds = (number) => (number < 120 ? `${number.toFixed(0)} s` : number < 7200 ? `${(number / 60).toFixed(0)} min` : `${(number / 3600).toFixed(1)} h`);
 
 /** Terms and descriptions; what is missing is left out. */

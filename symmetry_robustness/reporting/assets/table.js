@@ -1,6 +1,7 @@
 // Tables that can be sorted and filtered; rows appear some at a time, so that thousands cost nothing.
 
 const PAGE = 25;
+const PAPER = 200; // rows that are printed
 const collator = new Intl.Collator("en", { numeric: true });
 
 /** Order of two values; what is missing comes last in either direction. */
@@ -24,6 +25,7 @@ function dataTable({ caption, rows, columns, facets = {}, status = () => "passed
   const body = el("tbody");
   const more = el("button", { type: "button", onclick: () => showMore(PAGE) }, "Show more");
   const all = el("button", { type: "button", onclick: () => showMore(Infinity) }, "Show all");
+  const unprinted = el("span");
   const table = el("table", {}, el("caption", { class: "hidden" }, caption), head, body);
   const search = el("input", {
     type: "search",
@@ -89,17 +91,20 @@ function dataTable({ caption, rows, columns, facets = {}, status = () => "passed
     const shown = columns(found);
     const by = shown.find((column) => column.title === state.sort.title);
     const ordered = by ? [...found].sort((a, b) => compare(by.value(a), by.value(b), state.sort.direction)) : found;
-    const visible = ordered.slice(0, state.shown);
+    const visible = ordered.slice(0, printing ? Math.max(state.shown, PAPER) : state.shown);
+    const rest = found.length - visible.length;
     head.replaceChildren(el("tr", {}, shown.map(header)));
     body.replaceChildren(...visible.map((row) => line(row, shown)));
     const some = visible.length < found.length ? `${visible.length.toLocaleString("en")} of ` : "";
     count.textContent = `${some}${plural(found.length, "row")}${found.length < rows.length ? ` (${rows.length.toLocaleString("en")} without filter)` : ""}`;
-    more.hidden = all.hidden = visible.length === found.length;
+    more.hidden = all.hidden = rest === 0;
+    unprinted.textContent = rest && printing ? `${plural(rest, "more row")} not printed: filter the table before, or see the tables written beside the page.` : "";
   }
   draw();
+  whenPrinting(draw);
   const scroller = el("div", { class: "scroller", tabindex: "0", role: "group", "aria-label": `${caption}, table` }, table);
   const controls = rows.length > 1 && el("div", { class: "controls" }, search, selects);
-  const element = el("div", { class: "data-table" }, controls, count, scroller, el("p", { class: "more" }, more, " ", all));
+  const element = el("div", { class: "data-table" }, controls, count, scroller, el("p", { class: "more" }, unprinted, more, " ", all));
   return element;
 }
 
