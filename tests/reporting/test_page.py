@@ -1,240 +1,27 @@
 """The report's page in a real headless browser, opened from disk."""
 
 import html
-import math
-import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, sync_playwright
+from playwright.sync_api import Browser
 
-from symmetry_robustness.reporting import page as pages
-from symmetry_robustness.reporting.page import (
-    Answer,
-    Claim,
-    Comparison,
-    Curve,
-    Evaluation,
-    Found,
-    Measured,
-    NetworkMeasures,
-    Setting,
-)
-from symmetry_robustness.reporting.page_run import pngs
+from .browser import Opened
+from .made_page import ATTACKS, EPSILONS, HOSTILE, NETWORKS, make_page, write_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-REQUIRED = os.environ.get("SYMROB_REQUIRE_BROWSER") == "1"
-HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
 # What has the focus: its name and how it shows it.
 FOCUSED = """(({ activeElement: element }) =>
     [element.getAttribute("aria-label") ?? element.innerText, getComputedStyle(element).outlineStyle])(document)"""
-EPSILONS = [0.0, 2 / 255, 4 / 255, 8 / 255]
-ATTACKS = {"worst_case": 1.0, "pgd": 0.9, "fgsm": 0.6}
-NETWORKS = [HOSTILE, "standard", "parallel_rotation", "parallel_rotation_scale", "cascaded"]
-SETTINGS = [
-    Setting("cifar10", "test", "paper", False, "linf", "FGSM, PGD-40; ℓ∞"),
-    Setting("cifar10", "test", "released_standard", True, "linf", "FGSM, PGD-40; ℓ∞; pixels clamped to [0.5, 1]"),
-    Setting("shapes", "test", "views", False, None, "no attacks"),
-]
-
-
-def accuracy(network: int, strength: float, epsilon: float, seed: int = 0) -> float:
-    """Falls with epsilon; a later network is the more robust."""
-    return round((0.9 - 0.01 * network) * math.exp(-strength * epsilon * (110 - 15 * network + seed)), 4)
-
-
-def make_run(number: int) -> pages.RunEntry:
-    """Of a network and a seed; `cascaded` fails a check in the sound protocol, `parallel_rotation` warns."""
-    network, seed = number % len(NETWORKS), number // len(NETWORKS)
-    name = NETWORKS[network]
-    reports = []
-    for setting in range(2):
-        attacks = {
-            attack: Found("epsilon", EPSILONS, [accuracy(network, strength, e, seed) for e in EPSILONS], [0.01] * 4)
-            for attack, strength in ATTACKS.items()
-        }
-        failed = ["protocol_settings"] if setting == 1 else ["nonzero_gradients"] if name == "cascaded" else []
-        warned = ["enough_steps"] if name == "parallel_rotation" else []
-        reports.append(Evaluation(setting, 512, attacks, True, failed, warned))
-    return pages.RunEntry(
-        f"sweep/{name}_seed-{seed}", name, "made up", "cifar10", seed, 200, "c97a833", 1_771_562, 3600.0, 0.85, reports
-    )
-
-
-def make_curve(runs: list[pages.RunEntry], setting: int, attack: str, name: str) -> Curve:
-    own = [number for number, run in enumerate(runs) if run.network == name]
-    values = np.array([runs[number].reports[setting].attacks[attack].values for number in own])
-    means = values.mean(0)
-    reports = [runs[number].reports[setting] for number in own]
-    failed = sum(bool(report.failed) for report in reports)
-    warned = sum(bool(report.warned and not report.failed) for report in reports)
-    numbers = [ends.tolist() for ends in (means, np.clip(means - 0.02, 0, 1), np.clip(means + 0.02, 0, 1))]
-    return Curve(setting, attack, "epsilon", name, EPSILONS, *numbers, len(own), 512, True, failed, warned, own)
-
-
-def make_answer(curves: list[Curve], position: float) -> Answer:
-    at = EPSILONS.index(position)
-    ranked = sorted(curves, key=lambda curve: -curve.values[at])
-    sound = [curve for curve in ranked if not curve.failed] or ranked
-    best, *others = sound
-    standard = next(curve for curve in curves if curve.network == "standard")
-    roles = [("next", others[0])] + ([] if best is standard else [("standard", standard)])
-    comparisons = []
-    for role, other in roles:
-        difference = best.values[at] - other.values[at]
-        p_value = 0.004 if difference > 0.02 else 0.4
-        ends, distinct = (difference - 0.02, difference + 0.02), p_value < 0.05
-        comparisons.append(Comparison(other.network, role, difference, *ends, p_value, 3, distinct, "t over 3 seeds"))
-    set_aside = [curve.network for curve in ranked if curve not in sound]
-    verdict = "best" if all(comparison.distinct for comparison in comparisons) else "chance"
-    return Answer(best.setting, best.attack, position, best.network, "standard", set_aside, verdict, comparisons)
-
-
-def make_page(count: int) -> pages.Page:
-    runs = [make_run(number) for number in range(count)]
-    names = list(dict.fromkeys(run.network for run in runs))
-    curves, answers = [], []
-    for setting in range(2):
-        for attack in ATTACKS:
-            here = [make_curve(runs, setting, attack, name) for name in names]
-            curves += here
-            answers += [make_answer(here, epsilon) for epsilon in EPSILONS]
-    angles = [0.0, 45.0, 90.0]
-    turned = [
-        Curve(2, "rotation", "rotation", name, angles, values, [None] * 3, [None] * 3, 1, None, False, 0, 0, [])
-        for name, values in zip(names, ([1.0, 0.3, 0.5], [1.0, 0.4, 0.6]), strict=False)
-    ]
-    untested = Comparison("standard", "next", 0.1, None, None, None, 0, None, "")
-    answers += [Answer(2, "rotation", angle, names[1], "standard", [], "untested", [untested]) for angle in angles]
-    measures = [
-        NetworkMeasures(name, "cifar10", 0, "failed" if name == "cascaded" else "passed", make_measures(number))
-        for number, name in enumerate(names)
-    ]
-    paper = ("cifar10", 0.005, 0.01, "value")
-    only = "holds only under the released protocol"
-    claims = [
-        Claim("parallel_rotation", "pgd", *paper, 0.65, None, None, "not measured", "no run", "10 layers"),
-        Claim("standard", "pgd", *paper, 0.112, Measured(0.12, 0.1, 0.14, 3), None, only, "", "10 layers"),
-    ]
-    problems = [
-        {"path": "sweep/half", "kind": "unfinished", "reason": "no summary.json"},
-        {"path": f"sweep/{HOSTILE}", "kind": "damaged", "reason": HOSTILE},
-    ]
-    checks = {
-        "nonzero_gradients": "Input gradients are not exactly zero.",
-        "enough_steps": "The longest attack takes ten steps.",
-    }
-    about = ("Robustness report", "2026-11-25", names, SETTINGS)
-    starts = {"cifar10": 0, "shapes": 2}
-    return pages.Page(*about, curves + turned, answers, runs, checks, measures, claims, problems, starts)
-
-
-def make_measures(number: int) -> dict[str, Measured]:
-    """CLEVER grows from network to network, the time of training falls; the last one has no CLEVER."""
-    costs = {
-        "parameters": Measured(1_771_562.0, None, None, 3),
-        "training_seconds": Measured(600.0 / (number + 1), None, None, 3),
-    }
-    score = 0.0625 + 0.1 * number
-    return costs if number == 4 else costs | {"clever": Measured(score, score - 0.01, score + 0.01, 3)}
-
-
-def make_details(number: int) -> dict[str, Any]:
-    generator = np.random.default_rng(number)
-    checks = [
-        {"name": "enough_steps", "status": "passed", "evidence": "40 steps"},
-        {"name": "nonzero_gradients", "status": "failed", "evidence": f"412 of 500 have a zero gradient {HOSTILE}"},
-    ]
-    clean = generator.random((2, 3, 32, 32), dtype=np.float32)
-    strips = (
-        [{"title": "pgd", "pictures": pngs(clean), "captions": ["ε = 2/255", "withstood"]}]
-        if number < 3
-        else "left out"
-    )
-    report = {"checks": checks, "measures": [["CLEVER", 0.1, None, 8]], "examples": strips}
-    epochs = list(range(1, 101))
-    losses = [round(2 / epoch + 0.01 * float(generator.random()), 4) for epoch in epochs]
-    return {
-        "config": f"seed: {number}\nname: '{HOSTILE}'\n" + "data:\n  batch_size: 128\n" * 40,
-        "provenance": {"commit": "c97a833", "command": "symrob train experiment=paper"},
-        "reports": [report, report],
-        "metrics": {
-            "loss": {"x": epochs, "names": ["train/loss", "validation/loss"], "columns": [losses, losses[::-1]]}
-        },
-    }
-
-
-def write_page(path: Path, count: int) -> Path:
-    path.write_text(pages.render_page(make_page(count), map(make_details, range(count))), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        message = "no chromium on the PATH; get it with `apt-get install chromium`"
-        pytest.fail(message) if REQUIRED else pytest.skip(message)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"] if os.getuid() == 0 else []
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(tmp_path_factory.mktemp("page") / "report.html", 15)
-
-
-class Opened:
-    """A page that is open, with everything that it asked for and complained of."""
-
-    def __init__(self, context: BrowserContext, file: Path) -> None:
-        self.page = context.new_page()
-        self.requests: list[str] = []
-        self.messages: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.messages.append(message.text))
-        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
-        self.address = file.as_uri()
-        self.go("")
-
-    def go(self, fragment: str) -> None:
-        self.page.goto(self.address + fragment)
-        self.page.wait_for_selector("html[data-ready]")
-
-    def draw(self) -> None:
-        """Bring every chart into view and wait until it is drawn."""
-        for plot in self.page.locator(".plot:visible").all():
-            plot.scroll_into_view_if_needed()
-        self.until(
-            "[...document.querySelectorAll('.plot')].filter((p) => p.offsetParent).every((p) => p.matches('.drawn'))"
-        )
-
-    def until(self, condition: str) -> None:
-        """Wait for a condition; Playwright's own waiting evaluates texts, which the page does not allow."""
-        for _ in range(200):
-            if self.page.evaluate(condition):
-                return
-            self.page.wait_for_timeout(50)
-        raise TimeoutError(condition)
-
-    def table(self, name: str) -> Locator:
-        return self.page.get_by_role("group", name=f"{name}, table", exact=True).locator("table")
-
-    def texts(self, name: str, column: str) -> list[str]:
-        """What stands in a column of a table, as far as it is shown."""
-        table = self.table(name)
-        titles = [title.rstrip("↕▲▼") for title in table.locator("thead th").all_inner_texts()]
-        return table.locator(f"tbody tr > :nth-child({titles.index(column) + 1})").all_inner_texts()
 
 
 @pytest.fixture
@@ -407,7 +194,7 @@ def test_a_run_has_its_page_and_the_way_back(opened: Opened) -> None:
 def test_pictures_are_on_the_page_and_say_what_they_show(opened: Opened) -> None:
     opened.go(run_address(HOSTILE))
     pictures = opened.page.locator("#run img")
-    assert pictures.count() == 4  # two reports of two images
+    assert pictures.count() == 10  # two reports of five images
     assert pictures.first.get_attribute("alt") == "pgd, image 1: ε = 2/255"
     assert pictures.first.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 32
 
@@ -487,29 +274,17 @@ def test_the_keyboard_is_enough(opened: Opened) -> None:
     assert page.evaluate("document.activeElement.id") == "run"
 
 
+@pytest.mark.parametrize("width", [375, 360])
 @pytest.mark.parametrize("fragment", ["", run_address("cascaded"), run_address(HOSTILE)])
-def test_a_phone_never_scrolls_sideways(browser: Browser, file: Path, fragment: str) -> None:
-    with browser.new_context(viewport={"width": 375, "height": 700}, has_touch=True, is_mobile=True) as context:
+def test_a_phone_never_scrolls_sideways(browser: Browser, file: Path, fragment: str, width: int) -> None:
+    with browser.new_context(viewport={"width": width, "height": 700}, has_touch=True, is_mobile=True) as context:
         opened = Opened(context, file)
         opened.go(fragment)
         opened.draw()
         for details in opened.page.locator("details").all():
             if details.is_visible():
                 details.evaluate("(element) => { element.open = true; }")
-        assert opened.page.evaluate("document.documentElement.scrollWidth") == 375
-        assert opened.messages == []
-
-
-def test_print_shows_the_answer_on_white_without_controls(browser: Browser, file: Path) -> None:
-    with browser.new_context(color_scheme="dark") as context:
-        opened = Opened(context, file)
-        assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 20, 23)"
-        opened.page.emulate_media(media="print")
-        assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        assert opened.page.locator(".answer").is_visible()
-        assert not opened.page.locator("nav").is_visible()
-        assert not opened.page.get_by_role("searchbox").first.is_visible()
-        assert opened.page.pdf()[:4] == b"%PDF"
+        assert opened.page.evaluate("document.documentElement.scrollWidth") == width
         assert opened.messages == []
 
 

@@ -15,7 +15,7 @@ from symmetry_robustness.reporting.results import summarize
 from symmetry_robustness.reporting.runs import Run, find_runs
 from symmetry_robustness.robustness.soundness import Check
 
-from .made import EPSILONS, SETTINGS, draw_broken_at, make_report, make_run
+from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_clever, make_report, make_run
 
 
 def page_of(*paths: Path) -> tuple[Page, list[Run]]:
@@ -82,6 +82,84 @@ def test_the_best_is_the_one_with_the_largest_mean_beside_the_next_and_the_stand
         assert one.difference == pytest.approx(means["weighted"] - means[one.other], abs=2e-6)
         assert one.distinct is (one.p_value is not None and one.p_value <= 0.05)
     assert answer.verdict == ("best" if all(one.distinct for one in answer.comparisons) else "chance")
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "single"), (3, "best")])
+def test_one_training_is_no_verdict_however_clear_its_images(tmp_path: Path, seeds: int, verdict: str) -> None:
+    for strength, name in ((0.1, "standard"), (30.0, "cascaded")):
+        for seed in range(seeds):
+            make_run(tmp_path / f"{name}{seed}", make_report(draw_broken_at(900, seed, strength)), name=name, seed=seed)
+    page, _ = page_of(tmp_path)
+    answer = next(a for a in page.answers if (a.attack, a.position) == ("fgsm", EPSILONS[1]))
+    (comparison,) = (one for one in answer.comparisons if one.role == "next")
+    assert (answer.best, answer.verdict, comparison.seeds, comparison.distinct) == ("cascaded", verdict, seeds, True)
+
+
+def test_the_leader_and_the_verdict_are_those_of_the_comparisons(tmp_path: Path) -> None:
+    for name in ("standard", "cascaded"):
+        for seed in range(3):
+            make_run(tmp_path / f"{name}{seed}", make_report(draw_broken_at(100, seed)), name=name, seed=seed)
+    runs, problems = find_runs([tmp_path])
+    frame = frame_of(runs, problems)
+    summary = summarize(frame, runs)
+    taken = summary.comparisons.assign(label="standard", other="cascaded", best=True, adjusted=0.01)
+    settings = {row.label: row.settings for row in summary.results.itertuples()}
+    taken = taken.assign(settings=settings["standard"], other_settings=settings["cascaded"])
+    page = make_page(runs, frame, summary._replace(comparisons=taken), made="today", checks={})
+    attacked = [answer for answer in page.answers if page.settings[answer.setting].norm]
+    assert {(answer.best, answer.verdict) for answer in attacked} == {("standard", "best")}
+
+
+def test_numbers_keep_all_their_digits(tmp_path: Path) -> None:
+    """Rounded twice they may end in another digit than the tables: 0.99349999 as 99.4."""
+    for seed, accuracy in enumerate((0.9934999, 0.99349995)):
+        make_run(
+            tmp_path / str(seed), make_report(draw_broken_at(70, seed)), seed=seed, summary={"clean_accuracy": accuracy}
+        )
+    runs, problems = find_runs([tmp_path])
+    frame = frame_of(runs, problems)
+    summary = summarize(frame, runs)
+    page = make_page(runs, frame, summary, made="today", checks={})
+    assert [run.clean for run in page.runs] == [0.9934999, 0.99349995]
+    results = summary.results
+    for name in ("value", "low", "high"):
+        known = set(results[name].dropna())
+        curves = {"value": "values", "low": "lows", "high": "highs"}[name]
+        assert {number for curve in page.curves for number in getattr(curve, curves)} <= known
+
+
+def test_each_data_set_has_a_start_with_attacks(tmp_path: Path) -> None:
+    cifar100 = CIFAR | {"_target_": "symmetry_robustness.data.CIFAR100DataModule"}
+    make_run(tmp_path / "a", make_report(draw_broken_at(50, 0)), data=cifar100)
+    make_run(tmp_path / "b", make_report(draw_broken_at(50, 0)))
+    page, _ = page_of(tmp_path)
+    assert list(page.starts) == ["cifar10", "cifar100"]
+    assert all(page.settings[number].data == data for data, number in page.starts.items())
+    assert all(page.settings[number].norm for number in page.starts.values())
+
+
+def test_measures_and_costs_of_each_network(tmp_path: Path) -> None:
+    scores = [np.arange(8) / 8, np.arange(8) / 4]
+    costs = {"flops": 1e9, "training_seconds": 60.0, "images_per_second": 100.0}
+    for seed, found in enumerate(scores):
+        report = make_report(draw_broken_at(50, seed), clever=make_clever(found), clever_indices=np.arange(8))
+        make_run(tmp_path / str(seed), report, seed=seed, summary=costs)
+    make_run(tmp_path / "other", name="other", summary=costs)
+    page, _ = page_of(tmp_path)
+    judged, other = page.measures
+    assert (judged.network, judged.data, judged.setting, judged.checks) == (
+        "standard",
+        "cifar10",
+        start_of(page),
+        "passed",
+    )
+    clever = judged.values["clever"]
+    assert (clever.value, clever.seeds) == (pytest.approx(np.mean(scores)), 2)
+    assert clever.low is not None
+    assert clever.low < clever.value
+    assert judged.values["clever_median"].value == pytest.approx(np.median(scores, axis=1).mean())
+    assert (other.network, other.setting, other.checks) == ("other", None, "")
+    assert {name: one.value for name, one in other.values.items()} == costs | {"parameters": 1234}
 
 
 def test_what_failed_a_check_is_set_aside_unless_all_did(tmp_path: Path) -> None:

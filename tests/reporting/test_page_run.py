@@ -3,13 +3,17 @@
 import base64
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from symmetry_robustness.reporting.evaluations import Examples
-from symmetry_robustness.reporting.page_run import example_rows, training_curves
+from symmetry_robustness.reporting.page_run import example_rows, run_details, training_curves
+from symmetry_robustness.reporting.runs import find_runs
+
+from .made import make_run
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -30,6 +34,18 @@ def test_training_curves_keep_kinds_apart_and_leave_the_final_test_out(tmp_path:
         "clever": {"x": [1], "names": ["robust/clever"], "columns": [[0.5]]},
     }
     assert training_curves([]) == {}
+
+
+def test_provenance_has_dotted_names_and_leaves_out_what_is_empty(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run")
+    found = {"command": ["symrob", "train"], "hardware": {"cores": 2, "gpu": None}, "packages": {}, "clean": False}
+    (directory / "provenance.json").write_text(json.dumps(found))
+    ((run,), _) = find_runs([directory])
+    assert run_details(run, pictures=False)["provenance"] == {
+        "command": "symrob train",
+        "hardware.cores": "2",
+        "clean": "False",
+    }
 
 
 def test_long_trainings_are_thinned_but_keep_both_ends(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""The report's page on paper."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from .browser import Opened
+from .made_page import ATTACKS, make_page, write_page
+
+# Right edges of each chart's frame and drawing, the drawing's width, where it ends and where the numbers begin.
+CHARTS = """[...document.querySelectorAll("#curves .chart")].map((chart) => {
+    const [frame, drawing, numbers] = [chart, chart.querySelector(".main-svg"), chart.querySelector(".scroller")]
+        .map((part) => part.getBoundingClientRect());
+    const { right, width, bottom } = drawing;
+    return { frame: frame.right, drawing: right, width, ends: bottom, begins: numbers.top };
+})"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(tmp_path_factory.mktemp("page") / "report.html", 60)
+
+
+@pytest.fixture
+def opened(browser: Browser, file: Path) -> Iterator[Opened]:
+    with browser.new_context(color_scheme="dark", viewport={"width": 1280, "height": 900}) as context:
+        opened = Opened(context, file)
+        opened.draw()
+        yield opened
+        assert opened.messages == []
+
+
+def print_on(opened: Opened, width: int) -> None:
+    """As the browser does it: the event comes while the page is still a screen's, then it is laid out for paper."""
+    opened.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    opened.page.emulate_media(media="print")
+    opened.page.set_viewport_size({"width": width, "height": 1000})
+
+
+def test_paper_is_white_and_has_no_controls(opened: Opened) -> None:
+    page = opened.page
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 20, 23)"
+    assert page.get_by_role("button", name="None").is_visible()
+    print_on(opened, 718)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator(".answer").is_visible()
+    for control in (page.locator("nav"), page.get_by_role("searchbox").first, page.get_by_role("button", name="None")):
+        assert not control.is_visible()
+    assert not page.get_by_role("button", name="Show all").first.is_visible()
+    assert page.pdf()[:4] == b"%PDF"
+
+
+@pytest.mark.parametrize("width", [718, 1000])
+def test_charts_fit_the_paper_in_its_colours(opened: Opened, width: int) -> None:
+    print_on(opened, width)
+    charts = opened.page.evaluate(CHARTS)
+    assert len(charts) == len(ATTACKS)
+    for chart in charts:
+        assert chart["drawing"] <= chart["frame"]
+        assert chart["ends"] <= chart["begins"]
+        assert chart["width"] > 0.4 * width
+    tick = opened.page.locator("#curves .xtick text").first
+    assert tick.evaluate("(text) => getComputedStyle(text).fill") == "rgb(85, 91, 102)"  # muted, as on a light screen
+
+
+def test_everything_is_open_on_paper_and_as_it_was_afterwards(opened: Opened) -> None:
+    page = opened.page
+    before = page.evaluate("[...document.querySelectorAll('details')].map((one) => one.open)")
+    width = page.evaluate(CHARTS)[0]["width"]
+    assert not all(before)
+    print_on(opened, 718)
+    assert page.locator("#curves .chart tbody").first.is_visible()
+    assert page.get_by_role("group", name="Claims of the paper, table").is_visible()
+    assert page.evaluate("[...document.querySelectorAll('details')].every((one) => one.open)")
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("[...document.querySelectorAll('details')].map((one) => one.open)") == before
+    opened.until(f"{CHARTS}.every((chart) => Math.abs(chart.width - {width}) < 1)")
+
+
+def test_tables_are_printed_whole_or_say_what_they_leave_out(opened: Opened) -> None:
+    runs, networks = opened.page.locator("#runs"), opened.page.locator("#networks")
+    assert runs.locator("tbody tr").count() == networks.locator("tbody tr").count() == 25
+    print_on(opened, 718)
+    assert networks.locator("tbody tr").count() == len(make_page(60).curves)
+    assert runs.locator("tbody tr").count() == 200
+    assert f"{60 * 2 * len(ATTACKS) - 200} more rows not printed" in runs.locator(".more").inner_text()
+    assert networks.locator(".more").inner_text().strip() == ""
+    opened.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert runs.locator("tbody tr").count() == 25
