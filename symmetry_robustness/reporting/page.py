@@ -20,8 +20,8 @@ from typing import Any, Literal
 from plotly.offline import get_plotlyjs
 
 Axis = Literal["epsilon", "rotation", "scale", "severity"]
-# What tests say of the leader: it beats every other; it may lead by chance; nobody knows how other trainings would do,
-# because one of each was compared; some other could not be compared with.
+# What tests say of the leader: it beats every other; it may lead by chance; it beats every other, but nobody knows how
+# other trainings would do, because one of each was compared; some other could not be compared with.
 Verdict = Literal["best", "chance", "single", "untested"]
 # Scripts in the order in which they build on each other.
 _SCRIPTS = ("dom.js", "table.js", "chart.js", "curves.js", "answer.js", "claims.js", "run.js", "main.js")

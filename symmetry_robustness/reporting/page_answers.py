@@ -85,9 +85,9 @@ def _verdict(tests: Sequence[Any]) -> Verdict:
     """Of the leader, from its comparisons with all others."""
     if not tests or any(math.isnan(test.adjusted) for test in tests):
         return "untested"
-    if any(test.seeds == 1 for test in tests):
-        return "single"
-    return "best" if tests[0].best else "chance"
+    if any(test.adjusted > 1 - LEVEL for test in tests):
+        return "chance"
+    return "best" if tests[0].best and all(test.seeds > 1 for test in tests) else "single"
 
 
 def _standard(network: str, rows: Sequence[Any]) -> Any | None:

@@ -285,6 +285,10 @@ def test_a_phone_never_scrolls_sideways(browser: Browser, file: Path, fragment: 
             if details.is_visible():
                 details.evaluate("(element) => { element.open = true; }")
         assert opened.page.evaluate("document.documentElement.scrollWidth") == width
+        ends = opened.page.locator("#run img").evaluate_all(
+            "(all) => all.map((one) => one.getBoundingClientRect().right)"
+        )
+        assert max(ends, default=0) <= width
         assert opened.messages == []
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
@@ -9,12 +10,13 @@ from playwright.sync_api import Browser
 from .browser import Opened
 from .made_page import ATTACKS, make_page, write_page
 
-# Right edges of each chart's frame and drawing, the drawing's width, where it ends and where the numbers begin.
+# Of each chart: its frame, where its last tick ends, where the drawing ends and the numbers begin, the texts' colour.
 CHARTS = """[...document.querySelectorAll("#curves .chart")].map((chart) => {
-    const [frame, drawing, numbers] = [chart, chart.querySelector(".main-svg"), chart.querySelector(".scroller")]
-        .map((part) => part.getBoundingClientRect());
-    const { right, width, bottom } = drawing;
-    return { frame: frame.right, drawing: right, width, ends: bottom, begins: numbers.top };
+    const edges = (selector) => [...chart.querySelectorAll(selector)].at(-1).getBoundingClientRect();
+    const { left, right } = chart.getBoundingClientRect();
+    const colour = getComputedStyle(chart.querySelector(".xtick text")).fill;
+    const [bottom, begins] = [edges(".main-svg").bottom, edges(".scroller").top];
+    return { left, right, tick: edges(".xtick text").right, bottom, begins, colour };
 })"""
 
 
@@ -49,26 +51,25 @@ def test_paper_is_white_and_has_no_controls(opened: Opened) -> None:
     for control in (page.locator("nav"), page.get_by_role("searchbox").first, page.get_by_role("button", name="None")):
         assert not control.is_visible()
     assert not page.get_by_role("button", name="Show all").first.is_visible()
-    assert page.pdf()[:4] == b"%PDF"
 
 
-@pytest.mark.parametrize("width", [718, 1000])
-def test_charts_fit_the_paper_in_its_colours(opened: Opened, width: int) -> None:
-    print_on(opened, width)
-    charts = opened.page.evaluate(CHARTS)
+@pytest.mark.parametrize("paper", [{"format": "A4"}, {"format": "A3"}, {"format": "A4", "landscape": True}])
+def test_charts_fit_the_paper_in_its_colours(opened: Opened, paper: dict[str, Any]) -> None:
+    measure = f"(to) => {{ if (to.matches) window.charts = {CHARTS}; }}"
+    opened.page.evaluate(f"matchMedia('print').addEventListener('change', {measure})")
+    assert opened.page.pdf(**paper)[:4] == b"%PDF"
+    charts = opened.page.evaluate("charts")
     assert len(charts) == len(ATTACKS)
     for chart in charts:
-        assert chart["drawing"] <= chart["frame"]
-        assert chart["ends"] <= chart["begins"]
-        assert chart["width"] > 0.4 * width
-    tick = opened.page.locator("#curves .xtick text").first
-    assert tick.evaluate("(text) => getComputedStyle(text).fill") == "rgb(85, 91, 102)"  # muted, as on a light screen
+        assert chart["left"] + 0.85 * (chart["right"] - chart["left"]) < chart["tick"] <= chart["right"]
+        assert chart["bottom"] <= chart["begins"]
+        assert chart["colour"] == "rgb(85, 91, 102)"  # muted, as on a light screen
 
 
 def test_everything_is_open_on_paper_and_as_it_was_afterwards(opened: Opened) -> None:
     page = opened.page
     before = page.evaluate("[...document.querySelectorAll('details')].map((one) => one.open)")
-    width = page.evaluate(CHARTS)[0]["width"]
+    tick = page.evaluate(CHARTS)[0]["tick"]
     assert not all(before)
     print_on(opened, 718)
     assert page.locator("#curves .chart tbody").first.is_visible()
@@ -78,7 +79,8 @@ def test_everything_is_open_on_paper_and_as_it_was_afterwards(opened: Opened) ->
     page.set_viewport_size({"width": 1280, "height": 900})
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.evaluate("[...document.querySelectorAll('details')].map((one) => one.open)") == before
-    opened.until(f"{CHARTS}.every((chart) => Math.abs(chart.width - {width}) < 1)")
+    opened.until(f'{CHARTS}.every((chart) => chart.colour === "rgb(169, 176, 187)")')
+    assert page.evaluate(CHARTS)[0]["tick"] == pytest.approx(tick, abs=1)
 
 
 def test_tables_are_printed_whole_or_say_what_they_leave_out(opened: Opened) -> None:

@@ -117,7 +117,7 @@ def test_numbers_are_rounded_as_in_the_tables(context: BrowserContext, tmp_path:
     assert opened.evaluate("[signed(-0.25), signed(0.25), signed(0.35)]") == ["−0.2", "+0.2", "+0.3"]
 
 
-def test_names_of_attacks_and_data_do_not_break_within(context: BrowserContext, tmp_path: Path) -> None:
+def test_words_do_not_break_and_a_page_where_all_passed_fits_a_phone(context: BrowserContext, tmp_path: Path) -> None:
     for name in ("cascaded", "parallel_rotation_scale"):
         make_run(
             tmp_path / name,
@@ -145,6 +145,19 @@ def test_names_of_attacks_and_data_do_not_break_within(context: BrowserContext, 
     )
     assert {word for word, _ in lines} >= {"shapes", "PGD", "PGD-10", "case"}
     assert {word for word, count in lines if count > 1} == set()
+    opened.set_viewport_size({"width": 360, "height": 700})
+    assert "Every soundness check of every evaluation passed" in opened.locator("#checks").inner_text()
+    assert opened.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_charts_follow_the_window(context: BrowserContext, tmp_path: Path) -> None:
+    opened = Opened(context, write_page(tmp_path / "report.html", 5))
+    opened.draw()
+    plots = "[...document.querySelectorAll('.plot')]"
+    fits = f"{plots}.every((plot) => plot.querySelector('.main-svg').clientWidth === plot.clientWidth)"
+    for width in (800, 500, 1280):
+        opened.page.set_viewport_size({"width": width, "height": 700})
+        opened.until(fits)
 
 
 def test_measures_and_costs_stand_side_by_side(context: BrowserContext, tmp_path: Path) -> None:
