@@ -21,7 +21,8 @@ T = TypeVar("T")
 def shown_network(label: str) -> str:
     """A network's label for a reader."""
     name, *rest = label.split(" ", 1)
-    return " ".join([name.replace("_4layer", ", 4 layers").replace("_", " "), *rest])
+    shown = " ".join([name.replace("_4layer", ", 4 layers").replace("_", " "), *rest])
+    return shown.replace("$", r"\$")  # no formula begins here
 
 
 def shown_data(data: str) -> str:

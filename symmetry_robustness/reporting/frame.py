@@ -85,7 +85,7 @@ def settings_key(run: Run, weights: str) -> str:
 def _run_rows(run: Run) -> Iterator[tuple[Any, ...]]:
     """All rows of a run, in the order of `COLUMNS`."""
     common = {
-        "run": str(run.directory),
+        "run": run.place,
         "network": run.name,
         "group": str(run.summary.get("group") or ""),
         "seed": run.seed,

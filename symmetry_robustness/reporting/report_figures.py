@@ -27,6 +27,7 @@ from symmetry_robustness.reporting.run_figures import LAST, run_figures
 from symmetry_robustness.reporting.runs import VIEWS, Run
 
 _MAPS: Final = 4  # networks whose corruptions are drawn
+_STEM: Final = 100  # letters of a file's name
 
 
 def write_figures(runs: Sequence[Run], summary: Summary, directory: Path, remove: Remove) -> list[str]:
@@ -52,7 +53,7 @@ def write_figures(runs: Sequence[Run], summary: Summary, directory: Path, remove
     )
     for figures in drawn:
         for name, figure in figures:
-            stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)
+            stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)[:_STEM]
             stems[stem] += 1
             save_figure(figure, directory / (stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"))
     return notes

@@ -89,7 +89,7 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     results["seed_list"] = grouped["seed"].agg(lambda seeds: " ".join(map(str, seeds)))
     results["checks"] = grouped["state"].max().map(_STATES.__getitem__)
     results["commits"] = grouped["commit"].nunique()
-    results["runs"] = grouped["run"].agg("\n".join)
+    results["runs"] = grouped["run"].agg(tuple)
     deviation = grouped["value"].std().to_numpy()
     results = results.reset_index()
     _add_intervals(results, deviation)
