@@ -5,8 +5,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from symmetry_robustness.reporting.figure_parts import NETWORKS, NORMS, Drawn, first_of
+from symmetry_robustness.reporting.figure_parts import NETWORKS, Drawn, first_of
 from symmetry_robustness.reporting.figures import Line, curve_grid, epsilon_name
+from symmetry_robustness.reporting.protocols import NORMS
 from symmetry_robustness.reporting.runs import Run
 from symmetry_robustness.reporting.schema import EpochFile, read_checked
 from symmetry_robustness.reporting.settings import data_title, digest
@@ -38,7 +39,7 @@ def epoch_figures(networks: Mapping[str, Sequence[Run]], notes: list[str]) -> Dr
             title: {name: _mean_line(several, title) for name, several in shown.items()}
             for title in next(iter(shown.values()))[0][0].shares
         }
-        title = f"{data}, {part} images during training; bands: 95 % over seeds, or images of a single one"
+        title = f"{data}, {part} images during training; bands: 95 % over seeds and images"
         yield "epochs", curve_grid({"": panels}, x_label="epoch", title=title)
 
 
@@ -84,9 +85,10 @@ def _mean_line(several: Sequence[Sequence[Epoch]], title: str) -> Line:
     numbers = sorted(set.intersection(*map(set, by_number)))
     values = np.array([[epochs[number].shares[title] for number in numbers] for epochs in by_number])
     positions, mean = np.array(numbers, dtype=np.float64), values.mean(axis=0)
+    images = np.array([by_number[0][number].images for number in numbers], dtype=np.float64)
+    error = np.sqrt(mean * (1 - mean) / images)
+    low, high = share_interval(mean, error, images)
     if len(several) > 1:
-        low, high = seeds_interval(mean, values.std(axis=0, ddof=1), len(several))
-    else:
-        images = np.array([by_number[0][number].images for number in numbers], dtype=np.float64)
-        low, high = share_interval(mean, np.sqrt(mean * (1 - mean) / images), images)
+        wider = seeds_interval(mean, values.std(axis=0, ddof=1), len(several), error)
+        low, high = np.minimum(low, wider[0]).clip(0), np.maximum(high, wider[1]).clip(max=1)
     return Line(positions, mean, low, high)

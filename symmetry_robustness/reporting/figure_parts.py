@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from symmetry_robustness.reporting.figures import COLORS, Line
 
 NETWORKS: Final = len(COLORS)  # lines that can be told apart in one panel
-NORMS: Final = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 
 # Pairs of a file's stem and a figure.
 Drawn = Iterator[tuple[str, Figure]]

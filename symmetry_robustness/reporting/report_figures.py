@@ -20,7 +20,7 @@ from symmetry_robustness.reporting.figure_parts import (
     shown_network,
 )
 from symmetry_robustness.reporting.figures import accuracy_circle, corruption_map, curve_grid, save_figure
-from symmetry_robustness.reporting.frame import BENCHMARK, SEVERITIES, records, split
+from symmetry_robustness.reporting.frame import BENCHMARK, CORRUPTED, SEVERITIES, records, split
 from symmetry_robustness.reporting.measure_figures import Remove
 from symmetry_robustness.reporting.results import Summary
 from symmetry_robustness.reporting.run_figures import LAST, run_figures
@@ -91,12 +91,11 @@ def view_figures(summary: Summary, notes: list[str]) -> Drawn:
 
 def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
     """Error under each corruption of the benchmark at each severity."""
-    cells = [f"{corruption}_{severity}" for corruption in BENCHMARK for severity in SEVERITIES]
-    rows = summary.results[summary.results["view"].isin(cells)]
+    rows = summary.results[summary.results["view"].isin(CORRUPTED)]
     for found in split(rows, "section").values():
         errors: dict[str, NDArray[np.float64]] = {}
         for one in split(found, "settings").values():
-            error = 1 - one.set_index("view")["value"].reindex(cells)
+            error = 1 - one.set_index("view")["value"].reindex(CORRUPTED)
             table = error.to_numpy(np.float64).reshape(len(BENCHMARK), len(SEVERITIES))
             errors[shown_network(str(one["label"].iloc[0]))] = table
         shown = first_of(errors, _MAPS, "corruptions", notes)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.epoch_figures import epoch_figures
 from symmetry_robustness.reporting.evaluations import FINAL, Evaluation
-from symmetry_robustness.reporting.figure_parts import NETWORKS, NORMS, Drawn, first_of
+from symmetry_robustness.reporting.figure_parts import NETWORKS, Drawn, first_of
 from symmetry_robustness.reporting.figures import (
     Line,
     Pairs,
@@ -18,6 +18,7 @@ from symmetry_robustness.reporting.figures import (
 )
 from symmetry_robustness.reporting.frame import settings_key
 from symmetry_robustness.reporting.measure_figures import Remove, Shown, measure_figures, shares_of
+from symmetry_robustness.reporting.protocols import NORMS
 from symmetry_robustness.reporting.runs import Run
 from symmetry_robustness.reporting.settings import digest, evaluation_data
 
