@@ -40,6 +40,13 @@ def replace_file(path: Path, content: Content, *, durable: bool = False) -> None
         raise
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process has left half written; nobody may be writing into the folder."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def unused(path: Path) -> Path:
     """A hidden name beside a path that no other process has, on whatever machine."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")

@@ -25,6 +25,7 @@ from symmetry_robustness.app.ending import conclude, keep
 from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.app.ranks import Ranks, is_leader
 from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.files import remove_unfinished
 from symmetry_robustness.models import build_network
 from symmetry_robustness.reporting.overview import show_run
 from symmetry_robustness.sweeps.process import claim, end_with_parent
@@ -318,6 +319,8 @@ def main(argv: list[str] | None = None) -> int:
             log.info("%s is done already", directory)
             return 0
         if leader:
+            remove_unfinished(directory)
+            remove_unfinished(directory / CHECKPOINTS)
             (directory / SUMMARY).unlink(missing_ok=True)
             add_environment(directory)
         train(config, directory, signals)
