@@ -12,15 +12,18 @@ from pathlib import Path
 
 import torch
 
-from symmetry_robustness.reporting.tables import markdown
+from symmetry_robustness.reporting.formats import Cell, Table, markdown
 from symmetry_robustness.sweeps.run_directory import code_version, environment
 
 ATTACKING = ("sweep", "clever", "ensemble", "cost")  # these attack one network, which may be chosen
 PARTS = ("training", "symmetry", "callback", "sweep_files", "report", *ATTACKING)
 
 
-def formatted(row: dict[str, float | str]) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in row.items()}
+def table(title: str, rows: list[dict[str, float | str]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    values = [[row.get(name, "") for name in names] for row in rows]
+    texts = [[Cell(value if isinstance(value, str) else f"{value:.4g}") for value in line] for line in values]
+    return markdown(Table(title, names, texts))
 
 
 def main() -> int:
@@ -44,7 +47,7 @@ def main() -> int:
         rows = importlib.import_module(f"benchmarks.{part}").run(
             arguments.device, **(options if part in ATTACKING else {})
         )
-        print(f"\n{part}\n{markdown([formatted(row) for row in rows])}", flush=True)
+        print(f"\n{table(part, rows)}", flush=True)
         results[part] = rows
     if arguments.output:
         write(results, arguments.output, arguments.device)
@@ -57,7 +60,7 @@ def write(results: dict[str, list[dict[str, float | str]]], output: Path, device
     about = {"measured": datetime.now(UTC).isoformat(timespec="minutes"), "device": device, **code_version()}
     about |= environment()
     (output / "results.json").write_text(json.dumps({"about": about, "results": results}, indent=2) + "\n")
-    tables = [f"## {part}\n\n{markdown([formatted(row) for row in rows])}" for part, rows in results.items()]
+    tables = [table(part, rows) for part, rows in results.items()]
     hardware = about["hardware"]
     where = ", ".join(
         [*hardware["devices"]] if device == "cuda" else [hardware["processor"], f"{hardware['cores']} cores"]

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
 
 _COMMANDS = {
     "train": "train a network, evaluate its robustness after each epoch (Hydra; -m for sweeps)",
@@ -71,7 +71,7 @@ def find_mistake(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
-            return _one_line(cause)
+            return one_line(cause)
         cause = cause.__cause__ or cause.__context__
     return _composition_mistake(error) or _file_mistake(error)
 
@@ -83,20 +83,20 @@ def _composition_mistake(error: BaseException) -> str | None:
 
     inner = error.__cause__
     if type(error).__name__ == "MisconfigurationException":  # Lightning's; not worth seconds of importing it
-        return _one_line(error)
+        return one_line(error)
     if isinstance(error, InstantiationException):
         where = str(error).rpartition("full_key: ")[2]
         refused = isinstance(inner, ValueError) or type(inner).__name__ == "MisconfigurationException"
         # Anything else is a bug behind a well-formed setting, and keeps its traceback.
-        return f"{where}: {_one_line(inner)}" if inner and refused else None
+        return f"{where}: {one_line(inner)}" if inner and refused else None
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {_one_line(error)}"
+        return f"{error.override}: {one_line(error)}"
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return "a group of the configuration cannot be null; choose its option none, as in robustness=none"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
-    detail = f" ({_one_line(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
-    return _one_line(error).split(" Config search path:")[0] + detail
+    detail = f" ({one_line(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
+    return one_line(error).split(" Config search path:")[0] + detail
 
 
 def _file_mistake(error: BaseException) -> str | None:
@@ -111,10 +111,6 @@ def _made_a_directory(error: OSError) -> bool:
     """Whether a directory could not be made, for which the missing path is the user's and not a bug's."""
     names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
     return names[-1:] in (["mkdir"], ["makedirs"])
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 if __name__ == "__main__":

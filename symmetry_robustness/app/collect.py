@@ -16,10 +16,12 @@ from rich.text import Text
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.status_view import MARKS, TROUBLE, counts, why
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import replace_file
 from symmetry_robustness.reporting import formats
 from symmetry_robustness.reporting.formats import Cell, markdown
 from symmetry_robustness.sweeps.manifest import SWEEP
-from symmetry_robustness.sweeps.run_directory import PROVENANCE, write_text
+from symmetry_robustness.sweeps.run_directory import PROVENANCE
 from symmetry_robustness.sweeps.signs import read_mapping
 from symmetry_robustness.sweeps.state import JobState, sweep_states
 
@@ -45,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="CSV file, beside which the same goes as .md; SWEEP/results.csv by default",
     )
     arguments = parser.parse_args(argv)
-    return final_table(arguments.sweep, arguments.output)
+    output = arguments.output
+    if output is not None and (
+        output.suffix == ".md" or output.name == "" or (output.exists() and not output.is_file())
+    ):
+        raise UserError(f"--output {output} is no place for a CSV file; give one, beside which the same goes as .md")
+    return final_table(arguments.sweep, output)
 
 
 def final_table(sweep: Path, output: Path | None = None) -> int:
@@ -76,8 +83,8 @@ def final_table(sweep: Path, output: Path | None = None) -> int:
     rows = [result_row(state) for state in states]
     output = output or sweep / "results.csv"
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, _comma_separated(rows))
-    write_text(output.with_suffix(".md"), _markdown(rows, sweep.resolve().name))
+    replace_file(output, _comma_separated(rows))
+    replace_file(output.with_suffix(".md"), _markdown(rows, sweep.resolve().name))
     console.print(f"results: {output}, {output.with_suffix('.md')}", markup=False, highlight=False, soft_wrap=True)
     return 0 if len(done) == len(states) else 1
 

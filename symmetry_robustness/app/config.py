@@ -1,6 +1,7 @@
 """Composing a configuration, and refusing a wrong one before anything runs."""
 
 import inspect
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from symmetry_robustness.app.schema import register_schemas
 from symmetry_robustness.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_NAME = re.compile(r"(?!\.)[\w.=,+\- ()]{1,100}")
 _RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -72,6 +74,8 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
         raise UserError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed must lie in 0 … 2^32 - 1, got {config.seed}; 0 is the default")
+    if "model" in config and not _NAME.fullmatch(config.name):
+        raise UserError(f"name={config.name} would be a bad name for a directory; take letters, digits and ._=,+- only")
     if config.get("resume", "never") not in ("auto", "never"):
         raise UserError(f"resume must be auto or never, got {config.resume!r}; never is the default")
     missing = sorted(OmegaConf.missing_keys(config))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from symmetry_robustness.app.cli import find_mistake
-from symmetry_robustness.sweeps.run_directory import SUMMARY, read_json, write_json
+from symmetry_robustness.sweeps.run_directory import SUMMARY, is_done, read_json, write_json
 from symmetry_robustness.training.interruption import REQUEUED, WARNINGS, Interrupted, Signals, slurm_job
 
 log = logging.getLogger("symmetry_robustness.app.ending")
@@ -45,7 +45,9 @@ def _has_failed(directory: Path) -> bool:
 
 
 def keep(directory: Path, summary: dict[str, Any], told: str) -> None:
-    """Write how the job ended, as far as that can be written."""
+    """Write how the job ended, as far as that can be written; a run that is done stays so, whatever came after."""
+    if is_done(directory):
+        return
     try:
         write_json(directory / SUMMARY, summary)
         with (directory / "log.txt").open("a") as file:

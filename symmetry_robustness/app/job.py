@@ -24,11 +24,13 @@ from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.ending import conclude, keep
 from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.app.ranks import Ranks, is_leader
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.files import remove_unfinished
 from symmetry_robustness.models import build_network
 from symmetry_robustness.reporting.overview import show_run
 from symmetry_robustness.sweeps.process import claim, end_with_parent
 from symmetry_robustness.sweeps.run_directory import (
+    PROGRESS,
     SUMMARY,
     add_environment,
     is_done,
@@ -98,7 +100,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         log.info("goes on from %s, after %d steps", *newest)
     robustness, files = robustness_callback(config), CheckpointFiles()
     metrics = MetricsCSV(directory, steps=newest[1] if newest else 0)
-    heartbeat = Heartbeat(directory, [config.checkpoint.monitor or "validation/accuracy", "train/accuracy"])
+    heartbeat = Heartbeat(directory / PROGRESS, [config.checkpoint.monitor or "validation/accuracy", "train/accuracy"])
     trainer = instantiate(
         config.trainer,
         default_root_dir=str(directory),
@@ -130,6 +132,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         summary |= training_cost(trainer, classifier.network, datamodule.image_shape)
         if trainer.is_global_zero:
             last = directory / CHECKPOINTS / LAST
+            signals.waiting = True  # what comes now comes too late
             _finish(directory, summary, {last: files.problem(last), directory / "metrics.csv": metrics.problem})
     except Exception as error:
         if lost := ranks.lost():
@@ -174,7 +177,10 @@ def _finish(directory: Path, summary: dict[str, Any], problems: Mapping[Path, st
             raise UserError(f"{path} could not be written ({problem}); make room and start the job again")
     write_json(directory / SUMMARY, summary)
     log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
-    show_run(directory)
+    try:
+        show_run(directory)
+    except (Exception, SystemExit) as error:  # a terminal that is gone, for example: the run is done nevertheless
+        log.warning("the results cannot be shown (%s)", one_line(error))
 
 
 def _give_up(directory: Path, reason: str) -> None:
@@ -313,6 +319,8 @@ def main(argv: list[str] | None = None) -> int:
             log.info("%s is done already", directory)
             return 0
         if leader:
+            remove_unfinished(directory)
+            remove_unfinished(directory / CHECKPOINTS)
             (directory / SUMMARY).unlink(missing_ok=True)
             add_environment(directory)
         train(config, directory, signals)

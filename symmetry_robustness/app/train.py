@@ -1,5 +1,6 @@
 """`symrob train`: compose the configuration, freeze it in a run directory, run the job there."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,8 +65,11 @@ class Command:
             job.freeze()
             directory = job.directory
         else:
+            if _DETACH in self.words or not _runs_here():
+                raise UserError("a single job runs on this machine; add -m, a sweep may be of one job")
             directory = self._single(_checked(config))
         status = run_job(directory)
+        status = 128 - status if status < 0 else status  # as shells say that a signal ended it
         if status not in (0, 2):  # the job's own line has told a user's mistake already
             how = "was interrupted" if status in INTERRUPTED else f"ended with exit status {status}"
             print(f"error: the job in {directory} {how}; see its log.txt", file=sys.stderr)
@@ -75,7 +79,7 @@ class Command:
         """The job of a composed configuration as part of the sweep; nothing is written yet."""
         hydra = HydraConfig.get()
         named = config.group or hydra.runtime.choices["experiment"] != "none"
-        self.detached = bool(hydra.launcher.get("executor", {}).get("detach"))
+        self.detached = bool((hydra.launcher.get("executor") or {}).get("detach"))
         self.searching = str(hydra.sweeper._target_).startswith("hydra_plugins.symrob_search")
         config = _checked(config)
         sweep = self.planned[0].sweep if self.planned else self._sweep(config)
@@ -89,7 +93,8 @@ class Command:
         """Remove what nothing was written to, say what became of a sweep; returns 1 if a job of it is not done."""
         if self.unused is not None:
             (self.unused / "multirun.yaml").unlink(missing_ok=True)
-            self.unused.rmdir()
+            with contextlib.suppress(OSError):  # somebody else has found a use for it
+                self.unused.rmdir()
         if not self.planned or self.detached:
             return 0
         final_table(self.planned[0].sweep)
@@ -112,6 +117,12 @@ class Command:
             self.unused = directory
         print(f"goes on in {earlier}", flush=True)
         return earlier
+
+
+def _runs_here() -> bool:
+    """Whether the launcher that was chosen runs jobs on this machine."""
+    executor = HydraConfig.get().launcher.get("executor") or {}
+    return not str(executor.get("_target_", "")).startswith("symmetry_robustness.sweeps.slurm.")
 
 
 def _checked(config: DictConfig) -> DictConfig:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from symmetry_robustness.files import replace_file
 
 # Overrides where the files lie.
 VARIABLE = "SYMMETRY_ROBUSTNESS_CACHE"
@@ -62,7 +63,7 @@ def cached(key: Mapping[str, object], compute: Callable[[], Arrays], accept: Cal
     arrays = compute()
     if path is not None:
         try:
-            _write(path, arrays)
+            replace_file(path, lambda file: np.savez(file, **arrays))
         except OSError as error:
             _log.debug("kernels are not kept: %s", error)
     return arrays
@@ -72,16 +73,3 @@ def _read(path: Path) -> Arrays:
     # Plain numbers only: a file cannot run code.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    """Put a whole file in place at once, so that no other process finds a part of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
 
 # What a checkpoint file may ask to be built: classes of ours that only hold layers.
 TRUSTED_PACKAGES = ("symmetry_robustness.models.", "symmetry_robustness.layers.")
@@ -35,10 +35,10 @@ def build_network(config: DictConfig | Mapping[str, Any]) -> nn.Module:
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        reason = _one_line(error.__cause__ or error)
+        reason = one_line(error.__cause__ or error)
         raise UserError(f"model cannot be built: {reason}; compare it with the files of conf/model") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"model is incomplete: {_one_line(error)}; set what is missing") from error
+        raise UserError(f"model is incomplete: {one_line(error)}; set what is missing") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"model must be a network, got {type(network).__name__}; choose a file of conf/model")
     return network
@@ -99,7 +99,3 @@ def _require_trusted_module(target: object, packages: tuple[str, ...]) -> None:
         f"model of the checkpoint asks for {target!r}, which is no network of ours; do not trust the file, "
         "unless that module is yours: then add it to trusted=[…]"
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -8,7 +8,6 @@ import pandas as pd
 from symmetry_robustness.reporting.evaluations import FINAL
 from symmetry_robustness.reporting.figure_parts import (
     NETWORKS,
-    NORMS,
     Drawn,
     intervals_over,
     line_of,
@@ -16,8 +15,9 @@ from symmetry_robustness.reporting.figure_parts import (
     shown_network,
 )
 from symmetry_robustness.reporting.figures import Bar, Line, bars, curve_grid, epsilon_name
+from symmetry_robustness.reporting.formats import flag
 from symmetry_robustness.reporting.frame import records, split
-from symmetry_robustness.reporting.protocols import describe_attack
+from symmetry_robustness.reporting.protocols import NORMS, describe_attack
 from symmetry_robustness.reporting.results import Section, Summary
 
 _FAMILIES: Final = 4  # protocols that are drawn
@@ -98,8 +98,7 @@ def _attacks(rows: pd.DataFrame) -> list[str]:
 
 
 def _label(row: Any) -> str:
-    flag = f" ⚠ checks {row.checks}" if row.checks in ("warned", "failed") and not row.released else ""
-    return shown_network(row.label.replace("_4layer", "", 1)) + flag
+    return shown_network(row.label.replace("_4layer", "", 1)) + ("" if row.released else flag(row.checks))
 
 
 def _curves(family: Family, rows: dict[str, pd.DataFrame]) -> Drawn:

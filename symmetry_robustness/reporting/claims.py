@@ -50,6 +50,7 @@ class Claim:
         epsilon: in pixel units.
         published_epsilon: as in the paper.
         released: protocol that re-enacts the released script of the network; empty where there is none.
+        released_than: the same of the other network.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Claim:
     epsilon: float = _NAN
     published_epsilon: float = _NAN
     released: str = ""
+    released_than: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,9 @@ def load_claims(path: Path | None = None) -> Claims:
             given = group | entry
             if unknown := set(given) - known:
                 raise UserError(f"{path}: claim {entry.get('id')} has the unknown field {min(unknown)}; remove it")
-            by_attack = given["measure"] == "robust_accuracy"
-            claims.append(Claim(**given, released=released[given["network"]] if by_attack else ""))
+            scripts = released if given["measure"] == "robust_accuracy" else {}
+            than = scripts.get(given.get("than", ""), "")
+            claims.append(Claim(**given, released=scripts.get(given["network"], ""), released_than=than))
     names = [claim.id for claim in claims]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path}: two claims are called {twice[0]}; rename one")
@@ -156,8 +159,10 @@ class _Found(NamedTuple):
 def _judge(claim: Claim, claims: Claims, found: _Found) -> Outcome:
     if claim.kind == "exact":
         return _judge_exact(claim, found.summary.results)
-    sound = _measure(claim, claims.sound, found)
-    released = _measure(claim, SAME_AS.get(claim.released, claim.released), found) if claim.released else _nothing("")
+    sound = _measure(claim, claims.sound, claims.sound, found)
+    # The paper judged each network by its own script.
+    own, others = (SAME_AS.get(name, name) for name in (claim.released, claim.released_than))
+    released = _measure(claim, own, others, found) if claim.released else _nothing("")
     if claim.kind == "example":
         return Outcome(claim, released, sound, NOT_MEASURED, "the paper's number is of one image that it does not name")
     agrees, reason = _agrees(claim, sound, claims)
@@ -169,7 +174,13 @@ def _judge(claim: Claim, claims: Claims, found: _Found) -> Outcome:
         return Outcome(claim, released, sound, FAILS, "")
     agrees, reason = _agrees(claim, released, claims)
     if agrees is None:
-        return Outcome(claim, released, sound, NOT_MEASURED, f"protocol {claim.released}: {reason}")
+        return Outcome(
+            claim,
+            released,
+            sound,
+            NOT_MEASURED,
+            f"protocol {' and '.join(dict.fromkeys(filter(None, (claim.released, claim.released_than))))}: {reason}",
+        )
     return Outcome(claim, released, sound, ONLY_RELEASED if agrees else FAILS, "")
 
 
@@ -189,21 +200,15 @@ def _agrees(claim: Claim, found: Difference, claims: Claims) -> tuple[bool | Non
     return (None, f"the interval is too wide, {_interval(found)}") if wide else (True, "")
 
 
-def _measure(claim: Claim, protocol: str, found: _Found) -> Difference:
-    """What runs under a protocol say about a claim, on the most images that there are."""
-    sections = [
-        section
-        for section in found.summary.sections.values()
-        if (section.known, section.data, section.split) == (protocol, claim.data, "test")
-    ]
-    networks = [claim.network, *([claim.than] if claim.than else [])]
-    for section in sorted(sections, key=lambda section: -(section.images or 0)):
-        pairs = [_fitting(network, section.key, claim, found) for network in networks]
-        if not all(pairs):
-            continue
-        if any(len(keys) > 1 for keys in pairs):
+def _measure(claim: Claim, protocol: str, than_protocol: str, found: _Found) -> Difference:
+    """What runs say about a claim, each network under its protocol, on the most images that there are."""
+    pairs = [(claim.network, protocol), *([(claim.than, than_protocol)] if claim.than else [])]
+    measured = [_by_images(network, name, claim, found) for network, name in pairs]
+    for images in sorted(set.intersection(*map(set, measured)), reverse=True):
+        keys = [by_images[images] for by_images in measured]
+        if any(len(several) > 1 for several in keys):
             return _nothing("several trainings fit; report them one at a time")
-        several = [found.evaluations[section.key, keys[0]] for keys in pairs]
+        several = [found.evaluations[one[0]] for one in keys]
         first = next(iter(several[0].values()))
         total = images_per_test_set(first.data)
         coverage = min(1.0, len(first.indices) / total) if total and first.originals is None else 0.0
@@ -212,6 +217,16 @@ def _measure(claim: Claim, protocol: str, found: _Found) -> Difference:
             return alone(several[0], *about, coverage=coverage)
         return compare(several[0], several[1], *about, coverage=coverage)
     return _nothing("no run")
+
+
+def _by_images(network: str, protocol: str, claim: Claim, found: _Found) -> dict[int, list[tuple[str, str]]]:
+    """Number of images -> sections and settings in which a network was measured as the claim asks."""
+    measured: dict[int, list[tuple[str, str]]] = {}
+    for section in found.summary.sections.values():
+        if (section.known, section.data, section.split) == (protocol, claim.data, "test"):
+            for settings in _fitting(network, section.key, claim, found):
+                measured.setdefault(section.images or 0, []).append((section.key, settings))
+    return measured
 
 
 def _fitting(network: str, section: str, claim: Claim, found: _Found) -> list[str]:

@@ -1,14 +1,15 @@
 """Robustness over epochs, from the evaluations during training."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from symmetry_robustness.reporting.figure_parts import NETWORKS, NORMS, Drawn, first_of
+from symmetry_robustness.reporting.figure_parts import NETWORKS, Drawn, first_of
 from symmetry_robustness.reporting.figures import Line, curve_grid, epsilon_name
+from symmetry_robustness.reporting.protocols import NORMS
 from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.schema import EpochFile, read_checked
 from symmetry_robustness.reporting.settings import data_title, digest
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
 
@@ -32,29 +33,39 @@ def epoch_figures(networks: Mapping[str, Sequence[Run]], notes: list[str]) -> Dr
             about, epochs = _epochs(run, notes)
             if len(epochs) > 1:
                 groups.setdefault(about, {}).setdefault(name, []).append(epochs)
-    for (data, part, _), found in groups.items():
+    for (data, part, *_), found in groups.items():
         shown = first_of(found, NETWORKS, "robustness over epochs", notes)
         panels = {
             title: {name: _mean_line(several, title) for name, several in shown.items()}
             for title in next(iter(shown.values()))[0][0].shares
         }
-        title = f"{data}, {part} images during training; bands: 95 % over seeds, or images of a single one"
+        title = f"{data}, {part} images during training; bands: 95 % over seeds and images"
         yield "epochs", curve_grid({"": panels}, x_label="epoch", title=title)
 
 
-def _epochs(run: Run, notes: list[str]) -> tuple[tuple[str, str, str], list[Epoch]]:
-    """Data, split and protocol of the evaluations during a run, and what they found; no more than `_POINTS`."""
+def _epochs(run: Run, notes: list[str]) -> tuple[tuple[str, ...], list[Epoch]]:
+    """What the evaluations during a run have in common (data, split, protocol, panels), and what they found.
+
+    No more than `_POINTS` are read; one that is damaged, or of another protocol than the first, is left out.
+    """
     files = run.during_files()
     chosen = [files[index] for index in np.unique(np.linspace(0, len(files) - 1, min(len(files), _POINTS)).astype(int))]
-    about, epochs = ("", "", ""), []
+    common: tuple[str, ...] = ()
+    epochs = []
     for number, path in chosen:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            about = (data_title(run.config["data"]), path.stem.partition("-")[0], digest(content["settings"]))
-            epochs.append(Epoch(number + 1, int(content["images"]), _panel_shares(content)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = read_checked(path, EpochFile)
+            shares = _panel_shares(content)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             notes.append(f"{path}: damaged ({type(error).__name__}: {error})")
-    return about, epochs
+            continue
+        about = (data_title(run.config["data"]), path.stem.partition("-")[0], digest(content["settings"]), *shares)
+        common = common or about
+        if about == common:
+            epochs.append(Epoch(number + 1, int(content["images"]), shares))
+        else:
+            notes.append(f"{path}: another protocol than after the epochs before; left out")
+    return common, epochs
 
 
 def _panel_shares(content: Mapping[str, Any]) -> dict[str, float]:
@@ -74,9 +85,10 @@ def _mean_line(several: Sequence[Sequence[Epoch]], title: str) -> Line:
     numbers = sorted(set.intersection(*map(set, by_number)))
     values = np.array([[epochs[number].shares[title] for number in numbers] for epochs in by_number])
     positions, mean = np.array(numbers, dtype=np.float64), values.mean(axis=0)
+    images = np.array([by_number[0][number].images for number in numbers], dtype=np.float64)
+    error = np.sqrt(mean * (1 - mean) / images)
+    low, high = share_interval(mean, error, images)
     if len(several) > 1:
-        low, high = seeds_interval(mean, values.std(axis=0, ddof=1), len(several))
-    else:
-        images = np.array([by_number[0][number].images for number in numbers], dtype=np.float64)
-        low, high = share_interval(mean, np.sqrt(mean * (1 - mean) / images), images)
+        wider = seeds_interval(mean, values.std(axis=0, ddof=1), len(several), error)
+        low, high = np.minimum(low, wider[0]).clip(0), np.maximum(high, wider[1]).clip(max=1)
     return Line(positions, mean, low, high)

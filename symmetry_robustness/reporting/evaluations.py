@@ -1,6 +1,6 @@
 """The two files of one evaluation: its settings, and for each image whether the network withstood."""
 
-import json
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.protocols import is_released, protocol_name, protocol_settings
+from symmetry_robustness.reporting.protocols import describe_protocol, is_released, protocol_name, protocol_settings
+from symmetry_robustness.reporting.schema import EvaluationFile, read_checked
 from symmetry_robustness.reporting.settings import (
     data_title,
     digest,
@@ -69,6 +70,11 @@ class Evaluation:
         return self.path.stem
 
     @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """All arrays of the npz file."""
+        return read_arrays(self.path.with_suffix(".npz"))
+
+    @property
     def norm(self) -> str:
         """Of the threat."""
         return str(self.content["norm"])
@@ -125,9 +131,9 @@ class Evaluation:
 
     @property
     def checks(self) -> str:
-        """The worst of the soundness checks: passed, warned or failed."""
+        """The worst of the soundness checks: passed, warned or failed; empty where none were made."""
         states = {check["status"] for check in self.content["checks"]}
-        return next((state for state in _WORST if state in states), "passed")
+        return next((state for state in _WORST if state in states), "")
 
     @cached_property
     def images_key(self) -> str:
@@ -162,8 +168,7 @@ class Evaluation:
             if clever
             else (f"measures.{measure}.{array}", f"measures.{measure}.indices")
         )
-        with self.path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            values, indices = np.asarray(arrays[key], dtype=np.float64), arrays[numbers]
+        values, indices = np.asarray(self.arrays[key], dtype=np.float64), self.arrays[numbers]
         values = values.reshape(len(values), -1)
         known = ~np.isnan(values)
         some = known.any(axis=1)
@@ -171,10 +176,9 @@ class Evaluation:
         return indices[some], means
 
     def examples(self) -> Examples:
-        """The images that were kept, read anew each time."""
-        with self.path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            kept = {name.removeprefix("examples."): arrays[name] for name in arrays.files if name[:9] == "examples."}
-            broken_at = {attack: arrays[f"broken_at.{attack}"] for attack in self.attacks if attack in kept}
+        """The images that were kept."""
+        kept = {name.removeprefix("examples."): found for name, found in self.arrays.items() if name[:9] == "examples."}
+        broken_at = {attack: self.arrays[f"broken_at.{attack}"] for attack in self.attacks if attack in kept}
         clean = kept.get("clean", np.zeros((0, 3, 1, 1), np.float32))
         rows = np.argsort(self.indices, kind="stable")[: len(clean)]
         strongest = sorted(broken_at, key=lambda attack: -int(np.isfinite(broken_at[attack]).sum()))
@@ -196,6 +200,13 @@ class Evaluation:
         return None if size is None else indices % size
 
 
+@functools.lru_cache(maxsize=16)
+def read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
+    """All arrays of an npz file; those of the files that were asked for last are kept."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
 def read_evaluation(path: Path, data: Mapping[str, Any]) -> Evaluation:
     """Read an evaluation and hold its two files against each other.
 
@@ -206,22 +217,27 @@ def read_evaluation(path: Path, data: Mapping[str, Any]) -> Evaluation:
     Raises:
         ValueError, KeyError, TypeError, OSError, BadZipFile: a file is damaged or says other things than its twin.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        indices, clean = arrays["indices"], arrays["predictions"] == arrays["labels"]
-        epsilons = np.asarray(content["epsilons"], dtype=np.float64)
-        standing = {}
-        for attack in content["attacks"]:
-            name = f"fooled.{attack}"
-            withstood = ~arrays[name] if name in arrays.files else arrays[f"broken_at.{attack}"][:, None] > epsilons
-            standing[attack] = np.packbits(withstood, axis=1)
+    content = read_checked(path, EvaluationFile)
+    arrays = read_arrays(path.with_suffix(".npz"))
+    indices, clean = arrays["indices"], arrays["predictions"] == arrays["labels"]
+    epsilons = np.asarray(content["epsilons"], dtype=np.float64)
+    standing = {}
+    for attack in content["attacks"]:
+        broken_at, fooled = arrays[f"broken_at.{attack}"], arrays.get(f"fooled.{attack}")
+        if np.isnan(broken_at).any():
+            raise ValueError(f"{path.stem}.npz: broken_at.{attack} holds what is not a number")
+        withstood = broken_at[:, None] > epsilons if fooled is None else ~fooled
+        if withstood.shape != (len(indices), len(epsilons)):
+            raise ValueError(f"{path.stem}.npz: {attack} has results for {len(withstood)} of {len(indices)} images")
+        standing[attack] = np.packbits(withstood, axis=1)
     own = content.get("provenance", {}).get("data", data)
     evaluation = Evaluation(path, content, own, indices, clean, standing)
-    _check(evaluation)
+    _check_numbers(evaluation)
+    _check_arrays(evaluation, arrays)
     return evaluation
 
 
-def _check(evaluation: Evaluation) -> None:
+def _check_numbers(evaluation: Evaluation) -> None:
     """Raise ValueError where the summary is not that of the images."""
     content = evaluation.content
     if len({len(evaluation.indices), len(evaluation.clean), int(content["images"])}) > 1:
@@ -232,5 +248,21 @@ def _check(evaluation: Evaluation) -> None:
         for epsilon, share in zip(evaluation.epsilons, shares, strict=True):
             found[f"robust_accuracy.{attack}.{evaluation.norm}_{epsilon:.4g}"] = float(share)
     for name, share in found.items():
-        if abs(content["summary"][name] - share) > 1e-6:
-            raise ValueError(f"{evaluation.path.name} says {name} {content['summary'][name]}, its images {share}")
+        stated = content["summary"][name]
+        if stated is None or abs(stated - share) > 1e-6:
+            raise ValueError(f"{evaluation.path.name} says {name} {stated}, its images {share}")
+
+
+def _check_arrays(evaluation: Evaluation, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Try what a report will ask of the arrays; raises where one is missing, or of another shape than it should be."""
+    if evaluation.content.get("clever"):
+        evaluation.measured("clever")
+    for measure, found in evaluation.content.get("measures", {}).items():
+        if evaluation.originals is not None:
+            for array in found:
+                evaluation.measured(measure, array)
+    examples = evaluation.examples()
+    shapes = {found.shape for found in (examples.clean, *examples.attacked.values())}
+    if len(shapes) > 1 or examples.clean.ndim != 4 or examples.clean.shape[1] != 3:
+        raise ValueError(f"{evaluation.path.stem}.npz: examples of shapes {', '.join(map(str, sorted(shapes)))}")
+    describe_protocol(evaluation.settings)

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from symmetry_robustness.reporting.figures import COLORS, Line
 
 NETWORKS: Final = len(COLORS)  # lines that can be told apart in one panel
-NORMS: Final = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 
 # Pairs of a file's stem and a figure.
 Drawn = Iterator[tuple[str, Figure]]
@@ -21,7 +20,8 @@ T = TypeVar("T")
 def shown_network(label: str) -> str:
     """A network's label for a reader."""
     name, *rest = label.split(" ", 1)
-    return " ".join([name.replace("_4layer", ", 4 layers").replace("_", " "), *rest])
+    shown = " ".join([name.replace("_4layer", ", 4 layers").replace("_", " "), *rest])
+    return shown.replace("$", r"\$")  # no formula begins here
 
 
 def shown_data(data: str) -> str:

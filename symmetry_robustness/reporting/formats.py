@@ -17,6 +17,7 @@ _LATEX = str.maketrans(
     }
 )  # fmt: skip
 _WIDEST = 5  # columns of numbers that fit on a page, beside the first two
+_LONGEST = 40  # rows that do
 
 
 class Cell(NamedTuple):
@@ -37,46 +38,56 @@ class Table:
     fixed: int = 1
 
 
+def flag(checks: str) -> str:
+    """What stands behind a name whose soundness checks did not all pass."""
+    return f" ⚠ checks {checks}" if checks in ("warned", "failed") else ""
+
+
 def markdown(table: Table) -> str:
     """A heading, a GitHub-flavoured table with the best in bold, and the notes."""
 
     def line(texts: Sequence[str]) -> str:
-        cells = " | ".join(text.replace("|", "\\|") for text in texts)
+        cells = " | ".join(plain_line(text).replace("|", "\\|") for text in texts)
         return f"| {cells} |\n"
 
     numbers = len(table.columns) - table.fixed
     rule = [":--"] * table.fixed + ["--:"] * numbers
     lines = [line(table.columns), line(rule)]
     lines += [line([f"**{cell.text}**" if cell.best else cell.text for cell in row]) for row in table.rows]
-    return "\n".join([f"### {table.title}\n", "".join(lines), *(f"{note}\n" for note in table.notes)])
+    return "\n".join([f"### {plain_line(table.title)}\n", "".join(lines), *(f"{note}\n" for note in table.notes)])
+
+
+def plain_line(text: str) -> str:
+    """A text in one line, in which Markdown finds no HTML."""
+    return " ".join(text.split()).replace("<", "&lt;")
 
 
 def latex(table: Table) -> str:
-    """As many `table` environments as the columns need, ruled by booktabs, everything escaped."""
-    parts = []
+    """As many `table` environments as the columns and rows need, ruled by booktabs, everything escaped."""
+    parts: list[str] = []
     for start, stop in _pieces(table):
         chosen = [*range(table.fixed), *range(start, stop)]
-        title = table.title if start == table.fixed else f"{table.title} (continued)"
         head = " & ".join(escaped(table.columns[index]) for index in chosen)
-        rows = [" & ".join(_latex_cell(row[index]) for index in chosen) for row in table.rows]
-        lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{escaped(title)}}}"]
-        lines += [
-            rf"\begin{{tabular}}{{{'l' * table.fixed}{'r' * (stop - start)}}}",
-            r"\toprule",
-            rf"{head} \\",
-            r"\midrule",
-        ]
-        lines += [rf"{row} \\" for row in rows]
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        if table.notes:
-            lines.append(rf"\par\smallskip\footnotesize {escaped(' '.join(table.notes))}")
-        parts.append("\n".join([*lines, r"\end{table}", ""]))
+        for first in range(0, max(len(table.rows), 1), _LONGEST):
+            title = table.title if not parts else f"{table.title} (continued)"
+            rows = [" & ".join(_latex_cell(row[index]) for index in chosen) for row in table.rows[first:][:_LONGEST]]
+            lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{escaped(title)}}}"]
+            lines += [
+                rf"\begin{{tabular}}{{{'l' * table.fixed}{'r' * (stop - start)}}}",
+                r"\toprule",
+                rf"{head} \\",
+                r"\midrule",
+            ]
+            lines += [*(rf"{row} \\" for row in rows), r"\bottomrule", r"\end{tabular}"]
+            if table.notes:
+                lines.append(rf"\par\smallskip\footnotesize {escaped(' '.join(table.notes))}")
+            parts.append("\n".join([*lines, r"\end{table}", ""]))
     return "\n".join(parts)
 
 
 def escaped(text: str) -> str:
     """A text with LaTeX's special characters made plain."""
-    return text.translate(_LATEX)
+    return " ".join(text.split()).translate(_LATEX)
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -27,8 +27,12 @@ BENCHMARK = (
     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
 )  # fmt: skip
 SEVERITIES = (1, 2, 3, 4, 5)
+# The views of a corrupted data set that the benchmark counts, a corruption's severities together.
+CORRUPTED = tuple(f"{corruption}_{severity}" for corruption in BENCHMARK for severity in SEVERITIES)
 COSTS = ("parameters", "flops", "training_seconds", "images_per_second")
 
+# Settings that decide which epoch best.ckpt is of.
+_CHOOSING = ("checkpoint", "callback", "robustness")
 _QUANTILES = {"clever_q25": 0.25, "clever_median": 0.5, "clever_q75": 0.75}
 
 
@@ -79,13 +83,14 @@ def split(rows: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
 
 def settings_key(run: Run, weights: str) -> str:
     """Digest of all that decides a network's numbers, but for seed and evaluation."""
-    return digest(run.name, run.training, weights)
+    chosen_by = {} if weights == "last.ckpt" else {name: run.config.get(name) for name in _CHOOSING}
+    return digest(run.name, run.training, weights, chosen_by)
 
 
 def _run_rows(run: Run) -> Iterator[tuple[Any, ...]]:
     """All rows of a run, in the order of `COLUMNS`."""
     common = {
-        "run": str(run.directory),
+        "run": run.place,
         "network": run.name,
         "group": str(run.summary.get("group") or ""),
         "seed": run.seed,
@@ -132,9 +137,8 @@ def _summary_rows(run: Run) -> Iterator[dict[str, Any]]:
         for view, share, error in zip(views, shares[1:], errors[1:], strict=True):
             yield common | {"measure": "test_accuracy", "view": view, "value": share, "standard_error": error}
     yield common | {"measure": "test_accuracy", "value": shares[0], "standard_error": errors[0]}
-    cells = [f"{corruption}_{severity}" for corruption in BENCHMARK for severity in SEVERITIES]
-    if all(cell in views for cell in cells):
-        rows = [1 + list(views).index(cell) for cell in cells]
+    if all(cell in views for cell in CORRUPTED):
+        rows = [1 + list(views).index(cell) for cell in CORRUPTED]
         value, error = 1 - shares[rows].mean(), errors[rows].mean()
         yield common | {"measure": "mean_corruption_error", "value": value, "standard_error": error}
 

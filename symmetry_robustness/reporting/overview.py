@@ -41,7 +41,7 @@ def run_row(run: Run) -> Row:
     for attack in run.attacks:
         for epsilon, share, error in list(zip(*run.curve(attack), strict=True))[1:]:
             row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
-    if "clever" in run.summary:
+    if run.summary.get("clever") is not None:
         row["CLEVER"] = f"{run.summary['clever']:.3f}"
     for measure, means in run.final.content.get("measures", {}).items():
         for array, mean in means.items():

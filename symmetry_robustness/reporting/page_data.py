@@ -28,7 +28,7 @@ from symmetry_robustness.reporting.page_answers import find_answers, place
 from symmetry_robustness.reporting.page_measures import find_measures
 from symmetry_robustness.reporting.page_run import run_details
 from symmetry_robustness.reporting.results import Section, Summary
-from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.runs import Run, shown_path
 from symmetry_robustness.reporting.settings import data_title
 from symmetry_robustness.reporting.statistics import Difference
 
@@ -61,7 +61,7 @@ def make_page(
     settings = _settings(summary, runs)
     numbers = {section: number for number, section in enumerate(settings)}
     entries = _entries(runs, frame, numbers)
-    curves = list(_curves(results, numbers, entries, {str(run.directory): at for at, run in enumerate(runs)}))
+    curves = list(_curves(results, numbers, entries, {run.place: at for at, run in enumerate(runs)}))
     return Page(
         title=_title(summary),
         made=made,
@@ -180,7 +180,7 @@ def _curves(
     """One for each network, setting and attack."""
     for (section, _), group in results.groupby(["section", "settings"], sort=False):
         first, number = records(group.head(1))[0], numbers[str(section)]
-        own = [at[run] for run in str(first.runs).split("\n")]
+        own = [at[run] for run in first.runs]
         reports = [report for run in own for report in entries[run].reports if report.setting == number]
         failed = sum(bool(report.failed) for report in reports)
         warned = sum(bool(report.warned and not report.failed) for report in reports)
@@ -229,7 +229,7 @@ def _entries(runs: Sequence[Run], frame: pd.DataFrame, numbers: Mapping[str, int
     root = Path(os.path.commonpath([run.directory.resolve().parent for run in runs]))
     entries = []
     for run in runs:
-        found = rows.get(str(run.directory), {})
+        found = rows.get(run.place, {})
         reports = []
         for evaluation in run.evaluations.values():
             numbered = found.pop((evaluation.section, evaluation.weights), [])
@@ -242,7 +242,7 @@ def _entries(runs: Sequence[Run], frame: pd.DataFrame, numbers: Mapping[str, int
         summary = run.summary
         entries.append(
             RunEntry(
-                name=run.directory.resolve().relative_to(root).as_posix(),
+                name=shown_path(run.directory.resolve().relative_to(root)),
                 network=run.name,
                 group=summary.get("group"),
                 data=data_title(run.config["data"]),

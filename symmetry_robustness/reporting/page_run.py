@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -93,7 +94,7 @@ def pngs(images: NDArray[np.float32]) -> list[str]:
     return made
 
 
-def training_curves(metrics: Sequence[Mapping[str, str]]) -> dict[str, dict[str, Any]]:
+def training_curves(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
     """metrics.csv as curves over epochs, those of one kind together; the final test is no point of a curve.
 
     Args:
@@ -102,20 +103,20 @@ def training_curves(metrics: Sequence[Mapping[str, str]]) -> dict[str, dict[str,
     Returns:
         kind to "x" (finished epochs), "names" and, for each name, a column of values or None.
     """
-    rows = [row for row in metrics if row.get("epoch")]
+    rows = [row for row in metrics if "epoch" in row]
     kinds: dict[str, dict[str, str]] = {}
-    for metric in rows[0] if rows else ():
+    for metric in dict.fromkeys(name for row in rows for name in row):
         if metric and metric not in ("step", "epoch", "robust/clean") and not metric.startswith("test/"):
             kind, name = _kind(metric)
             kinds.setdefault(kind, {})[metric] = name
     curves = {}
     for kind in sorted(kinds, key=lambda kind: _FIRST.index(kind) if kind in _FIRST else len(_FIRST)):
         names = ({"robust/clean": "clean"} if kind.startswith("accuracy under") else {}) | kinds[kind]
-        kept = [row for row in rows if any(row.get(metric) for metric in names)]
+        kept = [row for row in rows if any(metric in row for metric in names)]
         kept = [kept[at] for at in np.unique(np.linspace(0, len(kept) - 1, min(_POINTS, len(kept))).astype(int))]
         if kept:
-            columns = [finite([float(row.get(metric) or "nan") for row in kept], digits=6) for metric in names]
-            epochs = [int(float(row["epoch"])) + 1 for row in kept]
+            columns = [finite([row.get(metric, math.nan) for row in kept], digits=6) for metric in names]
+            epochs = [int(row["epoch"]) + 1 for row in kept]
             curves[kind] = {"x": epochs, "names": list(names.values()), "columns": columns}
     return curves
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from symmetry_robustness.reporting.settings import Settings, flatten
 
+NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 # Sound settings, which reports of early versions leave unsaid.
 _SOUND: Settings = {"judge": "any", "mode": "evaluation", "outside": "discard", "cascade": False, "bounds": [0.0, 1.0]}
 _UNSAID: Settings = {**_SOUND, "measures": {}}
@@ -46,7 +47,7 @@ def describe_protocol(settings: Settings) -> str:
     """A protocol in a line: attacks, norm, and whatever is not as it should be."""
     protocol = protocol_settings(settings)
     attacks = [describe_attack(name, attack) for name, attack in protocol.get("attacks", {}).items()]
-    words = [", ".join(attacks) or "no attacks", {"linf": "ℓ∞", "l2": "ℓ2"}.get(norm := protocol["norm"], norm)]
+    words = [", ".join(attacks) or "no attacks", NORMS.get(norm := protocol["norm"], norm)]
     if protocol["cascade"]:
         words.append("each attack on what those before it left")
     if protocol["judge"] == "returned":

@@ -20,13 +20,14 @@ from symmetry_robustness.reporting.figure_parts import (
     shown_network,
 )
 from symmetry_robustness.reporting.figures import accuracy_circle, corruption_map, curve_grid, save_figure
-from symmetry_robustness.reporting.frame import BENCHMARK, SEVERITIES, records, split
+from symmetry_robustness.reporting.frame import BENCHMARK, CORRUPTED, SEVERITIES, records, split
 from symmetry_robustness.reporting.measure_figures import Remove
 from symmetry_robustness.reporting.results import Summary
 from symmetry_robustness.reporting.run_figures import LAST, run_figures
 from symmetry_robustness.reporting.runs import VIEWS, Run
 
 _MAPS: Final = 4  # networks whose corruptions are drawn
+_STEM: Final = 100  # letters of a file's name
 
 
 def write_figures(runs: Sequence[Run], summary: Summary, directory: Path, remove: Remove) -> list[str]:
@@ -52,7 +53,7 @@ def write_figures(runs: Sequence[Run], summary: Summary, directory: Path, remove
     )
     for figures in drawn:
         for name, figure in figures:
-            stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)
+            stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)[:_STEM]
             stems[stem] += 1
             save_figure(figure, directory / (stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"))
     return notes
@@ -90,12 +91,11 @@ def view_figures(summary: Summary, notes: list[str]) -> Drawn:
 
 def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
     """Error under each corruption of the benchmark at each severity."""
-    cells = [f"{corruption}_{severity}" for corruption in BENCHMARK for severity in SEVERITIES]
-    rows = summary.results[summary.results["view"].isin(cells)]
+    rows = summary.results[summary.results["view"].isin(CORRUPTED)]
     for found in split(rows, "section").values():
         errors: dict[str, NDArray[np.float64]] = {}
         for one in split(found, "settings").values():
-            error = 1 - one.set_index("view")["value"].reindex(cells)
+            error = 1 - one.set_index("view")["value"].reindex(CORRUPTED)
             table = error.to_numpy(np.float64).reshape(len(BENCHMARK), len(SEVERITIES))
             errors[shown_network(str(one["label"].iloc[0]))] = table
         shown = first_of(errors, _MAPS, "corruptions", notes)

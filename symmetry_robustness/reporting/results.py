@@ -89,7 +89,7 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     results["seed_list"] = grouped["seed"].agg(lambda seeds: " ".join(map(str, seeds)))
     results["checks"] = grouped["state"].max().map(_STATES.__getitem__)
     results["commits"] = grouped["commit"].nunique()
-    results["runs"] = grouped["run"].agg("\n".join)
+    results["runs"] = grouped["run"].agg(tuple)
     deviation = grouped["value"].std().to_numpy()
     results = results.reset_index()
     _add_intervals(results, deviation)
@@ -107,20 +107,21 @@ def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> Non
         for name in ("value", "standard_error", "seeds", "images")
     )
     is_share = results["measure"].isin(SHARES).to_numpy()
-    over_images = (seeds == 1) & ~np.isnan(error)
-    kinds = [seeds > 1, over_images & is_share, over_images & ~is_share]
-    low, high = zip(
-        seeds_interval(value, deviation, seeds),
-        share_interval(np.where(is_share, value, np.nan), error, images),
-        mean_interval(value, error),
-        strict=True,
-    )
-    results["low"], results["high"] = np.select(kinds, low, np.nan), np.select(kinds, high, np.nan)
-    for name in ("low", "high"):
+    known, several = ~np.isnan(error), seeds > 1
+    of_shares = share_interval(np.where(is_share & known, value, np.nan), error, images)
+    over_seeds, over_images = seeds_interval(value, deviation, seeds, error), mean_interval(value, error, images)
+    # Seeds that agree by chance say nothing of other images: shares have no narrower interval than for one seed.
+    wider = np.fmin(of_shares[0], over_seeds[0]), np.fmax(of_shares[1], over_seeds[1])
+    kinds = [several & is_share, several, is_share, known]
+    for name, *ends in zip(("low", "high"), wider, over_seeds, of_shares, over_images, strict=True):
+        results[name] = np.select(kinds, ends, np.nan)
         results[name] = results[name].mask(is_share, results[name].clip(0, 1))
     over = [f"{count} images" for count in results["images"]]
-    names = [[f"{count} seeds" for count in results["seeds"]], over, over]
-    results["interval"] = np.select(kinds, names, "")
+    both = [
+        f"{count} seeds{' and their images' if has_error else ''}"
+        for count, has_error in zip(results["seeds"], known, strict=True)
+    ]
+    results["interval"] = np.select([several, known], [both, over], "")
 
 
 def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -192,7 +193,8 @@ def _compare(results: pd.DataFrame, evaluations: dict[tuple[str, str], Seeds]) -
         ]
         adjusted = holm([result.p_value for result in found])
         about = {name: getattr(leader, name) for name in (*COLUMN, "label", "settings")}
-        about["best"] = bool(np.all(adjusted <= 1 - LEVEL))  # a comparison that could not be made is NaN, and not won
+        # A comparison that could not be made is NaN, and not won; one training each says nothing of the next.
+        about["best"] = bool(np.all(adjusted <= 1 - LEVEL)) and all(result.seeds > 1 for result in found)
         for other, result, p_value in zip(others, found, adjusted, strict=True):
             names = {"other": other.label, "other_settings": other.settings, "adjusted": p_value}
             rows.append(about | names | result._asdict())

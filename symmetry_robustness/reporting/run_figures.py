@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.epoch_figures import epoch_figures
 from symmetry_robustness.reporting.evaluations import FINAL, Evaluation
-from symmetry_robustness.reporting.figure_parts import NETWORKS, NORMS, Drawn, first_of
+from symmetry_robustness.reporting.figure_parts import NETWORKS, Drawn, first_of
 from symmetry_robustness.reporting.figures import (
     Line,
     Pairs,
@@ -18,6 +18,7 @@ from symmetry_robustness.reporting.figures import (
 )
 from symmetry_robustness.reporting.frame import settings_key
 from symmetry_robustness.reporting.measure_figures import Remove, Shown, measure_figures, shares_of
+from symmetry_robustness.reporting.protocols import NORMS
 from symmetry_robustness.reporting.runs import Run
 from symmetry_robustness.reporting.settings import digest, evaluation_data
 
@@ -63,7 +64,7 @@ def picture_figures(name: str, run: Run, remove: Remove) -> Drawn:
         if panel is not None and strongest:
             yield f"examples-{evaluation.protocol}-{name}", panel
         shown = Shown(examples.clean, examples.numbers)
-        measures = _measures(_arrays(evaluation))
+        measures = _measures(evaluation.arrays)
         for measure, figure in measure_figures(evaluation.settings, measures, shown, remove).items():
             yield f"{measure}-{evaluation.protocol}-{name}", figure
 
@@ -109,7 +110,7 @@ def _distances(evaluation: Evaluation, norm: str) -> tuple[NDArray[Any], NDArray
     """Numbers of images, smallest distances found in a norm (0 where misclassified) and where nothing was found."""
     if evaluation.released:
         return None
-    arrays = _arrays(evaluation)
+    arrays = evaluation.arrays
     for name, settings in evaluation.settings.get("measures", {}).items():
         if settings["class"] == "MinimalDistance" and settings["norm"] == norm:
             found = _measures(arrays)[name]
@@ -127,7 +128,7 @@ def circle_figures(networks: Networks, notes: list[str]) -> Drawn:
         for evaluation in filter(_of_last, several[0].evaluations.values()):
             for measure, settings in evaluation.settings.get("measures", {}).items():
                 if settings["class"] == "Symmetry" and len(settings["angles"]) > 2:
-                    lines = shares_of(_measures(_arrays(evaluation))[measure], "rotation", np.array(settings["angles"]))
+                    lines = shares_of(_measures(evaluation.arrays)[measure], "rotation", np.array(settings["angles"]))
                     key = (evaluation.protocol, measure, evaluation.section)
                     groups.setdefault(key, {})[name] = lines["accuracy"]
     for (protocol, measure, _), found in groups.items():
@@ -142,12 +143,6 @@ def circle_figures(networks: Networks, notes: list[str]) -> Drawn:
 def _of_last(evaluation: Evaluation) -> bool:
     """Whether it is of the last weights, as evaluations of early versions are taken to be."""
     return evaluation.weights in ("", LAST)
-
-
-def _arrays(evaluation: Evaluation) -> dict[str, NDArray[Any]]:
-    """All arrays of an evaluation."""
-    with np.load(evaluation.path.with_suffix(".npz"), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
 
 
 def _measures(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[Any]]]:

@@ -2,10 +2,11 @@
 
 import csv
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +19,18 @@ import yaml
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.evaluations import FINAL, Evaluation, read_evaluation
 from symmetry_robustness.reporting.figures import Curve
-from symmetry_robustness.reporting.settings import training_settings
+from symmetry_robustness.reporting.schema import Provenance, RunSummary, read_checked
+from symmetry_robustness.reporting.settings import data_title, training_settings
 
 # Kinds of views that a test set may have been shown in, and the axis that they are drawn along.
 VIEWS = {"rotation": "angle (degrees, counter-clockwise)", "scale": "scale"}
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, and not everywhere
 _DURING = re.compile(r"(train|validation)-epoch=(\d+)")
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, BadZipFile, ZlibError, yaml.YAMLError)
-_NEEDED = ("name", "seed", "parameters", "clean_accuracy")
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError),
+    *(BadZipFile, ZlibError, yaml.YAMLError, csv.Error),
+)
 
 
 class Problem(NamedTuple):
@@ -43,6 +47,11 @@ class Problem(NamedTuple):
         return f"{self.path}: {self.kind}{f' ({self.reason})' if self.reason else ''}"
 
 
+def shown_path(path: Path) -> str:
+    """A path in one line, whatever bytes it holds."""
+    return "".join(c if c.isprintable() else "?" for c in str(path).encode("utf-8", "replace").decode())
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished run.
@@ -53,6 +62,7 @@ class Run:
         summary: content of summary.json.
         provenance: content of provenance.json; empty where there is none.
         evaluations: stem to evaluation: `test`, the run's own, and those of `symrob evaluate`.
+        metrics_file: metrics.csv; None where there is none that can be read.
     """
 
     directory: Path
@@ -60,6 +70,12 @@ class Run:
     summary: dict[str, Any]
     provenance: dict[str, Any]
     evaluations: dict[str, Evaluation]
+    metrics_file: Path | None = None
+
+    @property
+    def place(self) -> str:
+        """The directory for a reader, whatever bytes its name holds."""
+        return shown_path(self.directory)
 
     @property
     def name(self) -> str:
@@ -98,13 +114,9 @@ class Run:
         """All settings that decide the weights, but for the seed."""
         return training_settings(self.config)
 
-    def metrics(self) -> list[dict[str, str]]:
-        """Rows of metrics.csv, each with what was logged; empty where there is none."""
-        path = self.directory / "metrics.csv"
-        if not path.is_file():
-            return []
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
+    def metrics(self) -> list[dict[str, float]]:
+        """Rows of metrics.csv, each with the numbers that were logged; empty where there is none."""
+        return [] if self.metrics_file is None else read_metrics(self.metrics_file)
 
     def during_files(self) -> list[tuple[int, Path]]:
         """Epochs and the JSON files of the evaluations after them, in order."""
@@ -154,10 +166,15 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
 
 
 def _directories(root: Path) -> Iterator[Path]:
-    """Directories with a config.yaml, in order; what lies inside of a run is not looked at."""
-    for folder, inside, files in os.walk(root):
+    """Directories with a config.yaml, in order, also behind links; what lies inside of a run is not looked at."""
+    seen = set()
+    for folder, inside, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a link to where we are already
+            inside.clear()
+            continue
+        seen.add(real)
         inside.sort()
-        if "config.yaml" in files:
+        if "config.yaml" in (*files, *inside):
             yield Path(folder)
             if "provenance.json" in files or "summary.json" in files:
                 inside.clear()
@@ -165,27 +182,53 @@ def _directories(root: Path) -> Iterator[Path]:
 
 def _read(directory: Path) -> tuple[Run | None, list[Problem]]:
     """The run, or None, and what is wrong."""
+    place = shown_path(directory)
     summary_file = directory / "summary.json"
     try:
         config = _configuration(directory / "config.yaml")
         if not {"name", "seed", "data", "model"} <= set(config):
-            return None, [Problem(str(directory), "foreign", "config.yaml is no configuration of a run")]
+            return None, [Problem(place, "foreign", "config.yaml is no configuration of a run")]
         if not summary_file.exists():
-            return None, [Problem(str(directory), "unfinished", "")]
+            return None, [Problem(place, "unfinished", "")]
         summary = _mapping(summary_file)
         if summary["status"] != "done":
-            return None, [Problem(str(directory), str(summary["status"]), str(summary.get("error", "")))]
-        if missing := [name for name in _NEEDED if summary[name] is None]:
-            raise ValueError(f"summary.json has no {missing[0]}")
+            return None, [Problem(place, str(summary["status"]), str(summary.get("error", "")))]
+        summary = read_checked(summary_file, RunSummary)
         provenance = directory / "provenance.json"
-        run = Run(directory, config, summary, _mapping(provenance) if provenance.exists() else {}, {})
-        _ = run.training, run.seed, run.epochs, [run.views(kind) for kind in VIEWS]
+        about = read_checked(provenance, Provenance) if provenance.exists() else {}
+        run = Run(directory, config, summary, about, {}, directory / "metrics.csv")
+        _ = run.training, run.epochs, [run.views(kind) for kind in VIEWS], data_title(config["data"])
         if summary["robustness_images"]:
             final = read_evaluation(directory / "robustness" / f"{FINAL}.json", config["data"])
             run.evaluations[FINAL] = final
     except _DAMAGE as error:
-        return None, [Problem(str(directory), "damaged", f"{type(error).__name__}: {' '.join(str(error).split())}")]
-    return run, _add_evaluations(run)
+        return None, [_damaged(directory, error)]
+    problems = _add_evaluations(run)
+    try:
+        run.metrics()
+    except FileNotFoundError:
+        return replace(run, metrics_file=None), problems
+    except _DAMAGE as error:
+        problems.append(_damaged(directory / "metrics.csv", error))
+        return replace(run, metrics_file=None), problems
+    return run, problems
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Rows of a metrics.csv, each with what was logged.
+
+    Raises:
+        ValueError, OSError, csv.Error: it holds something else than numbers, or an epoch that is none.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+    if not all(math.isfinite(row.get("epoch", 0.0)) for row in rows):
+        raise ValueError("an epoch is not a number")
+    return rows
+
+
+def _damaged(path: Path, error: BaseException) -> Problem:
+    return Problem(shown_path(path), "damaged", f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _add_evaluations(run: Run) -> list[Problem]:
@@ -197,8 +240,7 @@ def _add_evaluations(run: Run) -> list[Problem]:
         try:
             run.evaluations[path.stem] = read_evaluation(path, run.config["data"])
         except _DAMAGE as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            problems.append(Problem(str(path), "damaged", reason))
+            problems.append(_damaged(path, error))
     return problems
 
 
@@ -214,6 +256,7 @@ def _configuration(path: Path) -> dict[str, Any]:
     content = yaml.load(text, Loader=YAML_LOADER)  # a SafeLoader either way
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no mapping")
+    json.dumps(content, sort_keys=True, default=str)  # digests rely on names that are texts
     return content
 
 

@@ -65,11 +65,25 @@ def _sums(values: FloatArray, originals: NDArray[np.int64]) -> FloatArray:
     return sums
 
 
-def seeds_interval(mean: ArrayLike, deviation: ArrayLike, seeds: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Student's t interval of the mean over seeds; the deviation is that of single seeds (ddof 1)."""
-    mean, deviation, seeds = (np.asarray(values, dtype=np.float64) for values in (mean, deviation, seeds))
+def seeds_interval(
+    mean: ArrayLike, deviation: ArrayLike, seeds: ArrayLike, error: ArrayLike = 0.0
+) -> tuple[FloatArray, FloatArray]:
+    """Interval of a mean over seeds, for other seeds and other images.
+
+    Its half is the root of the sum of two squares: half of Student's t interval over seeds, and half of the normal one
+    over images. Where one of the two does not vary, it is the other's.
+
+    Args:
+        mean: over seeds.
+        deviation: that of single seeds (ddof 1).
+        seeds: how many.
+        error: standard error over images, which the seeds have in common, so that more seeds do not lessen it; NaN
+            where there is none.
+    """
+    mean, deviation, seeds, error = (np.asarray(values, dtype=np.float64) for values in (mean, deviation, seeds, error))
     with np.errstate(invalid="ignore", divide="ignore"):
-        half = special.stdtrit(seeds - 1, (1 + LEVEL) / 2) * deviation / np.sqrt(seeds)
+        over_seeds = special.stdtrit(seeds - 1, (1 + LEVEL) / 2) * deviation / np.sqrt(seeds)
+        half = np.hypot(over_seeds, special.ndtri((1 + LEVEL) / 2) * np.nan_to_num(error))
     return mean - half, mean + half
 
 
@@ -92,9 +106,11 @@ def share_interval(share: ArrayLike, error: ArrayLike, images: ArrayLike) -> tup
     return np.clip(middle - half, 0, share), np.clip(middle + half, share, 1)
 
 
-def mean_interval(mean: ArrayLike, error: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Normal interval of a mean over images."""
-    mean, half = np.asarray(mean, dtype=np.float64), special.ndtri((1 + LEVEL) / 2) * np.asarray(error, np.float64)
+def mean_interval(mean: ArrayLike, error: ArrayLike, images: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Student's t interval of a mean over images."""
+    mean, error, images = (np.asarray(values, dtype=np.float64) for values in (mean, error, images))
+    with np.errstate(invalid="ignore"):
+        half = special.stdtrit(images - 1, (1 + LEVEL) / 2) * error
     return mean - half, mean + half
 
 
@@ -125,7 +141,7 @@ def paired_difference(first: FloatArray, second: FloatArray, *, coverage: float 
 
 def _one_seed(difference: FloatArray, mean: float, variance: float, *, binary: bool) -> Difference:
     images, error = len(difference), float(np.sqrt(variance))
-    low, high = (float(end) for end in mean_interval(mean, error))
+    low, high = (float(end) for end in mean_interval(mean, error, images))
     if not binary:
         return Difference(mean, low, high, _two_sided(mean, error, images - 1), 1, images, "paired t over images")
     won, lost = int((difference > 0).sum()), int((difference < 0).sum())

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from symmetry_robustness.reporting.figures import epsilon_name
-from symmetry_robustness.reporting.formats import Cell, Table, latex, markdown
-from symmetry_robustness.reporting.frame import BENCHMARK, COSTS, SEVERITIES, records, split
+from symmetry_robustness.reporting.formats import Cell, Table, flag, latex, markdown
+from symmetry_robustness.reporting.frame import BENCHMARK, CORRUPTED, COSTS, SEVERITIES, records, split
 from symmetry_robustness.reporting.overview import measure_title
 from symmetry_robustness.reporting.results import COLUMN, SHARES, Section, Summary
 
-_INTERVALS = "Mean and 95 % interval: Student's t over seeds, with one seed Wilson's over images, as the column says."
-_BEST = "Bold: better than every other in a paired test (5 % for each column, after Holm)."
+_INTERVALS = "Mean and 95 % interval: over seeds and images, with one seed over images, as the column says."
+_BEST = "Bold: better than every other in a paired test over several seeds (5 % for each column, after Holm)."
 _CLEVER = {
     "clever": "CLEVER mean",
     "clever_q25": "CLEVER lower quartile",
@@ -23,9 +23,6 @@ _CLEVER = {
     "clever_q75": "CLEVER upper quartile",
 }
 _COST_TITLES = ("parameters", "FLOPs per image", "training s", "images/s in training")
-
-
-_CELLS = {f"{corruption}_{severity}" for corruption in BENCHMARK for severity in SEVERITIES}
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Sheet:
 def sheets(summary: Summary) -> list[Sheet]:
     """All tables but the claims; kinds of which there is nothing are left out."""
     results = summary.results
-    corrupted = results[results["view"].isin(_CELLS) | (results["measure"] == "mean_corruption_error")]
+    corrupted = results[results["view"].isin(CORRUPTED) | (results["measure"] == "mean_corruption_error")]
     made = [
         Sheet(
             "accuracy", [*_accuracy_tables(summary)], results[results["measure"].isin(SHARES) & (results["view"] == "")]
@@ -85,6 +82,10 @@ def number(row: Any) -> Cell:
     return _cell(row, lambda value: f"{value:.3g}")
 
 
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _cell(row: Any, text: Callable[[float], str]) -> Cell:
     mean = text(row.value)
     return Cell(mean if np.isnan(row.low) else f"{mean} [{text(row.low)}, {text(row.high)}]", bool(row.best))
@@ -97,8 +98,7 @@ def _table(
     lines: dict[str, dict[str, Cell]] = {}
     intervals: dict[str, dict[str, None]] = {}
     for row in records(rows):
-        flag = f" ⚠ checks {row.checks}" if row.checks in ("warned", "failed") else ""
-        lines.setdefault(row.settings, {"network": Cell(f"{row.label}{flag}")})[column(row)] = cell(row)
+        lines.setdefault(row.settings, {"network": Cell(f"{row.label}{flag(row.checks)}")})[column(row)] = cell(row)
         intervals.setdefault(row.settings, {})[row.interval] = None
     for settings, over in intervals.items():
         lines[settings]["interval over"] = Cell(", ".join(filter(None, over)))
@@ -121,7 +121,7 @@ def _accuracy_tables(summary: Summary) -> Iterator[Table]:
     by_section = split(summary.results, "section")
     for section in summary.sections.values():
         rows, title, notes = by_section[section.key], title_of(section), _notes(section)
-        whole = rows[(rows["measure"] == "test_accuracy") & ~rows["view"].isin(_CELLS)]
+        whole = rows[(rows["measure"] == "test_accuracy") & ~rows["view"].isin(CORRUPTED)]
         if len(whole):
             overall = "mean over the test sets" if rows["view"].any() else "clean"
             yield _table(f"Accuracy %, {title}", whole, lambda row, name=overall: row.view or name, percent, notes)  # type: ignore[misc]
@@ -217,7 +217,7 @@ def _cost_tables(results: pd.DataFrame) -> list[Table]:
     titles = dict(zip(COSTS, _COST_TITLES, strict=True))
 
     def cell(row: Any) -> Cell:
-        return Cell(f"{row.value:,.0f}") if row.measure in ("parameters", "flops") else number(row)
+        return Cell(f"{row.value:,.0f}") if row.measure in ("parameters", "flops") else _cell(row, _amount)
 
     note = "FLOPs: multiplications and additions of one image's forward pass. Seconds without evaluations."
     return [_table("Costs", rows, lambda row: titles[row.measure], cell, [note])]

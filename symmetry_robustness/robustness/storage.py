@@ -1,28 +1,26 @@
 """A JSON file and an npz file of one stem, written so that neither is ever seen half-finished."""
 
 import json
-import os
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import replace_file
 
 _FORMAT: Final = 1
 
 
 def write_pair(base: Path, content: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
     """Write `base.npz`, then `base.json`; returns the path of the latter. Numbers JSON cannot hold become null."""
-    base.parent.mkdir(parents=True, exist_ok=True)
     named: dict[str, Any] = dict(arrays)
-    _write(Path(f"{base}.npz"), lambda file: np.savez_compressed(file, **named))
+    replace_file(Path(f"{base}.npz"), lambda file: np.savez_compressed(file, **named), durable=True)
     text = json.dumps(_finite({"format": _FORMAT, **content}), indent=2, allow_nan=False) + "\n"
-    _write(Path(f"{base}.json"), lambda file: file.write(text.encode()))
+    replace_file(Path(f"{base}.json"), text, durable=True)
     return Path(f"{base}.json")
 
 
@@ -54,21 +52,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write under a temporary name in the same folder, then rename; a crash leaves the old file or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)  # mkstemp makes private files; give this one the usual permissions
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -46,6 +46,10 @@ def allocation(
         devices = gpus_per_node
     devices = devices or 1  # Lightning's own choice on CPUs
     wanted = Allocation(int(trainer.get("num_nodes", 1)), devices, devices if on_gpus else 0)
+    if min(wanted[:2]) < 1:
+        raise UserError(
+            f"trainer.num_nodes={wanted.nodes} and trainer.devices={devices} in {job}: at least one of each"
+        )
     if gpus_per_node and not on_gpus:
         raise UserError(
             f"{_SETTING}.gpus_per_node={gpus_per_node}, but trainer.accelerator={accelerator} in {job} uses none; "
@@ -65,6 +69,8 @@ def allocation(
 def _number(devices: Any) -> int | None:
     """How many devices Lightning's notation names; None for all there are."""
     if isinstance(devices, str) and devices not in ("auto", "-1"):
+        if "," not in devices and not devices.isdecimal():
+            raise UserError(f"trainer.devices={devices} is no number of devices; set a number, or -1 for all")
         return len([part for part in devices.split(",") if part]) if "," in devices else int(devices)
     if isinstance(devices, int):
         return None if devices == -1 else devices

@@ -4,10 +4,11 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from symmetry_robustness.sweeps.executor import OnError
-from symmetry_robustness.sweeps.run_directory import SUMMARY, is_done, read_json
+from symmetry_robustness.sweeps.run_directory import SUBMISSION, SUMMARY, is_done
+from symmetry_robustness.sweeps.signs import read_mapping, text
 from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
 
 _GRACE_S: Final = 10.0  # for files to cross a network after the job has left the queue
@@ -55,12 +56,19 @@ def _has_ended(job: Path, number: str, queue: Mapping[str, SlurmJob] | None, gon
         gone.pop(job, None)
         return False
     missed = time.monotonic() - gone.setdefault(job, time.monotonic())
-    return (job / SUMMARY).exists() or missed >= _GRACE_S
+    return _summary(job) is not None or missed >= _GRACE_S
 
 
 def _outcome(job: Path) -> str:
     """The status in the summary, or that there is none."""
+    return text(_summary(job) or {}, "status") or "ended without a summary"
+
+
+def _summary(job: Path) -> dict[str, Any] | None:
+    """The summary, unless it is that of an earlier start."""
     try:
-        return str(read_json(job / SUMMARY)["status"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "ended without a summary"
+        if (job / SUMMARY).stat().st_mtime_ns < (job / SUBMISSION).stat().st_mtime_ns:
+            return None
+    except FileNotFoundError:
+        return None
+    return read_mapping(job / SUMMARY)

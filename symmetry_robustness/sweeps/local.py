@@ -2,6 +2,7 @@
 
 import os
 import queue
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,9 +70,14 @@ class LocalExecutor(Executor):
             if running.signal is not None or (failed.is_set() and on_error == "stop"):
                 return
             share = free.get()
-            if _run(job, environment, share, running, alone=len(shares) == 1) not in (0, *INTERRUPTED):
+            try:
+                if _run(job, environment, share, running, alone=len(shares) == 1) not in (0, *INTERRUPTED):
+                    failed.set()
+            except OSError as error:
+                print(f"error: {job.name} could not be started ({error})", file=sys.stderr, flush=True)
                 failed.set()
-            free.put(share)
+            finally:
+                free.put(share)
 
         with forwarded_signals() as running:
             Parallel(n_jobs=len(shares), backend="threading", batch_size=1)(

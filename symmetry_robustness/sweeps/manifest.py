@@ -1,16 +1,17 @@
 """The jobs of a sweep: one file for each, named by what the job computes, so that none is ever there twice."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from symmetry_robustness.sweeps.run_directory import CONFIG, freeze, job_key, read_json, write_json
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import replace_file
+from symmetry_robustness.sweeps.run_directory import CONFIG, freeze, job_key, read_config, write_json
+from symmetry_robustness.sweeps.signs import read_mapping
 
 JOBS = "jobs"
 SWEEP = "sweep.json"
@@ -44,28 +45,29 @@ class PlannedJob:
 
     def freeze(self) -> None:
         """Make it part of the sweep, unless it is already; any number of processes may do so at the same time."""
-        if not (self.directory / CONFIG).exists():
-            _freeze_at_once(self.config, self.directory, ["symrob", "train", *self.words])
+        if not self._is_frozen():
+            try:
+                freeze(self.config, self.directory, ["symrob", "train", *self.words])
+            except UserError:
+                if not self._is_frozen():  # otherwise another process was faster
+                    raise
         row = self.sweep / JOBS / f"{self.key}.json"
         if row.exists():
             return
-        row.parent.mkdir(exist_ok=True)
         planned = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"key": self.key, "directory": self.directory.name, "overrides": [*self.overrides]}
         write_json(row, content | {"planned": planned})
 
-
-def _freeze_at_once(config: DictConfig, directory: Path, command: list[str]) -> None:
-    """Freeze beside the directory and move it there, so that of several processes one wins and none sees half."""
-    unfinished = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process with the same number
-    freeze(config, unfinished, command)
-    try:
-        unfinished.rename(directory)
-    except OSError:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if not (directory / CONFIG).exists():
-            raise
+    def _is_frozen(self) -> bool:
+        """Whether the configuration lies in the run directory; one that is damaged is replaced."""
+        path = self.directory / CONFIG
+        if not path.exists():
+            return False
+        try:
+            read_config(self.directory)
+        except UserError:
+            replace_file(path, OmegaConf.to_yaml(self.config), durable=True)
+        return True
 
 
 def describe_sweep(sweep: Path, words: Sequence[str]) -> None:
@@ -76,6 +78,15 @@ def describe_sweep(sweep: Path, words: Sequence[str]) -> None:
 
 def continued_sweep(parent: Path, words: Sequence[str]) -> Path | None:
     """The newest sweep below `parent` that was started with the same words, if there is one."""
-    found = [(read_json(path), path.parent) for path in parent.glob(f"*/{SWEEP}")]
-    same = [(about["started"], sweep) for about, sweep in found if about["words"] == [*words]]
+    found = [(read_mapping(path) or {}, path.parent) for path in parent.glob(f"*/{SWEEP}")]
+    same = [
+        (str(about.get("started")), sweep)
+        for about, sweep in found
+        if isinstance(about.get("words"), list) and _deciding(about["words"]) == _deciding(words)
+    ]
     return max(same)[1] if same else None
+
+
+def _deciding(words: Sequence[str]) -> list[str]:
+    """Words without those that say how a sweep is started, and not what it is."""
+    return [word for word in words if word != "--detach" and not word.startswith("resume=")]

@@ -1,7 +1,6 @@
 """One process per job: nothing of one job's process group, device state or random state reaches the next."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from symmetry_robustness.files import lock
 from symmetry_robustness.sweeps.run_directory import LOCK
 
 log = logging.getLogger(__name__)
@@ -151,13 +151,10 @@ def claim(directory: Path) -> int | None:
         The file descriptor that holds the lock; None where the file system has no locks, or the lock cannot be made.
     """
     try:
-        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("another process runs the job in %s; waiting until it ends", directory)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        return lock(
+            directory / LOCK,
+            wait=lambda: log.warning("another process runs the job in %s; waiting until it ends", directory),
+        )
     except OSError as error:
         log.warning("%s cannot be locked (%s); see to it that no other process runs this job", directory, error)
         return None
-    return lock

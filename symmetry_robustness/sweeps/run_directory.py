@@ -1,5 +1,6 @@
 """A run directory: what stands in it, and how it comes to be."""
 
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -7,6 +8,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,6 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasToken, YAMLError, scan
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import replace_file, unused
+from symmetry_robustness.sweeps.signs import read_mapping
+from symmetry_robustness.sweeps.snapshot import package_digest
 
 CONFIG = "config.yaml"
 PROVENANCE = "provenance.json"
@@ -33,31 +38,41 @@ _PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "escnn", "torchattack
 def freeze(config: DictConfig, directory: Path, command: list[str]) -> None:
     """Make `directory` the run directory of a job that is still to start.
 
+    It is written beside its place and moved there, so that of several processes one wins and none sees half of it.
+
     Args:
         config: resolved and checked.
-        directory: new, or without a run in it.
+        directory: new, or empty.
         command: the words the user typed.
 
     Raises:
-        UserError: the directory already holds a run; nothing is overwritten.
+        UserError: the directory already holds a run, or anything else; nothing is overwritten.
     """
-    if (directory / CONFIG).exists():
-        raise UserError(
-            f"{directory} already holds a run; go on with it (resume=auto) or choose another place (hydra.run.dir=…)"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(
-        directory / PROVENANCE,
-        {
-            "command": command,
-            "submitted": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "seed": config.seed,
-            "key": job_key(config),
-            "wandb_id": secrets.token_hex(4),
-            **code_version(),
-        },
-    )
-    write_text(directory / CONFIG, OmegaConf.to_yaml(config))
+    about = {
+        "command": command,
+        "submitted": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "seed": config.seed,
+        "key": job_key(config),
+        "wandb_id": secrets.token_hex(4),
+        **code_version(),
+    }
+    unfinished = unused(directory.absolute())
+    try:
+        write_json(unfinished / PROVENANCE, about)
+        replace_file(unfinished / CONFIG, OmegaConf.to_yaml(config), durable=True)
+        try:
+            unfinished.rename(directory)
+        except OSError as error:
+            if (directory / CONFIG).exists():
+                raise UserError(
+                    f"{directory} already holds a run; go on with it (resume=auto) or choose another place "
+                    "(hydra.run.dir=…)"
+                ) from error
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY):
+                raise
+            raise UserError(f"{directory} is not empty; choose a new place for the run (hydra.run.dir=…)") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def job_key(config: DictConfig) -> str:
@@ -92,9 +107,9 @@ def find_run(directory: Path, config: DictConfig) -> Path | None:
         return directory
     key, found = job_key(config), []
     for path in directory.parent.glob(f"*/{PROVENANCE}"):
-        provenance = read_json(path)
+        provenance = read_mapping(path) or {}
         if provenance.get("key") == key and (path.parent / CONFIG).exists():
-            found.append((provenance["submitted"], path.parent))
+            found.append((str(provenance.get("submitted")), path.parent))
     return max(found)[1] if found else None
 
 
@@ -114,7 +129,7 @@ def is_done(directory: Path) -> bool:
     """Whether the run in `directory` has ended well."""
     try:
         summary = read_json(directory / SUMMARY)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return False
     return isinstance(summary, dict) and summary.get("status") == "done"
 
@@ -155,7 +170,7 @@ def code_version() -> Mapping[str, Any]:
     As it was when first asked for: that is the code that this process has imported.
     """
     here = Path(__file__).parent
-    version = {"version": _package_version("symmetry-robustness")}
+    version = {"version": _package_version("symmetry-robustness"), "code": package_digest()}
     try:
         commit = _git(here, "rev-parse", "HEAD")
         changed = bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
@@ -205,11 +220,4 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader never sees half of it."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text so that a reader never sees half of it."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    replace_file(path, json.dumps(content, indent=2) + "\n")

@@ -1,7 +1,6 @@
 """A search: a sweep whose jobs Optuna chooses by the results of those before; started again it goes on."""
 
 import contextlib
-import fcntl
 import logging
 import math
 import warnings
@@ -19,6 +18,7 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import locked
 from symmetry_robustness.sweeps.manifest import PlannedJob
 from symmetry_robustness.sweeps.run_directory import ELSEWHERE, SUMMARY, is_done, read_json
 
@@ -194,9 +194,9 @@ def _alone(directory: Path) -> Iterator[None]:
     Raises:
         UserError: there is one.
     """
-    with (directory / f"{STORAGE}.lock").open("w") as file:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(directory / f"{STORAGE}.lock"))
         except BlockingIOError as error:
             raise UserError(f"another process is searching in {directory}; wait for it or end it") from error
         yield

@@ -17,10 +17,12 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import locked
 from symmetry_robustness.sweeps.allocation import Allocation, allocation
 from symmetry_robustness.sweeps.executor import Executor, OnError
 from symmetry_robustness.sweeps.following import follow
-from symmetry_robustness.sweeps.run_directory import SUBMISSION, read_config, read_json, write_json
+from symmetry_robustness.sweeps.run_directory import SUBMISSION, read_config, write_json
+from symmetry_robustness.sweeps.signs import read_mapping, text
 from symmetry_robustness.sweeps.squeue import ask_squeue
 
 FILES: Final = "slurm"
@@ -72,12 +74,11 @@ class SlurmExecutor(Executor):
     poll_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "tasks_per_node", "cpus_per_task", "timeout_min", "array_parallelism", "signal_delay_s"):
+        numbers = ("nodes", "tasks_per_node", "cpus_per_task", "timeout_min", "array_parallelism", "signal_delay_s")
+        for name in (*numbers, "gpus_per_node", "mem_gb", "poll_s"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise UserError(f"{_SETTING}.{name} must be a positive whole number, got {value!r}")
-        if self.poll_s <= 0:
-            raise UserError(f"{_SETTING}.poll_s must be a positive number of seconds, got {self.poll_s}")
+            if value is not None and value <= 0:
+                raise UserError(f"{_SETTING}.{name} must be positive, got {value!r}")
         least = -(-(self.signal_delay_s + _MARGIN_S) // 60)
         if self.timeout_min < least:
             raise UserError(
@@ -98,12 +99,15 @@ class SlurmExecutor(Executor):
                 "start from a login node of the cluster, or choose hydra/launcher=local"
             )
         needs = {job: self._needs(job) for job in jobs}
-        submitted = _in_queue(jobs)
-        if submitted:
-            print(f"in the queue already and not submitted again: {len(submitted)}", flush=True)
-        missing = [job for job in jobs if job not in submitted]
-        for need, part in split(missing, needs, _largest_array()):
-            submitted |= self._submit(part, need, environment)
+        files = jobs[0].parent / FILES
+        files.mkdir(exist_ok=True)
+        with locked(files / ".lock", wait=lambda: print("another process is submitting; waiting for it", flush=True)):
+            submitted = _in_queue(jobs)
+            if submitted:
+                print(f"in the queue already and not submitted again: {len(submitted)}", flush=True)
+            missing = [job for job in jobs if job not in submitted]
+            for need, part in split(missing, needs, _largest_array()):
+                submitted |= self._submit(part, need, environment)
         numbers = " ".join(sorted({number.split("_")[0] for number in submitted.values()}))
         print(f"with Slurm as {numbers}: {len(submitted)} jobs", flush=True)
         how = f"follow them: symrob status {jobs[0].parent}\ncancel them: scancel {numbers}"
@@ -184,7 +188,8 @@ def become_job(directory: str) -> None:
 
 def _in_queue(jobs: Sequence[Path]) -> dict[Path, str]:
     """Jobs that were submitted before and that Slurm has not done with, and their numbers."""
-    numbers = {job: str(read_json(job / SUBMISSION)["job_id"]) for job in jobs if (job / SUBMISSION).exists()}
+    known = {job: text(read_mapping(job / SUBMISSION) or {}, "job_id") for job in jobs}
+    numbers = {job: number for job, number in known.items() if number}
     queue = ask_squeue(numbers.values()) if numbers else None
     return {job: number for job, number in numbers.items() if number in (queue or {})}
 
@@ -205,4 +210,4 @@ def _largest_array() -> int:
     found = [line.split("=")[1] for line in done.stdout.splitlines() if line.startswith("MaxArraySize")]
     if not found:
         raise UserError(f"Slurm does not answer ({' '.join(done.stderr.split())}); try again later")
-    return int(found[0])
+    return max(1, int(found[0]))

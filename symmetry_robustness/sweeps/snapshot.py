@@ -1,38 +1,54 @@
 """A copy of the code that a sweep's jobs run, so that editing the checkout does not change jobs that wait."""
 
+import functools
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+
+from symmetry_robustness.files import unused
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CODE = "code"
 
 
 def snapshot(sweep: Path) -> dict[str, str]:
-    """Copy this package into a sweep's directory, once for each state of it.
+    """Copy this package, as it was when this process first read it, into a sweep's directory.
 
     Returns:
         What to add to a job's environment, so that it imports the copy wherever it is started; modules of the user's
         own in PYTHONPATH are found after it and are not copied.
     """
-    files = sorted(path for path in _PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(_PACKAGE)}\0".encode() + path.read_bytes())
-    target = sweep / CODE / digest.hexdigest()[:12]
+    target = sweep / CODE / package_digest()
     if not target.exists():
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        for path in files:
-            copy = unfinished / _PACKAGE.name / path.relative_to(_PACKAGE)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+        unfinished = unused(target)
         try:
+            for name, content in _package().items():
+                copy = unfinished / _PACKAGE.name / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(content)
             unfinished.rename(target)
         except OSError:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            if not target.exists():
+            if not target.exists():  # otherwise another process was faster
                 raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     own = os.environ.get("PYTHONPATH")
     # Without PYTHONSAFEPATH `python -m` would look in the current directory first, which may be the checkout.
     return {"PYTHONPATH": os.pathsep.join([str(target.resolve()), *([own] if own else [])]), "PYTHONSAFEPATH": "1"}
+
+
+@functools.cache
+def package_digest() -> str:
+    """Twelve hexadecimal digits that stand for this package's files."""
+    digest = hashlib.sha256()
+    for name, content in _package().items():
+        digest.update(f"{name}\0".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def _package() -> Mapping[str, bytes]:
+    files = sorted(path for path in _PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(_PACKAGE).as_posix(): path.read_bytes() for path in files}

@@ -24,6 +24,8 @@ def run_planned(returns: Sequence[JobReturn], executor: Executor, on_error: OnEr
     """
     if on_error not in ("continue", "stop"):
         raise UserError(f"hydra.launcher.on_error must be continue or stop, got {on_error!r}")
+    if not returns:
+        raise UserError("the sweep has no jobs; a range or list of values is empty")
     _refuse(returns)
     planned: list[PlannedJob] = [job.return_value for job in returns]
     sweep = planned[0].sweep

@@ -33,7 +33,6 @@ def set_up_logging(directory: Path, *, leader: bool) -> None:
         package.addHandler(file)
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.raiseExceptions = False  # where a disk is full, each line would bring the traceback of not being kept
     logging.captureWarnings(capture=True)
     # Lightning 2.6 on torch 2.13; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")

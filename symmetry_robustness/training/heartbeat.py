@@ -18,7 +18,6 @@ from symmetry_robustness.training.outlet import Outlet
 
 log = logging.getLogger(__name__)
 
-PROGRESS: Final = "progress.json"
 _EVERY_S: Final = 5.0
 
 
@@ -26,14 +25,14 @@ class Heartbeat(pl.Callback):
     """Writes progress.json from a thread of its own every few seconds, so that a slow file system holds nobody up.
 
     Args:
-        directory: the run directory.
+        path: of progress.json.
         metrics: names of metrics, of which the first one that is known is told.
         every_s: seconds from one writing to the next.
     """
 
-    def __init__(self, directory: Path, metrics: Sequence[str], every_s: float = _EVERY_S) -> None:
+    def __init__(self, path: Path, metrics: Sequence[str], every_s: float = _EVERY_S) -> None:
         self._metrics, self._every_s = metrics, every_s
-        self._outlet = Outlet(directory / PROGRESS)
+        self._outlet = Outlet(path)
         self._known: dict[str, Any] = {
             "phase": "starting",
             "epoch": 0,

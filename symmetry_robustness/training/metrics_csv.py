@@ -77,7 +77,7 @@ class MetricsCSV(Logger):
         self._outlet.write(text.getvalue())
 
     def _read(self) -> list[dict[str, Any]]:
-        if not self._path.exists():
+        if not self._path.is_file():
             return []
         with self._path.open(newline="") as file:
             rows = [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]

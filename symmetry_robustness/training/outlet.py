@@ -2,10 +2,11 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import final
+
+from symmetry_robustness.files import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -26,26 +27,9 @@ class Outlet:
         self.problem: str | None = None
 
     def write(self, content: bytes | memoryview | str, *, durable: bool = False) -> None:
-        """Replace the file in one step, so that neither a reader nor a kill ever meets half of it.
-
-        Args:
-            content: of the file.
-            durable: whether it must outlast a crash of the machine, too, which takes its time.
-        """
-        unfinished = self.path.with_name(f"{self.path.name}.tmp")
+        """Replace the file in one step, see `replace_file`."""
         with self.attempt():
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with unfinished.open("wb") as file:
-                    file.write(content.encode() if isinstance(content, str) else content)
-                    if durable:
-                        file.flush()
-                        os.fsync(file.fileno())
-                unfinished.replace(self.path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    unfinished.unlink()  # a full disk has better uses
-                raise
+            replace_file(self.path, content, durable=durable)
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:

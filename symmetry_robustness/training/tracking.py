@@ -13,7 +13,7 @@ from typing import Any, Final, cast, final
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.training.interruption import REQUEUED
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class WandbTracker(Logger):
         try:
             action(self._run)
         except Exception as error:  # whatever it is, a training of days is worth more than its curves
-            log.warning("W&B: no longer tracked (%s); metrics.csv has all metrics", _one_line(error))
+            log.warning("W&B: no longer tracked (%s); metrics.csv has all metrics", one_line(error))
             self._run = None
 
 
@@ -168,10 +168,10 @@ def _start(mode: str, arguments: dict[str, Any]) -> Any:
             run.define_metric("trainer/global_step")
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         except wandb.errors.UsageError as error:
-            raise UserError(f"logger.wandb: {_one_line(error)}") from error
+            raise UserError(f"logger.wandb: {one_line(error)}") from error
         except Exception as error:
             what = "offline, could not start online" if chosen == "online" else "not tracked"
-            log.warning("W&B: %s (%s)", what, _one_line(error))
+            log.warning("W&B: %s (%s)", what, one_line(error))
             _tear_down()  # the service would hold on to the run's id
         else:
             return run
@@ -192,7 +192,7 @@ def finish(exit_code: int) -> None:
             run.mark_preempting()
         run.finish(exit_code=exit_code)
     except Exception as error:
-        log.warning("W&B: incomplete (%s); %s", _one_line(error), upload)
+        log.warning("W&B: incomplete (%s); %s", one_line(error), upload)
     else:
         if offline:
             log.info("W&B: offline run; %s", upload)
@@ -218,7 +218,7 @@ def unreachable(url: str, patience: float) -> str | None:
     except urllib.error.HTTPError:
         return None
     except (OSError, ValueError) as error:
-        return f"{url} does not answer ({_one_line(error)})"
+        return f"{url} does not answer ({one_line(error)})"
     return None
 
 
@@ -236,7 +236,3 @@ def _tear_down() -> None:
 
     with contextlib.suppress(Exception, SystemExit):  # it passes on the service's exit status
         wandb.teardown()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -48,7 +48,7 @@ def stop_at(place: str, count: int, number: int, victim: str = "self", repeated:
     def counted(*args: Any, **settings: Any) -> Any:
         nonlocal calls
         # Of all that is written, last.ckpt alone is meant.
-        calls += place != "writing" or Path(f"/proc/self/fd/{args[0]}").readlink().name.startswith("last.ckpt")
+        calls += place != "writing" or Path(f"/proc/self/fd/{args[0]}").readlink().name.startswith(".last.ckpt.")
         if calls == count:
             if place == "writing":  # half of the file is there
                 os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)

@@ -1,6 +1,8 @@
 """Sweeps as a user runs them: real processes, real files."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,6 +71,25 @@ def test_the_same_words_find_their_sweep(tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs" / "none").iterdir())) == 1  # nothing is left of what Hydra prepared
 
 
+def test_two_sweeps_at_once_in_one_directory_run_each_job_once(tmp_path: Path) -> None:
+    words = ["train", "-m", *TINY, "seed=0,1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    command = [sys.executable, "-m", "symmetry_robustness.app.cli", *words]
+    processes = [subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
+    assert [process.wait(300) for process in processes] == [0, 0]
+    assert set(summaries(tmp_path / "sweep")) == {0, 1, 2}
+    logs = [path.read_text() for path in (tmp_path / "sweep").glob("*/log.txt")]
+    assert [log.count("done: clean accuracy") for log in logs] == [1, 1, 1]
+
+
+def test_a_run_that_is_done_stays_done_when_its_terminal_is_gone(tmp_path: Path) -> None:
+    words = " ".join([sys.executable, "-m", "symmetry_robustness.app.cli", "train", *TINY, "hydra.run.dir=run"])
+    done = subprocess.run(
+        f"set -o pipefail; {words} | head -1", shell=True, executable="bash", cwd=tmp_path, timeout=300
+    )
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "done"
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -76,6 +97,11 @@ def test_the_same_words_find_their_sweep(tmp_path: Path) -> None:
         (["seed=0,1", "hydra.launcher.on_error=no"], "hydra.launcher.on_error"),
         (["seed=0,1", "hydra.launcher.executor.n_jobs=0"], "hydra.launcher.executor.n_jobs"),
         (["seed=0,1", "--detach"], "hydra/launcher=slurm"),
+        (["seed=0,1", "hydra.launcher.executor=null"], "hydra.launcher.executor"),
+        (["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.executor.poll_s=abc"], "hydra.launcher.executor.poll_s"),
+        (["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.executor.setup=module"], "hydra.launcher.executor.setup"),
+        (["seed=range(0)"], "no jobs"),
+        (["seed=0,1", "name=../evil"], "name=../evil"),
         (["seed=0,1", "model=standard,nonsense"], "nonsense"),
     ],
 )

@@ -40,6 +40,7 @@ GRID = tuple(SETTINGS["paper"]["epsilons"])
 VALUE = {"id": "a", "kind": "value", "measure": "robust_accuracy", "source": "", "data": "cifar10", "tolerance": 0.005}
 VALUE |= {"network": "standard", "attack": "pgd", "epsilon": 0.005, "released": "released_cascaded", "value": 0.3}
 MORE = VALUE | {"kind": "comparison", "network": "cascaded", "than": "standard", "value": 0.2, "tolerance": 0.01}
+MORE |= {"released_than": "released_standard"}
 
 
 def write(
@@ -150,6 +151,24 @@ def test_a_comparison_needs_the_interval_of_the_difference(
         write(tmp_path, protocol, SOUND)
         write(tmp_path, protocol, shares, "cascaded")
     assert judge(tmp_path, **MORE).verdict == verdict
+
+
+def test_networks_are_compared_each_under_its_own_script(tmp_path: Path) -> None:
+    for protocol, network, shares in (
+        ("paper", "standard", SOUND),
+        ("paper", "cascaded", SOUND),
+        ("released_standard", "standard", SOUND),
+        ("released_rotation_scale", "cascaded", [0.5, 0.52, 0.51]),
+    ):
+        write(tmp_path, protocol, shares, network)
+    outcome = judge(tmp_path, **MORE | {"released": "released_rotation_scale"})
+    assert (outcome.verdict, outcome.released.seeds) == (ONLY_RELEASED, 3)
+    assert outcome.released.value == pytest.approx(0.51 - np.mean(SOUND), abs=1e-3)
+
+
+def test_every_claim_of_the_file_names_the_scripts_of_its_networks() -> None:
+    attacked = [claim for claim in CLAIMS.claims if claim.measure == "robust_accuracy"]
+    assert all(claim.released and bool(claim.released_than) == bool(claim.than) for claim in attacked)
 
 
 def test_runs_that_were_trained_otherwise_do_not_count(tmp_path: Path) -> None:

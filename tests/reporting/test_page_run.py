@@ -1,7 +1,6 @@
 """What the page of one run shows beside its numbers."""
 
 import base64
-import csv
 import io
 import json
 from pathlib import Path
@@ -11,14 +10,9 @@ from PIL import Image
 
 from symmetry_robustness.reporting.evaluations import Examples
 from symmetry_robustness.reporting.page_run import example_rows, run_details, training_curves
-from symmetry_robustness.reporting.runs import find_runs
+from symmetry_robustness.reporting.runs import find_runs, read_metrics
 
 from .made import make_run
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_training_curves_keep_kinds_apart_and_leave_the_final_test_out(tmp_path: Path) -> None:
@@ -27,7 +21,7 @@ def test_training_curves_keep_kinds_apart_and_leave_the_final_test_out(tmp_path:
         "step,epoch,robust/clever,robust/clean,robust/pgd/linf_0.03137,train/loss,validation/loss,test/loss\n"
         "10,0,0.5,,,1.5,nan,\n20,1,,0.5,0.25,1.25,1.0,\n21,2,,,,,,0.75\n"
     )
-    curves = training_curves(read(path))
+    curves = training_curves(read_metrics(path))
     assert curves == {
         "loss": {"x": [1, 2], "names": ["train", "validation"], "columns": [[1.5, 1.25], [None, 1.0]]},
         "accuracy under pgd": {"x": [2], "names": ["clean", "linf 8/255"], "columns": [[0.5], [0.25]]},
@@ -51,7 +45,7 @@ def test_provenance_has_dotted_names_and_leaves_out_what_is_empty(tmp_path: Path
 def test_long_trainings_are_thinned_but_keep_both_ends(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,train/loss\n" + "".join(f"{epoch},{epoch}\n" for epoch in range(1000)))
-    (curves,) = training_curves(read(path)).values()
+    (curves,) = training_curves(read_metrics(path)).values()
     assert len(curves["x"]) == 200
     assert (curves["x"][0], curves["x"][-1]) == (1, 1000)
 

@@ -40,9 +40,40 @@ def test_a_mean_over_seeds_is_that_of_the_files(tmp_path: Path) -> None:
             shares.append(sum(1 for value in arrays["broken_at.pgd"] if value > EPSILONS[0]) / 200)
     (row,) = rows_of(summary_of(tmp_path), attack="pgd", epsilon=EPSILONS[0]).itertuples()
     assert row.value == pytest.approx(sum(shares) / 3)
-    assert (row.low, row.high) == pytest.approx(stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares)))
-    assert (row.interval, row.seeds, row.seed_list, row.images) == ("3 seeds", 3, "0 1 2", 200)
-    assert len(row.runs.split("\n")) == 3
+    over_seeds = stats.t.ppf(0.975, 2) * stats.sem(shares)
+    over_images = 1.959964 * np.mean([np.sqrt(share * (1 - share) / 200) for share in shares])
+    half = np.sqrt(over_seeds**2 + over_images**2)
+    assert (row.low, row.high) == pytest.approx((np.mean(shares) - half, np.mean(shares) + half))
+    about = (row.interval, row.seeds, row.seed_list, row.images)
+    assert about == ("3 seeds and their images", 3, "0 1 2", 200)
+    assert len(row.runs) == 3
+
+
+def test_seeds_that_agree_have_an_interval_no_narrower_than_one(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path / str(seed), make_report({"pgd": np.zeros(100)}), seed=seed)
+    (row,) = rows_of(summary_of(tmp_path), measure="worst_case_accuracy", epsilon=EPSILONS[0]).itertuples()
+    expected = stats.binomtest(0, 100).proportion_ci(0.95, method="wilson")
+    assert (row.value, row.low, row.high) == pytest.approx((0.0, *expected))
+
+
+def test_best_checkpoints_chosen_by_other_metrics_are_other_networks(tmp_path: Path) -> None:
+    for seed, monitor in enumerate(("validation/accuracy", "robust/clean")):
+        run = make_run(tmp_path / str(seed), seed=seed, config={"checkpoint": {"monitor": monitor, "mode": "max"}})
+        for name in ("last.ckpt", "best.ckpt"):
+            report = make_report(draw_broken_at(20, seed), provenance={"file": name})
+            report.save(run / "robustness", name.partition(".")[0])
+    results = summary_of(tmp_path).results
+    attacked = results[results["measure"] == "robust_accuracy"]
+    assert dict(attacked.groupby("weights")["seeds"].max()) == {"last.ckpt": 2, "best.ckpt": 1}
+
+
+def test_one_training_each_makes_no_network_the_best(tmp_path: Path) -> None:
+    for name, broken in (("strong", np.full(200, np.inf)), ("weak", np.zeros(200))):
+        make_run(tmp_path / name, make_report({"pgd": broken}), name=name)
+    summary = summary_of(tmp_path)
+    assert summary.comparisons["adjusted"].max() < 1e-6
+    assert not summary.results["best"].any()
 
 
 def test_one_seed_has_an_interval_over_images(tmp_path: Path) -> None:
@@ -53,7 +84,7 @@ def test_one_seed_has_an_interval_over_images(tmp_path: Path) -> None:
     assert (row.low, row.high) == pytest.approx(tuple(expected))
     assert row.interval == "200 images"
     (row,) = rows_of(summary, measure="clever").itertuples()
-    assert (row.low, row.high) == pytest.approx(stats.norm.interval(0.95, row.value, row.standard_error))
+    assert (row.low, row.high) == pytest.approx(stats.t.interval(0.95, 19, row.value, row.standard_error))
     assert row.interval == "20 images"
 
 

@@ -24,6 +24,24 @@ def test_the_interval_over_seeds_is_students() -> None:
     values = np.array([0.31, 0.35, 0.30])
     expected = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
     np.testing.assert_allclose(seeds_interval(values.mean(), values.std(ddof=1), 3), expected)
+    np.testing.assert_allclose(seeds_interval(values.mean(), values.std(ddof=1), 3, np.nan), expected)
+
+
+def test_the_interval_over_seeds_is_that_over_images_where_seeds_agree() -> None:
+    np.testing.assert_allclose(seeds_interval(0.3, 0.0, 3, 0.02), stats.norm.interval(0.95, 0.3, 0.02))
+    low, high = seeds_interval(0.3, 0.01, 3, 0.02)
+    assert high - low > 2 * 1.96 * 0.02
+
+
+@pytest.mark.parametrize("over_seeds", [0.0, 0.02, 0.1])
+def test_equal_networks_are_told_apart_in_one_case_of_twenty_at_most(over_seeds: float) -> None:
+    """Chance of seeds and of images: accuracies of seeds vary, and images are as hard for one network as the other."""
+    generator, found = np.random.default_rng(1), 0
+    for _ in range(1000):
+        shares = 0.5 + over_seeds * generator.standard_normal((2, 3, 1))
+        first, second = (generator.random((2, 3, 100)) < shares).astype(np.float64)
+        found += paired_difference(first, second).p_value <= 0.05
+    assert found <= 65  # 50 expected at most, and two deviations
 
 
 @pytest.mark.parametrize("hits", [0, 1, 37, 63, 64])
@@ -34,8 +52,8 @@ def test_the_interval_over_images_is_wilsons(hits: int) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_the_interval_of_other_means_is_normal() -> None:
-    np.testing.assert_allclose(mean_interval(0.3, 0.02), stats.norm.interval(0.95, 0.3, 0.02))
+def test_the_interval_of_other_means_is_students() -> None:
+    np.testing.assert_allclose(mean_interval(0.3, 0.02, 4), stats.t.interval(0.95, 3, 0.3, 0.02))
 
 
 def test_versions_of_an_image_count_once() -> None:

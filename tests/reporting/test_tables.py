@@ -95,7 +95,7 @@ def test_there_is_a_table_for_each_attack_and_the_worst_case(made: dict[str, She
     table = made["accuracy"].tables[2]
     assert list(table.columns) == ["network", "interval over", "clean", "ε = 2/255", "ε = 4/255", "ε = 8/255"]
     assert [row[0].text for row in table.rows] == ["strong", "weak ⚠ checks warned"]
-    assert [row[1].text for row in table.rows] == ["3 seeds", "3 seeds"]
+    assert [row[1].text for row in table.rows] == ["3 seeds and their images"] * 2
     assert [row[5].best for row in table.rows] == [True, False]
 
 
@@ -123,7 +123,7 @@ def test_measures_have_clean_worst_case_clever_and_the_rest(made: dict[str, Shee
     columns = ["clean %", "worst case % at 2/255", "worst case % at 4/255", "worst case % at 8/255", "CLEVER mean"]
     columns += ["CLEVER lower quartile", "CLEVER median", "CLEVER upper quartile", "removal"]
     assert list(table.columns) == ["network", "interval over", *columns]
-    assert table.rows[0][-1].text == "4.5 [4.5, 4.5]"
+    assert table.rows[0][-1].text == "4.5 [2.62, 6.38]"
     assert table.rows[0][8].text == "0.438 [0.438, 0.438]"
 
 

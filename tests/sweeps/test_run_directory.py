@@ -1,10 +1,12 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.run_directory import add_environment, freeze, read_config, read_json, write_text
+from symmetry_robustness.sweeps.run_directory import add_environment, freeze, job_key, read_config, read_json
 
 
 def test_a_frozen_run_is_read_back_and_never_overwritten(tmp_path: Path) -> None:
@@ -32,12 +34,41 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
         read_config(tmp_path)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file.json"
-    write_text(path, "old")
-    with pytest.raises(TypeError):
-        write_text(path, 1)  # type: ignore[arg-type]
-    assert path.read_text() == "old"
+FREEZE = """
+import sys
+from pathlib import Path
+from symmetry_robustness import load_config
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.sweeps.run_directory import freeze
+config = load_config("train", [f"seed={sys.argv[2]}"])
+input()
+try:
+    freeze(config, Path(sys.argv[1]), ["symrob"])
+except UserError:
+    sys.exit(2)
+"""
+
+
+def test_of_processes_that_freeze_into_one_directory_one_wins(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()  # as Hydra does
+    command = [sys.executable, "-c", FREEZE, str(tmp_path / "run")]
+    processes = [subprocess.Popen([*command, str(seed)], stdin=subprocess.PIPE) for seed in range(4)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    assert sorted(process.wait(60) for process in processes) == [0, 2, 2, 2]
+    about = read_json(tmp_path / "run" / "provenance.json")
+    assert (about["seed"], about["key"]) == ((config := read_config(tmp_path / "run")).seed, job_key(config))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years")
+    with pytest.raises(UserError, match="is not empty"):
+        freeze(load_config("train", []), tmp_path / "run", [])
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize(

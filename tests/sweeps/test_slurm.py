@@ -50,9 +50,10 @@ def test_settings_that_the_trainer_does_not_wait_for_are_refused(
     ("settings", "named"),
     [
         ({"timeout_min": 3}, "set timeout_min=4 or more"),
-        ({"timeout_min": 0}, "timeout_min must be a positive whole number, got 0"),
-        ({"cpus_per_task": "4"}, "cpus_per_task must be a positive whole number, got '4'"),
-        ({"poll_s": 0}, "poll_s must be a positive number"),
+        ({"timeout_min": 0}, "timeout_min must be positive, got 0"),
+        ({"gpus_per_node": 0}, "gpus_per_node must be positive, got 0"),
+        ({"mem_gb": -1.0}, "mem_gb must be positive, got -1.0"),
+        ({"poll_s": 0}, "poll_s must be positive"),
     ],
 )
 def test_numbers_of_the_executor_that_cannot_be(settings: dict[str, Any], named: str) -> None:

@@ -36,12 +36,13 @@ def test_what_is_done_again_is_dropped_first(tmp_path: Path) -> None:
 
 def test_rows_wait_until_the_file_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = MetricsCSV(tmp_path)
-    (tmp_path / "metrics.csv.tmp").mkdir()  # in the way
+    (tmp_path / "metrics.csv").mkdir()  # in the way
     for step in (9, 19):
         logger.log_metrics({"train/loss": 2.0}, step=step)
     assert logger.problem
     assert sum("cannot be written" in line for line in caplog.messages) == 1
-    (tmp_path / "metrics.csv.tmp").rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]  # nothing is left of the attempts
+    (tmp_path / "metrics.csv").rmdir()
     logger.log_metrics({"train/loss": 1.0}, step=29)
     assert logger.problem is None
     assert [row["step"] for row in rows(tmp_path)] == ["9", "19", "29"]
