@@ -83,8 +83,18 @@ class LocalSlurm:
             self._wait(lambda: self._answers("munge", "--socket", str(self.directory / "munge.socket"), "--no-input"))
             self._launch("slurmctld", "-D", "-c")
             for node in range(1, nodes + 1):
-                self._launch("slurmd", "-D", "-c", "-N", f"node{node}")
+                self.start_node_daemon(node)
             self._wait(lambda: self._nodes_up() == nodes)
+
+    def start_node_daemon(self, node: int) -> None:
+        """Start the slurmd of a node."""
+        self._launch("slurmd", "-D", "-c", "-N", f"node{node}")
+
+    def kill_node_daemon(self, node: int) -> None:
+        """End the slurmd of a node without notice; jobs on it go on."""
+        for pid, name in self._processes().items():
+            if name == "slurmd" and f"node{node}" in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+                os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """End every job and every process of this cluster, whatever state it is in."""

@@ -1,7 +1,9 @@
 """Sweeps on a real Slurm of two nodes: `make test-cluster`."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -194,3 +196,59 @@ def test_what_cannot_run_is_told_in_one_line(sweep: Sweep, words: list[str], tol
     assert output.splitlines()[-1].startswith("error: ")
     assert told in output.splitlines()[-1]
     assert sweep.slurm("squeue", "--noheader", f"--name={sweep.directory.name}") == ""
+
+
+def test_fifty_jobs_submitted_twice_at_once_are_fifty(sweep: Sweep) -> None:
+    words = ["seed=range(50)", "optimizer.pace=60", "--detach"]
+    submitters = [sweep.start(*words) for _ in range(2)]
+    assert [ended(process)[0] for process in submitters] == [0, 0]
+    numbers = [number(run) for run in sweep.directory.glob("*_seed-*")]
+    listed = sweep.slurm("squeue", "--noheader", "--array", "--format=%i").split()
+    sweep.slurm("scancel", *{one.split("_")[0] for one in numbers})
+    assert len(numbers) == 50
+    assert sorted(listed) == sorted(numbers)
+
+
+def test_killed_at_random_moments_and_started_again(sweep: Sweep, tmp_path: Path) -> None:
+    dice, jobs = random.Random(0), "seed=range(12)"
+    status, output = ended(sweep.start(jobs))
+    assert status == 0, output
+    undisturbed = {run.name.split("_seed-")[1].split("_")[0]: weights(run) for run in sweep.directory.glob("*_seed-*")}
+    disturbed = Sweep(sweep.cluster, tmp_path / "disturbed")
+    words = [jobs, "optimizer.pace=0.2", "logger=wandb", "logger.wandb.mode=offline"]
+    for victim in ("submitter", "rank", "node daemon", "submitter", "rank"):
+        process = disturbed.start(*words)
+        wait_until(lambda running=process: ranks(disturbed) != [] or running.poll() is not None)
+        time.sleep(dice.uniform(0, 6))
+        if victim == "rank":
+            wait_until(lambda: ranks(disturbed) != [])
+            os.kill(dice.choice(ranks(disturbed)), signal.SIGKILL)
+        if victim == "node daemon":
+            sweep.cluster.kill_node_daemon(1)
+            time.sleep(2)
+            sweep.cluster.start_node_daemon(1)
+        process.kill()
+        process.communicate()
+    for _ in range(3):  # what a kill has left behind fails once more at most
+        status, output = ended(disturbed.start(*words))
+        if status == 0:
+            break
+    assert status == 0, output
+    assert disturbed.statuses() == ["done"] * 12
+    for run in disturbed.directory.glob("*_seed-*"):
+        expected = undisturbed.pop(run.name.split("_seed-")[1].split("_")[0])
+        assert all(torch.equal(value, expected[name]) for name, value in weights(run).items()), run
+        about = json.loads((run / "provenance.json").read_text())
+        assert {path.name.rpartition("-")[2] for path in run.glob("wandb/offline-run-*")} == {about["wandb_id"]}
+    assert not undisturbed
+
+
+def ranks(sweep: Sweep) -> list[int]:
+    """Processes of a sweep's jobs."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode().split("\0")
+            if "symmetry_robustness.app.job" in words and any(word.startswith(str(sweep.directory)) for word in words):
+                found.append(int(path.parent.name))
+    return found
