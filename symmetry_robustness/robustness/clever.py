@@ -15,6 +15,7 @@ from symmetry_robustness.attacks.gradient import check_evaluation_mode, check_lo
 from symmetry_robustness.attacks.randomness import example_generator
 from symmetry_robustness.attacks.threat import ball_radius, check_images, per_image
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.weibull import fit_reverse_weibull
 
 # The gradient norm that bounds a change of the logits under a perturbation of each norm: 1/p + 1/q = 1.
@@ -190,6 +191,7 @@ class Clever:
         seed = self.seed if generator is None else generator.initial_seed()
         numbers = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
         images = images.detach().clone() if images.is_inference() else images.detach()
+        network = fuse(network, images)
         logits = _logits(network, images, self.batch_size)
         check_logits(logits)
         targets = _targets(self, logits, numbers, seed)

@@ -136,6 +136,8 @@ def _agree(network: nn.Module, fused: nn.Module, images: Tensor) -> bool:
 
 
 def _fuse(module: nn.Module) -> nn.Module:
+    if isinstance(module, ImageConv):  # fused before
+        return module
     if _is_sequence(module):
         layers = _rewrite(_flatten(module))
         if layers == list(module.children()):

@@ -51,6 +51,7 @@ def test_computes_the_same_with_fewer_layers(network: nn.Module, images: Tensor)
     assert "BatchNorm2d" in layers(network)
     assert not {"BatchNorm2d", "Dropout"} & set(layers(fused))
     torch.testing.assert_close(fused(images), network(images), rtol=0, atol=1e-5)
+    assert fuse(fused, images) is fused
     gradients = []
     for form in (network, fused):
         variable = images.clone().requires_grad_()
