@@ -20,7 +20,7 @@ def claims_sheet(outcomes: Sequence[Outcome]) -> Sheet:
     title = "Claims of arXiv 2510.16171. " + ", ".join(f"{kind}: {verdicts.count(kind)}" for kind in kinds)
     columns = ("claim", "ε (paper)", "paper", "released protocol", "sound protocol", "verdict")
     note = "Accuracies in percent, differences in points; means and 95 % intervals over seeds and images."
-    return Sheet("claims", [Table(title, columns, lines, [note])], claims_frame(outcomes))
+    return Sheet("claims", [Table(title, columns, lines, [note], fixed=2)], claims_frame(outcomes))
 
 
 def claims_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:

@@ -16,8 +16,11 @@ _LATEX = str.maketrans(
         "−": r"$-$", "–": "--", "…": r"\dots{}", "⚠": "!", "‖": r"$\|$", "·": r"$\cdot$",
     }
 )  # fmt: skip
-_WIDEST = 5  # columns of numbers that fit on a page, beside the first two
-_LONGEST = 40  # rows that do
+_CHARACTERS = 150  # side by side on a page, shrunk a little if need be
+_LONGEST = 40  # rows that fit on it
+_COLUMNS = 5  # of numbers that fit into a terminal, beside the first two
+# What is too wide is shrunk to the width there is.
+_FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 class Cell(NamedTuple):
@@ -63,9 +66,11 @@ def plain_line(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """As many `table` environments as the columns and rows need, ruled by booktabs, everything escaped."""
+    """As many `table` environments as the columns and rows need; packages booktabs and graphicx; everything escaped."""
     parts: list[str] = []
-    for start, stop in _pieces(table):
+    texts = zip(table.columns, *([cell.text for cell in row] for row in table.rows), strict=True)
+    widths = [max(map(len, column)) + 2 for column in texts]
+    for start, stop in _pieces(table, widths, _CHARACTERS - sum(widths[: table.fixed])):
         chosen = [*range(table.fixed), *range(start, stop)]
         head = " & ".join(escaped(table.columns[index]) for index in chosen)
         for first in range(0, max(len(table.rows), 1), _LONGEST):
@@ -73,12 +78,13 @@ def latex(table: Table) -> str:
             rows = [" & ".join(_latex_cell(row[index]) for index in chosen) for row in table.rows[first:][:_LONGEST]]
             lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{escaped(title)}}}"]
             lines += [
+                _FITTED,
                 rf"\begin{{tabular}}{{{'l' * table.fixed}{'r' * (stop - start)}}}",
                 r"\toprule",
                 rf"{head} \\",
                 r"\midrule",
             ]
-            lines += [*(rf"{row} \\" for row in rows), r"\bottomrule", r"\end{tabular}"]
+            lines += [*(rf"{row} \\" for row in rows), r"\bottomrule", r"\end{tabular}}"]
             if table.notes:
                 lines.append(rf"\par\smallskip\footnotesize {escaped(' '.join(table.notes))}")
             parts.append("\n".join([*lines, r"\end{table}", ""]))
@@ -94,18 +100,23 @@ def _latex_cell(cell: Cell) -> str:
     return rf"\textbf{{{escaped(cell.text)}}}" if cell.best else escaped(cell.text)
 
 
-def _pieces(table: Table) -> list[tuple[int, int]]:
-    """First and last column, exclusive, of each piece that is narrow enough."""
-    count = len(table.columns)
-    starts = range(table.fixed, max(count, table.fixed + 1), _WIDEST)
-    return [(start, min(start + _WIDEST, count)) for start in starts]
+def _pieces(table: Table, widths: Sequence[int], room: int) -> list[tuple[int, int]]:
+    """First and last column, exclusive, of each piece: as many as there is room for, at least one."""
+    count, pieces, start = len(table.columns), [], table.fixed
+    while not pieces or start < count:
+        stop = start + 1
+        while stop < count and sum(widths[start : stop + 1]) <= room:
+            stop += 1
+        pieces.append((start, min(stop, count)))
+        start = stop
+    return pieces
 
 
 def terminal(table: Table, longest: int = 30) -> list[rich.table.Table]:
     """The table in pieces that fit into a usual terminal; no more rows than `longest`."""
     pieces = []
     left = len(table.rows) - longest
-    for start, stop in _pieces(table):
+    for start, stop in _pieces(table, [1] * len(table.columns), _COLUMNS):
         chosen = [*range(table.fixed), *range(start, stop)]
         caption = f"{left} more rows in the files" if left > 0 else None
         piece = rich.table.Table(title=escape(table.title), caption=caption, title_justify="left")

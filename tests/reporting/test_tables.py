@@ -1,6 +1,9 @@
 """The tables say what the rows say, in every form."""
 
 import re
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,17 +43,38 @@ def test_markdown_has_a_cell_for_every_column() -> None:
 
 
 def test_latex_is_cut_to_the_width_of_a_page_and_escaped() -> None:
-    text = latex(WIDE)
+    wide = replace(
+        WIDE,
+        columns=["network", *(f"a column whose name says more than most others do, {name}" for name in "abc"), *"defg"],
+    )
+    text = latex(wide)
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
     assert r"\caption{a \& b}" in text
     assert r"\caption{a \& b (continued)}" in text
     assert r"one\_two & \textbf{50 \%}" in text
     assert r"$\varepsilon$ \textless{} 1" in text
-    for piece, columns in zip(text.split(r"\midrule")[1:], (6, 3), strict=True):
+    for piece, columns in zip(text.split(r"\midrule")[1:], (3, 6), strict=True):
         rows = [line for line in piece.split(r"\bottomrule")[0].splitlines() if line]
         assert [len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows] == [columns] * 2
-    assert r"\begin{tabular}{lrrrrr}" in text
     assert r"\begin{tabular}{lrr}" in text
+    assert r"\begin{tabular}{lrrrrr}" in text
+    assert latex(WIDE).count(r"\begin{table}") == 1
+
+
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="needs pdflatex: apt-get install texlive-latex-recommended"
+)
+def test_latex_compiles_and_fits_the_page(made: dict[str, Sheet], tmp_path: Path) -> None:
+    texts = [Table("texts", ["name", "text"], [[Cell("\\&%$#_{}~^<>εℓ∞±×≥−–…⚠‖·"), Cell("long " * 40)]]), WIDE]
+    for sheet in made.values():
+        sheet.write(tmp_path)
+    bodies = [*map(latex, texts), *(path.read_text() for path in sorted(tmp_path.glob("*.tex")))]
+    packages = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "all.tex").write_text("\n".join([packages, *bodies, r"\end{document}"]))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 @pytest.mark.parametrize("character", list(r"\&%$#_{}~^"))
