@@ -20,7 +20,7 @@ def replace_file(path: Path, content: Content, *, durable: bool = False) -> None
         durable: whether it must outlast a crash of the machine, too, which takes its time.
 
     Raises:
-        OSError: the file as it was, if there was one, is still there.
+        OSError: names the file; as it was, if there was one, it is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = unused(path)
@@ -34,9 +34,11 @@ def replace_file(path: Path, content: Content, *, durable: bool = False) -> None
                 file.flush()
                 os.fsync(file.fileno())
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()  # a full disk has better uses
+        if isinstance(error, OSError) and error.filename in (None, str(unfinished)):
+            error.filename = str(path)  # a write that fails names no file, and the hidden one says little
         raise
 
 

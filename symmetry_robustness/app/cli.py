@@ -20,7 +20,8 @@ _COMMANDS = {
 }
 
 
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENAMETOOLONG}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSALS = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 def usage() -> str:
@@ -103,7 +104,8 @@ def _file_mistake(error: BaseException) -> str | None:
     """A path that the machine refuses to write; a file that is merely absent may be a bug and keeps its traceback."""
     if isinstance(error, OSError) and (error.errno in _REFUSALS or _made_a_directory(error)):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; choose another place with output=…"
+        place = "another place (for training hydra.run.dir=… or hydra.sweep.dir=…, else output=…)"
+        return f"{where}{error.strerror}; {'make room, or ' * (error.errno in _FULL)}choose {place}"
     return None
 
 

@@ -90,7 +90,8 @@ class SlurmExecutor(Executor):
         """Submit jobs that Slurm does not have already, and return when all have ended, or at once if detached.
 
         Raises:
-            UserError: settings that do not fit a job, before any is submitted; or what sbatch said when it refused.
+            UserError: settings that do not fit a job, before any is submitted; what sbatch said when it refused; or
+                that Slurm does not answer.
             KeyboardInterrupt: in the waiting process; the jobs go on.
         """
         if shutil.which("sbatch") is None:
@@ -190,8 +191,10 @@ def _in_queue(jobs: Sequence[Path]) -> dict[Path, str]:
     """Jobs that were submitted before and that Slurm has not done with, and their numbers."""
     known = {job: text(read_mapping(job / SUBMISSION) or {}, "job_id") for job in jobs}
     numbers = {job: number for job, number in known.items() if number}
-    queue = ask_squeue(numbers.values()) if numbers else None
-    return {job: number for job, number in numbers.items() if number in (queue or {})}
+    queue = ask_squeue(numbers.values()) if numbers else {}
+    if queue is None:  # submitting now could have jobs run twice
+        raise UserError("Slurm does not answer (squeue); try again later")
+    return {job: number for job, number in numbers.items() if number in queue}
 
 
 def split(

@@ -29,8 +29,9 @@ def snapshot(sweep: Path) -> dict[str, str]:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(content)
             unfinished.rename(target)
-        except OSError:
+        except OSError as error:
             if not target.exists():  # otherwise another process was faster
+                error.filename = str(target)
                 raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
