@@ -60,6 +60,7 @@ from symmetry_robustness.training.interruption import (
     slurm_job,
 )
 from symmetry_robustness.training.metrics_csv import MetricsCSV
+from symmetry_robustness.training.shared_norm import SharedBatchNorm
 
 log = logging.getLogger("symmetry_robustness.app.job")  # __name__ is __main__ here
 
@@ -107,7 +108,12 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         precision=precision(config),
         logger=[metrics, *trackers(config, directory)],
         enable_progress_bar=sys.stdout.isatty(),
-        plugins=[files, *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
+        sync_batchnorm=False,  # torch's own does not exist on CPUs
+        plugins=[
+            files,
+            *([SharedBatchNorm()] if config.trainer.get("sync_batchnorm") else []),
+            *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []),
+        ],
         callbacks=[
             heartbeat,
             *([robustness] if robustness else []),

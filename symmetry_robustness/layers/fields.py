@@ -104,6 +104,10 @@ class VectorBatchNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(fields))
         self.register_buffer("running_square", torch.ones(fields))
 
+    def _mean_square(self, features: Tensor) -> Tensor:
+        """Of the vectors' components over a batch, (fields,)."""
+        return _square(features).mean(dim=(0, 2, 3)).view(2, -1).mean(dim=0)
+
     def _scale(self, square: Tensor) -> Tensor:
         """Factor for each channel, given the mean square of each field."""
         return (self.weight * torch.rsqrt(square + self.eps)).repeat(2)
@@ -112,7 +116,7 @@ class VectorBatchNorm(nn.Module):
         """Normalise (B, 2 · fields, H, W)."""
         square = self.running_square
         if self.training:
-            square = _square(features).mean(dim=(0, 2, 3)).view(2, -1).mean(dim=0)
+            square = self._mean_square(features)
             with torch.no_grad():
                 self.running_square.lerp_(square.to(self.running_square.dtype), self.momentum)
         return features * self._scale(square).to(features.dtype)[:, None, None]

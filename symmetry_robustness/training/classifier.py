@@ -121,7 +121,13 @@ class Classifier(pl.LightningModule):
         if batch_index % _CHECK_EVERY == 0:
             self._check_finite(loss, f"training loss in batch {batch_index}")
         self._update("train", loss.detach(), logits.detach(), labels)
-        return loss
+        return loss * self._weight(len(labels))
+
+    def _weight(self, images: int) -> Tensor:
+        """Of this rank's mean loss, so that DDP's mean over ranks is one over images, also of an uneven batch."""
+        own = torch.full((), float(images), device=self.device)
+        mean: Tensor = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        return own / mean
 
     def on_train_epoch_end(self) -> None:
         """End the training where its last steps went wrong, before a checkpoint is written."""

@@ -13,22 +13,23 @@ import torch
 
 from symmetry_robustness.robustness import RobustnessReport
 
-# Batch norm takes its statistics from a rank's own share, which is no float error; see docs/scaling.md.
-WITHOUT_BATCH_NORM = """
+# Batch norms of all kinds, and a stem whose fields share their statistics.
+MODEL = """
 _target_: symmetry_robustness.models.network.Network
-stem: {_target_: symmetry_robustness.models.stems.RotationStem, group: C4, fields: 8, activation: true}
-trunk: [pool, pool]
+stem: {_target_: symmetry_robustness.models.stems.RotationStem, group: C4, fields: 4, activation: true}
+trunk: [pool, 8, pool, 8]
 num_classes: ${data.num_classes}
 mean: 0.5
 std: 0.5
 """
 # Odd numbers of images, which two ranks cannot share evenly.
 SETTINGS = [
-    "model=without_batch_norm",
-    "data.train_size=256",
+    "model=small",
+    "optimizer=sgd",  # Adam makes steps of full size out of gradients that are rounding errors
+    "data.train_size=250",
     "data.validation_size=127",
     "data.test_size=129",
-    "data.batch_size=64",
+    "data.batch_size=63",
     "trainer.max_epochs=2",
     "callback.num_images=33",
     "callback.max_share_of_epoch=null",
@@ -38,7 +39,7 @@ SETTINGS = [
     "robustness.clever.num_batches=3",
     "robustness.clever.samples_per_batch=8",
 ]
-FLOAT_ERROR = 1e-6  # of weights of the order of one; 3e-8 was seen
+FLOAT_ERROR = 1e-4  # of weights of the order of one; 5e-6 was seen, and 3e-2 with statistics of each rank's own
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One process, and two."""
     root = tmp_path_factory.mktemp("ranks")
     (root / "conf" / "model").mkdir(parents=True)
-    (root / "conf" / "model" / "without_batch_norm.yaml").write_text(WITHOUT_BATCH_NORM)
+    (root / "conf" / "model" / "small.yaml").write_text(MODEL)
     for trainer in ("cpu", "ddp_cpu"):
         done = subprocess.run(
             [sys.executable, "-m", "symmetry_robustness.app.cli", "train", "--config-dir", "conf", *SETTINGS,
@@ -77,7 +78,7 @@ def test_metrics(runs: dict[str, Path]) -> None:
     for row, other in zip(one, two, strict=True):
         assert row.keys() == other.keys()
         for name in row.keys() - {"robust/share_of_epoch"}:  # which is a time
-            assert other[name] == pytest.approx(row[name], rel=1e-5, abs=1e-6), name
+            assert other[name] == pytest.approx(row[name], rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize("stem", ["validation-epoch=000", "validation-epoch=001", "test"])
@@ -90,8 +91,8 @@ def test_robustness(runs: dict[str, Path], stem: str) -> None:
         np.testing.assert_array_equal(one.broken_at[attack], two.broken_at[attack])
     assert one.clever is not None
     assert two.clever is not None
-    np.testing.assert_allclose(two.clever.value, one.clever.value, rtol=1e-4, atol=1e-6)
-    assert two.summary() == pytest.approx(one.summary(), rel=1e-4, abs=1e-6)
+    np.testing.assert_allclose(two.clever.value, one.clever.value, rtol=1e-2, atol=1e-4)
+    assert two.summary() == pytest.approx(one.summary(), rel=1e-2, abs=1e-4)
 
 
 def test_summaries(runs: dict[str, Path]) -> None:

@@ -1,0 +1,157 @@
+"""Batch norm over the images of all ranks, so that training on several is training on one.
+
+Torch's own `SyncBatchNorm` exists on GPUs only and knows nothing of vector fields; a layer of its type would also hide
+from whoever looks for batch norms. Here the layers stay what they are and gain the statistics of the other ranks.
+"""
+
+from typing import Any, Final, cast
+
+import torch
+from pytorch_lightning.plugins import LayerSync
+from torch import Tensor, distributed, nn
+from typing_extensions import override
+
+from symmetry_robustness.layers.fields import VectorBatchNorm
+
+
+class SharedBatchNorm(LayerSync):
+    """Lets the batch norms of a network share their statistics over the ranks while it is trained."""
+
+    @override
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Make batch norms shared, in place."""
+        return _turn(model, _SHARED)
+
+    @override
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Make them ordinary again, in place."""
+        return _turn(model, {shared: plain for plain, shared in _SHARED.items()})
+
+
+class _Normalise(torch.autograd.Function):
+    """Batch norm with moments over all ranks, out of torch's own kernels: once for the moments, once to normalise.
+
+    Backward, torch's kernel for fixed moments is corrected by what each number does to the moments.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        count = features.numel() // features.shape[1]
+        _, own_mean, own_factor = torch.native_batch_norm(features, weight, bias, None, None, True, 0.0, eps)
+        own = torch.cat([own_mean, own_factor**-2 - eps, own_mean.new_tensor([count])])
+        gathered = own.new_empty(distributed.get_world_size() * len(own))
+        distributed.all_gather_into_tensor(gathered, own)
+        ranks = gathered.view(-1, len(own))
+        (means, variances), counts = ranks[:, :-1].chunk(2, dim=1), ranks[:, -1:]
+        total = counts.sum()
+        mean = (counts * means).sum(0) / total
+        variance = (counts * (variances + (means - mean).square())).sum(0) / total
+        ctx.save_for_backward(features, weight, mean, variance, total)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance, total)
+        normed, _, _ = torch.native_batch_norm(features, weight, bias, mean, variance, False, 0.0, eps)
+        return normed, mean, variance, total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        features, weight, mean, variance, total = ctx.saved_tensors
+        fixed, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, features, weight, mean, variance, mean, variance, False, ctx.eps, [True] * 3
+        )
+        sums = torch.cat([of_weight, of_bias])
+        distributed.all_reduce(sums)
+        all_weight, all_bias = sums.chunk(2)
+        factor = torch.rsqrt(variance + ctx.eps)
+        slope = -weight * factor**2 * all_weight / total
+        constant = -weight * factor * all_bias / total - slope * mean
+        shape = (-1, *[1] * (features.dim() - 2))
+        moved = torch.addcmul(constant.view(shape), features.to(slope.dtype), slope.view(shape))
+        return (fixed + moved).to(features.dtype), of_weight, of_bias, None
+
+
+class _SharedMoments(nn.modules.batchnorm._BatchNorm):
+    """Means and variances are those of all ranks' batches together; in evaluation mode there is nothing to share."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise (B, C, ...)."""
+        if not self.training:
+            return super().forward(features)
+        self._check_input_dim(features)  # type: ignore[no-untyped-call]
+        return cast(Tensor, self._normalise(features))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as below
+    def _normalise(self, features: Tensor) -> Tensor:
+        exact = torch.promote_types(features.dtype, torch.float32)
+        weight = self.weight if self.affine else features.new_ones(self.num_features, dtype=exact)
+        bias = self.bias if self.affine else torch.zeros_like(weight)
+        normed, mean, variance, total = _Normalise.apply(features, weight, bias, self.eps)  # type: ignore[no-untyped-call]
+        self._remember(mean, variance * (total / (total - 1).clamp(min=1)))
+        return cast(Tensor, normed)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+
+    def export(self) -> nn.Module:
+        """Return the ordinary layer: exported networks run on one rank alone."""
+        return SharedBatchNorm().revert(self)
+
+
+class _SharedBatchNorm1d(_SharedMoments, nn.BatchNorm1d):
+    pass
+
+
+class _SharedBatchNorm2d(_SharedMoments, nn.BatchNorm2d):
+    pass
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over ranks. The gradient of all ranks' losses together is again a sum over ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Sum.apply(gradients[0])  # type: ignore[no-untyped-call]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled network waits for others between two graphs
+def _mean_over_ranks(own: Tensor, count: int) -> Tensor:
+    """The mean over all ranks of a mean (C,) over `count` numbers of this rank."""
+    sums: Tensor = _Sum.apply(torch.cat([own * count, own.new_tensor([count])]))  # type: ignore[no-untyped-call]
+    return sums[:-1] / sums[-1].detach()
+
+
+class _SharedVectorBatchNorm(VectorBatchNorm):
+    """Mean squares are those of all ranks' batches together."""
+
+    def _mean_square(self, features: Tensor) -> Tensor:
+        count = features.numel() // features.shape[1]
+        return cast(Tensor, _mean_over_ranks(super()._mean_square(features), count))
+
+
+_SHARED: Final[dict[type[nn.Module], type[nn.Module]]] = {
+    nn.BatchNorm1d: _SharedBatchNorm1d,
+    nn.BatchNorm2d: _SharedBatchNorm2d,
+    VectorBatchNorm: _SharedVectorBatchNorm,
+}
+
+
+def _turn(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
+    """Give modules of the one kind the type of the other, in place: their state and their hooks stay where they are."""
+    for module in model.modules():
+        if type(module) in kinds:
+            module.__class__ = kinds[type(module)]
+    return model
