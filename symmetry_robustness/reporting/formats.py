@@ -102,7 +102,8 @@ def _latex_cell(cell: Cell) -> str:
 
 def _pieces(table: Table, widths: Sequence[int], room: int) -> list[tuple[int, int]]:
     """First and last column, exclusive, of each piece: as many as there is room for, at least one."""
-    count, pieces, start = len(table.columns), [], table.fixed
+    pieces: list[tuple[int, int]] = []
+    count, start = len(table.columns), table.fixed
     while not pieces or start < count:
         stop = start + 1
         while stop < count and sum(widths[start : stop + 1]) <= room:

@@ -90,11 +90,20 @@ class LocalSlurm:
         """Start the slurmd of a node."""
         self._launch("slurmd", "-D", "-c", "-N", f"node{node}")
 
+    def start_controller(self) -> None:
+        """Start the slurmctld of a cluster that was left without one; it takes up the jobs that it knew."""
+        self._launch("slurmctld", "-D")
+        self._wait(lambda: self._nodes_up() > 0)
+
     def kill_node_daemon(self, node: int) -> None:
         """End the slurmd of a node without notice; jobs on it go on."""
-        for pid, name in self._processes().items():
-            if name == "slurmd" and f"node{node}" in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
-                os.kill(pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL, "slurmd", f"node{node}")
+
+    def stop_controller(self) -> None:
+        """End the slurmctld, as for maintenance: it saves what it knows, and jobs go on."""
+        self._signal(signal.SIGTERM, "slurmctld")
+        while "slurmctld" in self._processes().values():
+            time.sleep(0.1)
 
     def stop(self) -> None:
         """End every job and every process of this cluster, whatever state it is in."""
@@ -121,6 +130,11 @@ class LocalSlurm:
 
     def _answers(self, *command: str) -> bool:
         return self._run(*command).returncode == 0
+
+    def _signal(self, number: signal.Signals, program: str, *words: str) -> None:
+        for pid, name in self._processes().items():
+            if name == program and set(words) <= set(Path(f"/proc/{pid}/cmdline").read_text().split("\0")):
+                os.kill(pid, number)
 
     def _nodes_up(self) -> int:
         if "slurmctld" not in self._processes().values():

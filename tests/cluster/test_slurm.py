@@ -118,6 +118,40 @@ def test_array_whose_jobs_are_requeued_in_the_middle_of_an_epoch(sweep: Sweep, t
         assert all(torch.equal(value, state[name]) for name, value in weights(disturbed).items())
 
 
+def test_preempted_in_the_middle_of_an_epoch(sweep: Sweep, tmp_path: Path) -> None:
+    record = f"optimizer.record={tmp_path / 'record'}-${{optimizer.pace}}"
+    process = sweep.start(record, "seed=0", "optimizer.pace=0,0.5")
+    wait_until(lambda: len(steps(tmp_path / "record-0.5-0")) > STEPS + 2)
+    urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"]
+    sweep.slurm("sbatch", "--wait", *urgent)
+    status, output = ended(process)
+    assert status == 0, output
+    undisturbed, disturbed = ([line.split() for line in steps(tmp_path / f"record-{pace}-0")] for pace in (0, 0.5))
+    assert {starts for starts, _ in disturbed} == {"0", "1"}
+    assert [digest for _, digest in disturbed] == [digest for _, digest in undisturbed]
+    first, second = (weights(run) for run in sweep.runs(0))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_controller_that_is_away_for_a_while(sweep: Sweep, tmp_path: Path) -> None:
+    process = sweep.start("seed=0,1", "optimizer.pace=0.3")
+    wait_until(lambda: ranks(sweep))
+    sweep.cluster.stop_controller()
+    try:
+        status, output = ended(sweep.start("seed=0,1", "optimizer.pace=0.3"))
+        assert status == 2, output
+        assert output.splitlines()[-1].startswith("error: Slurm does not answer"), output
+        status, output = ended(Sweep(sweep.cluster, tmp_path / "other").start("seed=0"))
+        assert status == 2, output
+        assert output.splitlines()[-1].startswith("error: Slurm does not answer"), output
+    finally:
+        sweep.cluster.start_controller()
+    status, output = ended(process)
+    assert status == 0, output
+    assert "Slurm does not answer; waiting for it" in output
+    assert sweep.statuses() == ["done"] * 2
+
+
 def test_ranks_on_two_nodes_agree_on_gradients_and_fail_together(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
