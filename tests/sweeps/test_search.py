@@ -100,6 +100,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_an_experiment_may_choose_the_search(tmp_path: Path) -> None:
+    words = ["experiment=search_robust", "hydra.sweeper.score=score", "hydra.sweeper.n_trials=2"]
+    with redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors:
+        status = cli.main(["train", *words, SEARCH[-1], f"hydra.sweep.dir={tmp_path / 'sweep'}"])
+    assert status == 0, errors.getvalue()
+    assert "best of 2 trials: score = " in output.getvalue()
+
+
 def test_a_failed_job_and_a_score_that_is_no_number_are_failed_trials(found: Path) -> None:
     made = trials(found)
     assert len(made) == 12
