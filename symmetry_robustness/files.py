@@ -37,7 +37,7 @@ def replace_file(path: Path, content: Content, *, durable: bool = False) -> None
     except BaseException as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()  # a full disk has better uses
-        if isinstance(error, OSError) and error.filename in (None, str(unfinished)):
+        if isinstance(error, OSError) and error.filename2 is None and error.filename in (None, str(unfinished)):
             error.filename = str(path)  # a write that fails names no file, and the hidden one says little
         raise
 

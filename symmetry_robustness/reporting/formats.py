@@ -16,7 +16,7 @@ _LATEX = str.maketrans(
         "−": r"$-$", "–": "--", "…": r"\dots{}", "⚠": "!", "‖": r"$\|$", "·": r"$\cdot$",
     }
 )  # fmt: skip
-_CHARACTERS = 150  # side by side on a page, shrunk a little if need be
+_CHARACTERS = 150  # side by side: nearly their size on a wide page, half of it in a narrow column
 _LONGEST = 40  # rows that fit on it
 _COLUMNS = 5  # of numbers that fit into a terminal, beside the first two
 # What is too wide is shrunk to the width there is.
@@ -76,7 +76,7 @@ def latex(table: Table) -> str:
         for first in range(0, max(len(table.rows), 1), _LONGEST):
             title = table.title if not parts else f"{table.title} (continued)"
             rows = [" & ".join(_latex_cell(row[index]) for index in chosen) for row in table.rows[first:][:_LONGEST]]
-            lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{escaped(title)}}}"]
+            lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{_breakable(title)}}}"]
             lines += [
                 _FITTED,
                 rf"\begin{{tabular}}{{{'l' * table.fixed}{'r' * (stop - start)}}}",
@@ -94,6 +94,11 @@ def latex(table: Table) -> str:
 def escaped(text: str) -> str:
     """A text with LaTeX's special characters made plain."""
     return " ".join(text.split()).translate(_LATEX)
+
+
+def _breakable(text: str) -> str:
+    """An escaped text whose lines may end after any comma."""
+    return escaped(text).replace(",", r",\allowbreak ")
 
 
 def _latex_cell(cell: Cell) -> str:

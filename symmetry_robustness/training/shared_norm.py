@@ -19,7 +19,9 @@ class SharedBatchNorm(LayerSync):
 
     @override
     def apply(self, model: nn.Module) -> nn.Module:
-        """Make batch norms shared, in place."""
+        """Make batch norms shared, in place, unless this rank is alone."""
+        if distributed.is_initialized() and distributed.get_world_size() == 1:
+            return model
         return _turn(model, _SHARED)
 
     @override
@@ -40,10 +42,10 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         count = features.numel() // features.shape[1]
         _, own_mean, own_factor = torch.native_batch_norm(features, weight, bias, None, None, True, 0.0, eps)
-        own = torch.cat([own_mean, own_factor**-2 - eps, own_mean.new_tensor([count])])
-        gathered = own.new_empty(distributed.get_world_size() * len(own))
-        distributed.all_gather_into_tensor(gathered, own)
-        ranks = gathered.view(-1, len(own))
+        own = torch.cat([own_mean, own_factor**-2 - eps, torch.full_like(own_mean[:1], count)])
+        gathered = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(gathered, own)
+        ranks = torch.stack(gathered)
         (means, variances), counts = ranks[:, :-1].chunk(2, dim=1), ranks[:, -1:]
         total = counts.sum()
         mean = (counts * means).sum(0) / total
@@ -58,13 +60,14 @@ class _Normalise(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         features, weight, mean, variance, total = ctx.saved_tensors
+        factor = torch.rsqrt(variance + ctx.eps)
+        # Twice the same moments: some kernels take the first pair, others the second.
         fixed, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, features, weight, mean, variance, mean, variance, False, ctx.eps, [True] * 3
+            gradient, features, weight, mean, variance, mean, factor, False, ctx.eps, [True] * 3
         )
         sums = torch.cat([of_weight, of_bias])
         distributed.all_reduce(sums)
         all_weight, all_bias = sums.chunk(2)
-        factor = torch.rsqrt(variance + ctx.eps)
         slope = -weight * factor**2 * all_weight / total
         constant = -weight * factor * all_bias / total - slope * mean
         shape = (-1, *[1] * (features.dim() - 2))
@@ -130,7 +133,7 @@ class _Sum(torch.autograd.Function):
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled network waits for others between two graphs
 def _mean_over_ranks(own: Tensor, count: int) -> Tensor:
     """The mean over all ranks of a mean (C,) over `count` numbers of this rank."""
-    sums: Tensor = _Sum.apply(torch.cat([own * count, own.new_tensor([count])]))  # type: ignore[no-untyped-call]
+    sums: Tensor = _Sum.apply(torch.cat([own * count, torch.full_like(own[:1], count)]))  # type: ignore[no-untyped-call]
     return sums[:-1] / sums[-1].detach()
 
 

@@ -102,8 +102,7 @@ class LocalSlurm:
     def stop_controller(self) -> None:
         """End the slurmctld, as for maintenance: it saves what it knows, and jobs go on."""
         self._signal(signal.SIGTERM, "slurmctld")
-        while "slurmctld" in self._processes().values():
-            time.sleep(0.1)
+        self._wait(lambda: "slurmctld" not in self._processes().values())
 
     def stop(self) -> None:
         """End every job and every process of this cluster, whatever state it is in."""

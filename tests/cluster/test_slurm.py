@@ -140,7 +140,7 @@ def test_controller_that_is_away_for_a_while(sweep: Sweep, tmp_path: Path) -> No
     try:
         status, output = ended(sweep.start("seed=0,1", "optimizer.pace=0.3"))
         assert status == 2, output
-        assert output.splitlines()[-1].startswith("error: Slurm does not answer"), output
+        assert output.splitlines()[-1] == "error: Slurm does not answer (squeue); try again later"
         status, output = ended(Sweep(sweep.cluster, tmp_path / "other").start("seed=0"))
         assert status == 2, output
         assert output.splitlines()[-1].startswith("error: Slurm does not answer"), output

@@ -13,10 +13,10 @@ import torch
 
 from symmetry_robustness.robustness import RobustnessReport
 
-# Batch norms of all kinds, and a stem whose fields share their statistics.
+# Batch norms over fields, which share their statistics, and over channels.
 MODEL = """
 _target_: symmetry_robustness.models.network.Network
-stem: {_target_: symmetry_robustness.models.stems.RotationStem, group: C4, fields: 4, activation: true}
+stem: {_target_: symmetry_robustness.models.stems.ScaleStem, fields: 4, pooled: false}
 trunk: [pool, 8, pool, 8]
 num_classes: ${data.num_classes}
 mean: 0.5

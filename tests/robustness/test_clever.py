@@ -254,3 +254,13 @@ def test_non_finite_logits_are_refused(images: Tensor) -> None:
     broken[1].bias.data.fill_(float("inf"))
     with pytest.raises(UserError, match="non-finite logits"):
         Clever()(broken, images)
+
+
+def test_passes_go_through_the_fused_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    forward = nn.BatchNorm2d.forward
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    for batches in (2, 50):
+        Clever(num_batches=batches, samples_per_batch=8)(network, torch.rand(2, 3, 8, 8))
+    assert sum(calls) == 2 * 2  # both were held against the network once, on the images themselves

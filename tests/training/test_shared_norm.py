@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from symmetry_robustness import build_network, load_config
 from symmetry_robustness.layers.fields import InnerBatchNorm, VectorBatchNorm
 from symmetry_robustness.models import export
 from symmetry_robustness.training.shared_norm import SharedBatchNorm
@@ -54,6 +55,7 @@ NETWORKS = {
     ),
     "fields": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), InnerBatchNorm(2, 4), Cubed(), nn.Conv2d(8, 2, 3)),
     "vectors": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), VectorBatchNorm(4), Cubed(), nn.Conv2d(8, 2, 3)),
+    "standard_4layer": lambda: build_network(load_config("train", ["model=standard_4layer"])),
     "one dimension": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.BatchNorm1d(4), Cubed()),
 }
 
@@ -62,7 +64,8 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_two_ranks_are_one(name: str, tmp_path: Path) -> None:
     network = NETWORKS[name]().double()
-    images = 5 + torch.randn(7, 3, 8, 8, dtype=torch.float64) * torch.arange(1, 8)[:, None, None, None]
+    size = 32 if name == "standard_4layer" else 8
+    images = 5 + torch.randn(7, 3, size, size, dtype=torch.float64) * torch.arange(1, 8)[:, None, None, None]
     splits = [5, 2]
     torch.save((network, images, splits), tmp_path / "whole.pt")
     ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]

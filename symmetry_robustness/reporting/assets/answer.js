@@ -111,7 +111,7 @@ function headline(best, answer, next) {
   const name = el("b", {}, breakable(best.network));
   if (!next) return [name, " is the only network measured here"];
   if (next.difference === 0) return [name, " and ", el("b", {}, breakable(next.other)), " are level"];
-  const single = best.seeds > 1 ? " leads; another was trained once only" : " leads; one training each";
+  const single = best.seeds > 1 ? " leads; it has one seed in common with another" : " leads; one training each";
   return [name, { best: " is the most robust", chance: " leads, but it may be chance", single, untested: " leads; no test tells whether by chance" }[answer.verdict]];
 }
 
