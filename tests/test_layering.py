@@ -14,7 +14,7 @@ ALLOWED = {
     "data": set(),
     "reporting": set(),
     "robustness": {"attacks"},
-    "training": {"models", "attacks", "robustness", "reporting"},
+    "training": {"layers", "models", "attacks", "robustness", "reporting"},
     "sweeps": set(),
     "app": {"layers", "models", "data", "attacks", "robustness", "training", "reporting", "sweeps"},
 }

@@ -104,7 +104,7 @@ def _file_mistake(error: BaseException) -> str | None:
     """A path that the machine refuses to write; a file that is merely absent may be a bug and keeps its traceback."""
     if isinstance(error, OSError) and (error.errno in _REFUSALS or _made_a_directory(error)):
         where = f"{error.filename}: " if error.filename else ""
-        place = "another place (for training hydra.run.dir=… or hydra.sweep.dir=…, else output=…)"
+        place = "another place (output=…, or hydra.run.dir=…, hydra.sweep.dir=… where you gave one)"
         return f"{where}{error.strerror}; {'make room, or ' * (error.errno in _FULL)}choose {place}"
     return None
 

@@ -168,7 +168,7 @@ def data(root: Path) -> Iterator[Finding]:
 def output(directory: Path) -> Iterator[Finding]:
     """Whether runs can be written: atomic renames, locks that exclude each other, free disk."""
     existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
-    elsewhere = "choose another place: hydra.run.dir=…, hydra.sweep.dir=…"
+    elsewhere = "choose another place with output=…"
     try:
         with tempfile.TemporaryDirectory(prefix=".symrob-doctor-", dir=existing) as name:
             works = {"locks of files (flock)": _locks(Path(name)), "replacing files": _replaces(Path(name))}
