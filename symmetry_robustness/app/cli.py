@@ -105,7 +105,8 @@ def _file_mistake(error: BaseException) -> str | None:
     if isinstance(error, OSError) and (error.errno in _REFUSALS or _made_a_directory(error)):
         where = f"{error.filename}: " if error.filename else ""
         place = "another place (output=…, or hydra.run.dir=…, hydra.sweep.dir=… where you gave one)"
-        return f"{where}{error.strerror}; {'make room, or ' * (error.errno in _FULL)}choose {place}"
+        first = "make room, or " if error.errno in _FULL else ""
+        return f"{where}{error.strerror}; {first}choose {place}"
     return None
 
 

@@ -174,13 +174,8 @@ def _judge(claim: Claim, claims: Claims, found: _Found) -> Outcome:
         return Outcome(claim, released, sound, FAILS, "")
     agrees, reason = _agrees(claim, released, claims)
     if agrees is None:
-        return Outcome(
-            claim,
-            released,
-            sound,
-            NOT_MEASURED,
-            f"protocol {' and '.join(dict.fromkeys(filter(None, (claim.released, claim.released_than))))}: {reason}",
-        )
+        scripts = " and ".join(dict.fromkeys(filter(None, (claim.released, claim.released_than))))
+        return Outcome(claim, released, sound, NOT_MEASURED, f"protocol {scripts}: {reason}")
     return Outcome(claim, released, sound, ONLY_RELEASED if agrees else FAILS, "")
 
 

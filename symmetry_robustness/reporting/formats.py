@@ -17,7 +17,7 @@ _LATEX = str.maketrans(
     }
 )  # fmt: skip
 _CHARACTERS = 150  # side by side: nearly their size on a wide page, half of it in a narrow column
-_LONGEST = 40  # rows that fit on it
+_LONGEST = 40  # rows that fit on a page
 _COLUMNS = 5  # of numbers that fit into a terminal, beside the first two
 # What is too wide is shrunk to the width there is.
 _FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"

@@ -97,7 +97,7 @@ def evaluate_robustness(
         order = np.argsort(numbers[keep])
         report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
         if protocol.clever is not None:
-            report = _with_clever(network, images, protocol, report, np.flatnonzero(scored), progress)
+            report = _with_clever(forms.attacked, images, protocol, report, np.flatnonzero(scored), progress)
         report = with_measures(network, images, labels, protocol, report, progress)
         if extra_checks:
             report = add_checks(network, images, labels, protocol, report)

@@ -121,12 +121,12 @@ class Classifier(pl.LightningModule):
         if batch_index % _CHECK_EVERY == 0:
             self._check_finite(loss, f"training loss in batch {batch_index}")
         self._update("train", loss.detach(), logits.detach(), labels)
-        return loss * self._weight(len(labels))
+        return loss if self.trainer.world_size == 1 else loss * self._weight(len(labels))
 
     def _weight(self, images: int) -> Tensor:
         """Of this rank's mean loss, so that DDP's mean over ranks is one over images, also of an uneven batch."""
         own = torch.full((), float(images), device=self.device)
-        mean: Tensor = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        mean: Tensor = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")  # in place
         return own / mean
 
     def on_train_epoch_end(self) -> None:

@@ -85,7 +85,7 @@ class _SharedMoments(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(features)  # type: ignore[no-untyped-call]
         return cast(Tensor, self._normalise(features))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as below
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # waits for the other ranks
     def _normalise(self, features: Tensor) -> Tensor:
         exact = torch.promote_types(features.dtype, torch.float32)
         weight = self.weight if self.affine else features.new_ones(self.num_features, dtype=exact)
@@ -130,7 +130,7 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradients[0])  # type: ignore[no-untyped-call]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled network waits for others between two graphs
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # waits for the other ranks
 def _mean_over_ranks(own: Tensor, count: int) -> Tensor:
     """The mean over all ranks of a mean (C,) over `count` numbers of this rank."""
     sums: Tensor = _Sum.apply(torch.cat([own * count, torch.full_like(own[:1], count)]))  # type: ignore[no-untyped-call]

@@ -147,7 +147,7 @@ function answerCard() {
       { class: "tiles" },
       tile(alone ? "Ahead of the next, the standard network" : "Ahead of the next", lead(by("next"))),
       !alone && tile("Ahead of the standard network", isStandard ? [el("strong", {}, "–"), el("span", {}, "it is the standard network")] : lead(standard)),
-      tile("How sure", el("strong", {}, doubt(best)), el("span", {}, best.seeds > 1 ? "The interval is over seeds: other trainings of the same network." : "The interval is over images only: with one seed, nobody knows how other trainings would do."), setting.data.includes("(other copy)") && el("span", {}, "Other copy: not the official files of the data set.")),
+      tile("How sure", el("strong", {}, doubt(best)), el("span", {}, best.seeds > 1 ? "The interval is over seeds: other trainings of the same network." : "The interval is over images only: with one seed, nobody knows how other trainings would do."), setting.data.includes("other copy") && el("span", {}, "Other copy: not the official files of the data set.")),
       tile("Judged by", el("strong", {}, settingName(setting)), described(setting), checksBadge(best, best.failed || best.warned ? ` of ${plural(best.runs.length, "run")}` : best.checked ? " all soundness checks" : "")),
     ),
   );
