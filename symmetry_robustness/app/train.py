@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "executor.detach" in str(error):
             raise UserError(f"{_DETACH}: only jobs of a cluster go on alone; add hydra/launcher=slurm") from error
         raise
+    finally:
+        command.remove_what_is_empty()
     return status or command.conclude()
 
 
@@ -54,7 +56,7 @@ class Command:
 
     words: list[str]
     planned: list[PlannedJob] = field(default_factory=list)
-    unused: Path | None = None  # what Hydra has made for a run or sweep that goes on elsewhere
+    made: Path | None = None  # the directory that Hydra has made, though the job may be refused or go on elsewhere
     detached: bool = False  # whether the jobs go on without this process
     searching: bool = False  # whether a job that failed is an answer like any other
 
@@ -65,6 +67,7 @@ class Command:
             job.freeze()
             directory = job.directory
         else:
+            self.made = Path(HydraConfig.get().runtime.output_dir)
             if _DETACH in self.words or not _runs_here():
                 raise UserError("a single job runs on this machine; add -m, a sweep may be of one job")
             directory = self._single(_checked(config))
@@ -78,6 +81,7 @@ class Command:
     def plan(self, config: DictConfig) -> PlannedJob:
         """The job of a composed configuration as part of the sweep; nothing is written yet."""
         hydra = HydraConfig.get()
+        self.made = Path(hydra.runtime.output_dir)
         named = config.group or hydra.runtime.choices["experiment"] != "none"
         self.detached = bool((hydra.launcher.get("executor") or {}).get("detach"))
         self.searching = str(hydra.sweeper._target_).startswith("hydra_plugins.symrob_search")
@@ -89,12 +93,15 @@ class Command:
         self.planned.append(PlannedJob(sweep, config, overrides, tuple(self.words)))
         return self.planned[-1]
 
+    def remove_what_is_empty(self) -> None:
+        """Remove the directory that Hydra has made if nothing of ours was written to it."""
+        with contextlib.suppress(OSError):  # somebody has found a use for it
+            if self.made is not None and {path.name for path in self.made.iterdir()} <= {"multirun.yaml"}:
+                (self.made / "multirun.yaml").unlink(missing_ok=True)
+                self.made.rmdir()
+
     def conclude(self) -> int:
-        """Remove what nothing was written to, say what became of a sweep; returns 1 if a job of it is not done."""
-        if self.unused is not None:
-            (self.unused / "multirun.yaml").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # somebody else has found a use for it
-                self.unused.rmdir()
+        """Say what became of a sweep; returns 1 if a job of it is not done."""
         if not self.planned or self.detached:
             return 0
         final_table(self.planned[0].sweep)
@@ -103,8 +110,6 @@ class Command:
     def _sweep(self, config: DictConfig) -> Path:
         sweep = Path(HydraConfig.get().runtime.output_dir)
         earlier = continued_sweep(sweep.parent, self.words) if config.resume == "auto" else None
-        if earlier is not None and earlier != sweep:
-            self.unused = sweep
         return earlier or sweep
 
     def _single(self, config: DictConfig) -> Path:
@@ -113,8 +118,6 @@ class Command:
         if earlier is None:
             freeze(config, directory, ["symrob", "train", *self.words])
             return directory
-        if earlier != directory:
-            self.unused = directory
         print(f"goes on in {earlier}", flush=True)
         return earlier
 

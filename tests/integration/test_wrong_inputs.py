@@ -110,6 +110,7 @@ def test_refused_at_composition(
     assert cli.main(words) == 2
     assert named in one_line(capfd.readouterr().err)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert not list(tmp_path.glob("outputs/*/*"))
 
 
 @pytest.mark.parametrize(("words", "named"), IN_THE_JOB.values(), ids=IN_THE_JOB.keys())
