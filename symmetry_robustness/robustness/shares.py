@@ -132,6 +132,7 @@ def evaluate_in_shares(
 
     Raises:
         UserError: for what `evaluate_robustness` refuses.
+        OSError: a share cannot be saved.
     """
     numbers = check_numbers(indices, len(images))
     place = place_of(network, images)
@@ -162,8 +163,8 @@ def evaluate_in_shares(
                 if not is_over():
                     report.save(folder, share.stem)
         return None if is_over() else _complete(folder, shares, protocol)
-    except UserError:
-        if is_over():  # another process has merged the shares and removed them meanwhile
+    except (UserError, OSError):
+        if is_over():  # another process has merged the shares and removed them while they were read or written here
             return None
         raise
 

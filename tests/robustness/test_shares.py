@@ -169,6 +169,28 @@ def test_nothing_is_left_to_do_when_another_process_is_done(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("is_over", [True, False], ids=["by another process", "by somebody"])
+def test_shares_are_removed_while_one_is_written(
+    network: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path, is_over: bool
+) -> None:
+    folder, asked = tmp_path / "partial", []
+
+    def remove_at_the_last_moment() -> bool:
+        asked.append(folder.exists())
+        if len(asked) == 2:  # the share is about to be saved
+            folder.symlink_to("nowhere")
+        return is_over and len(asked) > 2
+
+    def evaluate() -> RobustnessReport | None:
+        return evaluate_in_shares(network, images, labels, PROTOCOL, folder, is_over=remove_at_the_last_moment)
+
+    if is_over:
+        assert evaluate() is None
+    else:
+        with pytest.raises(FileExistsError, match="partial"):
+            evaluate()
+
+
 def test_a_window_without_images_is_refused(network: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="window must be at least 1"):
         evaluate_in_shares(
