@@ -11,7 +11,7 @@ from symmetry_robustness.layers.basis import steerable_basis
 from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.convolution import plain_convolution
 from symmetry_robustness.layers.groups import FieldType
-from symmetry_robustness.layers.kept import Kept
+from symmetry_robustness.layers.kept import Kept, Kernels
 
 
 class RotationConv(nn.Module):
@@ -66,14 +66,18 @@ class RotationConv(nn.Module):
         # component of the output, (o, k·k·i, d): what they make of the weights is a kernel in channels-last order.
         matrices = basis.filters.permute(1, 3, 4, 2, 0).flatten(1, 3).contiguous()
         self.register_buffer("basis", matrices, persistent=False)
-        self._kept: Kept[Tensor] = Kept()
+        self._kept = Kept()
 
     def expand(self) -> tuple[Tensor, Tensor | None]:
         """Kernel (out_channels, in_channels, k, k), channels last, and bias of the plain convolution this one is."""
-        with torch.autocast(self.weight.device.type, enabled=False):  # as exact as the kernel of the exported layer
-            kernel = torch.cat([component @ self.weight.mT for component in self.basis])  # (O, k·k·i, in_fields)
+        return self.expand_weight(self.weight), self._expand_bias()
+
+    def expand_weight(self, weight: Tensor) -> Tensor:
+        """Kernel of a weight with the shape of the layer's own."""
+        with torch.autocast(weight.device.type, enabled=False):  # as exact as the kernel of the exported layer
+            kernel = torch.cat([component @ weight.mT for component in self.basis])  # (O, k·k·i, in_fields)
         kernel = kernel.view(self.out_channels, self.kernel_size, self.kernel_size, self.in_channels)
-        return kernel.permute(0, 3, 1, 2), self._expand_bias()
+        return kernel.permute(0, 3, 1, 2)
 
     def _expand_bias(self) -> Tensor | None:
         """Bias (out_channels,): the same for all channels of a field, zero for those of vectors."""
@@ -87,11 +91,11 @@ class RotationConv(nn.Module):
     def _kernel(self, channels_last: bool) -> Tensor:
         """The expanded kernel in a memory format, see `Kept`."""
 
-        def expand() -> Tensor:
-            kernel = self.expand()[0]
-            return kernel if channels_last else kernel.contiguous()
+        def expand(weight: Tensor) -> Kernels:
+            kernel = self.expand_weight(weight)
+            return (kernel if channels_last else kernel.contiguous(),)
 
-        return self._kept.get(self.weight, expand, channels_last)
+        return self._kept.get(self.weight, expand, channels_last)[0]
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W), divided by the stride.

@@ -18,7 +18,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.convolution import conv_block, plain_convolution
 from symmetry_robustness.layers.hermite import ScaleGroup, hermite_basis
-from symmetry_robustness.layers.kept import Kept
+from symmetry_robustness.layers.kept import Kept, Kernels
 from symmetry_robustness.layers.shrinking import shrink
 
 
@@ -85,7 +85,7 @@ class ScaleLifting(nn.Module):
         super().__init__()
         require_positive(in_channels=in_channels, fields=out_fields)
         self.permute_fields = partial(permute_fields, group=group)
-        self._kept: Kept[Tensor] = Kept()
+        self._kept = Kept()
         self.weight = _coefficients(out_fields, in_channels, group.functions)
         self.bias = nn.Parameter(torch.zeros(out_fields)) if bias else None
         largest = group.radii[-1]
@@ -100,18 +100,20 @@ class ScaleLifting(nn.Module):
 
     def expand(self) -> tuple[Tensor, Tensor | None]:
         """Kernel (out_channels, in_channels, k, k) and bias (out_channels,) of the plain convolution this one is."""
-        with torch.autocast(self.weight.device.type, enabled=False):  # as exact as the kernel of the exported layer
-            filters = (self.weight @ self.basis).view(
-                *self.weight.shape[:2], *self.filter_shape
-            )  # (out, in, order, k, k)
-        return filters.movedim(2, 0).flatten(0, 1), self._expand_bias()
+        return self.expand_weight(self.weight)[0], self._expand_bias()
+
+    def expand_weight(self, weight: Tensor) -> Kernels:
+        """Kernel of a weight with the shape of the layer's own."""
+        with torch.autocast(weight.device.type, enabled=False):  # as exact as the kernel of the exported layer
+            filters = (weight @ self.basis).view(*weight.shape[:2], *self.filter_shape)  # (out, in, order, k, k)
+        return (filters.movedim(2, 0).flatten(0, 1),)
 
     def _expand_bias(self) -> Tensor | None:
         return None if self.bias is None else self.bias.repeat(self.filter_shape[0])
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
-        kernel = self._kept.get(self.weight, lambda: self.expand()[0])
+        (kernel,) = self._kept.get(self.weight, self.expand_weight)
         return F.conv2d(images, kernel, self._expand_bias(), padding=self.filter_shape[-1] // 2)
 
     @torch.no_grad()
@@ -158,25 +160,29 @@ class ScaleConv(nn.Module):
             raise UserError(f"interaction must be at most {group.scales}, the number of scales, got {interaction}")
         self.group, self.interaction = group, interaction
         self.permute_fields = partial(permute_fields, group=group)
-        self._kept: Kept[list[Tensor]] = Kept()
+        self._kept = Kept()
         self.weight = _coefficients(out_fields, in_fields, group.rotations * interaction * group.functions)
         self.bias = nn.Parameter(torch.zeros(out_fields)) if bias else None
         filters = [torch.tensor(functions, dtype=torch.float32).flatten(1) for functions in hermite_basis(group)]
         self.register_buffer("basis", torch.cat(filters, dim=1), persistent=False)
         self.out_channels = out_fields * group.order
 
-    def expand(self) -> tuple[list[Tensor], Tensor | None]:
+    def expand(self) -> tuple[Kernels, Tensor | None]:
         """Kernels of the plain convolutions that this one is, one per output scale, and the bias of each of them.
 
         Returns:
             For scale s a kernel (rotations · out_fields, spanned · rotations · in_fields, k, k), where `spanned` is the
             number of scales it sees; and (rotations · out_fields,).
         """
+        return self.expand_weight(self.weight), self._expand_bias()
+
+    def expand_weight(self, weight: Tensor) -> Kernels:
+        """Kernels of a weight with the shape of the layer's own."""
         rotations, scales = self.group.rotations, self.group.scales
-        lead = (*self.weight.shape[:2], rotations, self.interaction)
+        lead = (*weight.shape[:2], rotations, self.interaction)
         sizes = [2 * radius + 1 for radius in self.group.radii]
-        with torch.autocast(self.weight.device.type, enabled=False):
-            expanded = self.weight.view(*lead, -1) @ self.basis
+        with torch.autocast(weight.device.type, enabled=False):
+            expanded = weight.view(*lead, -1) @ self.basis
         filters = torch.split(expanded, [rotations * size**2 for size in sizes], dim=-1)
         kernels = []
         for scale, (sampled, size) in enumerate(zip(filters, sizes, strict=True)):
@@ -184,14 +190,14 @@ class ScaleConv(nn.Module):
             # Turning a filter also moves its channels on by as many turns.
             kernel = torch.stack([channels.roll(turn, dims=2) for turn, channels in enumerate(turned)])
             kernels.append(kernel.permute(0, 1, 4, 3, 2, 5, 6).flatten(2, 4).flatten(0, 1))
-        return kernels, self._expand_bias()
+        return tuple(kernels)
 
     def _expand_bias(self) -> Tensor | None:
         return None if self.bias is None else self.bias.repeat(self.group.rotations)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, order · in_fields, H, W) to (B, out_channels, H, W), in the memory format it comes in."""
-        kernels = self._kept.get(self.weight, lambda: self.expand()[0])
+        kernels = self._kept.get(self.weight, self.expand_weight)
         return _scale_by_scale(features, kernels, self._expand_bias(), self.interaction)
 
     @torch.no_grad()

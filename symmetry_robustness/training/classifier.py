@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.layers.kept import steady_weights
 from symmetry_robustness.training.objectives import Objective
 
 Batch = tuple[Tensor, Tensor]
@@ -100,6 +101,7 @@ class Classifier(pl.LightningModule):
         self.make_scheduler = scheduler
         self.test_names = test_names
         self.config = config
+        self._begin_loop()
         names = ["train", "validation", *(self._test_key(name) for name in test_names)]
         self.meters = nn.ModuleDict({_meter_key(name): Meter(num_classes) for name in names})
 
@@ -117,7 +119,8 @@ class Classifier(pl.LightningModule):
             UserError: the loss is not finite.
         """
         images, labels = batch
-        loss, logits = self.objective(self.network, images.contiguous(memory_format=self.memory_format), labels)
+        with steady_weights(self._period()):
+            loss, logits = self.objective(self.network, images.contiguous(memory_format=self.memory_format), labels)
         if batch_index % _CHECK_EVERY == 0:
             self._check_finite(loss, f"training loss in batch {batch_index}")
         self._update("train", loss.detach(), logits.detach(), labels)
@@ -128,6 +131,15 @@ class Classifier(pl.LightningModule):
         own = torch.full((), float(images), device=self.device)
         mean: Tensor = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")  # in place
         return own / mean
+
+    def _period(self) -> tuple[object, int]:
+        """The time between two updates of the weights, or between two loops: callbacks may change weights there."""
+        return self._loop, self.trainer.global_step
+
+    def _begin_loop(self) -> None:
+        self._loop = object()
+
+    on_train_epoch_start = on_validation_epoch_start = on_validation_epoch_end = on_test_epoch_start = _begin_loop
 
     def on_train_epoch_end(self) -> None:
         """End the training where its last steps went wrong, before a checkpoint is written."""
@@ -154,7 +166,8 @@ class Classifier(pl.LightningModule):
             self._judge(self._test_key(self.test_names[dataloader_idx]), batch)
 
     def _judge(self, name: str, batch: Batch) -> None:
-        logits = self(batch[0])
+        with steady_weights(self._period()):
+            logits = self(batch[0])
         self._update(name, F.cross_entropy(logits, batch[1]), logits, batch[1])
 
     def _update(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:

@@ -1,4 +1,5 @@
 import copy
+import functools
 import itertools
 
 import escnn.nn as escnn_nn
@@ -212,26 +213,26 @@ def test_exported_layer_still_says_what_turns_do_to_its_channels():
 
 
 class TestKeptKernel:
-    """Without gradients a kernel is expanded once for each value of the weights, and never used for others."""
+    """A kernel is expanded once for each value of the weights, and never used for others."""
 
     @pytest.fixture
     def layer(self, monkeypatch):
         layer = RotationConv("C4", 2, 2)
-        expand = layer.expand
+        expand = layer.expand_weight
         self.expansions = 0
 
-        def counted():
+        def counted(weight):
             self.expansions += 1
-            return expand()
+            return expand(weight)
 
-        monkeypatch.setattr(layer, "expand", counted)
+        monkeypatch.setattr(layer, "expand_weight", counted)
         return layer
 
     features = torch.randn(2, 8, 6, 6)
 
     def expected(self, layer):
-        kernel, bias = RotationConv.expand(layer)
-        return nn.functional.conv2d(self.features.to(kernel), kernel.detach(), bias, padding=1)
+        kernel = RotationConv.expand_weight(layer, layer.weight)
+        return nn.functional.conv2d(self.features.to(kernel), kernel, layer._expand_bias(), padding=1)
 
     def test_is_expanded_once(self, layer):
         with torch.no_grad():
@@ -241,11 +242,40 @@ class TestKeptKernel:
                     assert torch.equal(layer(self.features), self.expected(layer))
         assert self.expansions == 1
 
-    def test_is_expanded_in_every_call_that_records_gradients(self, layer):
-        for _ in range(2):
-            layer(self.features).sum().backward()
-        assert self.expansions == 2
-        assert not layer._kept
+    def test_is_expanded_once_per_weight_update(self, layer):
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for update in range(1, 4):
+            optimizer.zero_grad()
+            images = self.features.clone().requires_grad_()
+            layer.eval()
+            torch.autograd.grad(layer(images).square().sum(), images)  # an attack is crafted
+            layer.train()
+            for _ in range(2):  # gradients are accumulated
+                layer(self.features).square().sum().backward()
+            accumulated = layer.weight.grad.clone()
+            layer.zero_grad()
+            (2 * self.expected(layer).square().sum()).backward()
+            torch.testing.assert_close(accumulated, layer.weight.grad)
+            optimizer.step()
+            assert self.expansions == update
+
+    def test_gradients_of_all_orders_reach_the_weights(self):
+        layer = RotationConv("C2", 1, 1).double()
+        features = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+
+        def gradient(features):
+            return torch.autograd.grad(layer(features).square().sum(), layer.weight, create_graph=True)[0]
+
+        torch.autograd.gradcheck(gradient, features)
+        torch.autograd.gradgradcheck(gradient, features)
+
+        def slope_of_slope(forward):
+            slope = torch.autograd.grad(forward(features).square().sum(), features, create_graph=True)[0]
+            return torch.autograd.grad(slope.square().sum(), layer.weight)[0]
+
+        plain = functools.partial(nn.functional.conv2d, padding=1)
+        expected = slope_of_slope(lambda features: plain(features, *layer.expand()))
+        torch.testing.assert_close(slope_of_slope(layer), expected)
 
     def test_serves_input_gradients_of_frozen_weights(self, layer):
         layer.requires_grad_(False)
@@ -314,8 +344,8 @@ class TestKeptKernel:
         with torch.no_grad():
             layer(self.features)
         twin = copy.deepcopy(layer)
-        assert layer._kept
-        assert not twin._kept
+        assert layer._kept._kernels
+        assert not twin._kept._kernels
         with torch.no_grad():
             twin.weight.zero_()
             assert distance(layer(self.features), self.expected(layer)) == 0

@@ -1,9 +1,17 @@
-"""What is logged of an epoch."""
+"""What is logged of an epoch, and how often filters are expanded in one."""
 
+import functools
+
+import pytorch_lightning as pl
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
-from symmetry_robustness.training.classifier import Meter
+from symmetry_robustness.layers import kept
+from symmetry_robustness.layers.rotation import RotationConv
+from symmetry_robustness.training.classifier import Classifier, Meter
+from symmetry_robustness.training.objectives import CleanAndFGSM
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
@@ -20,3 +28,54 @@ def test_a_loss_that_is_not_a_number_shows() -> None:
     for loss in (1.0, float("nan"), 1.0):
         meter.update(torch.tensor(loss), torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))
     assert meter.loss.compute().isnan()
+
+
+class Counting(nn.Sequential):
+    """A network with a steerable layer that notes of each call its period, and how often filters were expanded."""
+
+    def __init__(self) -> None:
+        layer = RotationConv("C4", 3, 1, in_representation="trivial")
+        super().__init__(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.calls: list[tuple[object, bool]] = []
+        self.expansions = 0
+        expand = layer.expand_weight
+
+        def counted(weight: Tensor) -> Tensor:
+            self.expansions += 1
+            return expand(weight)
+
+        layer.expand_weight = counted  # type: ignore[method-assign]
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls.append((kept._PERIOD.get(), torch.is_grad_enabled()))
+        return super().forward(images)  # type: ignore[no-any-return]
+
+
+def test_filters_are_expanded_once_per_update_of_the_weights() -> None:
+    network = Counting()
+    adam = functools.partial(torch.optim.Adam, lr=0.01)
+    classifier = Classifier(network, CleanAndFGSM(), adam, num_classes=4, test_names=["test"])
+    images = TensorDataset(torch.rand(64, 3, 8, 8), torch.randint(4, (64,)))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        accumulate_grad_batches=2,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(classifier, DataLoader(images, batch_size=8), DataLoader(images, batch_size=16))
+    # Of 8 batches two at a time are for one update; in each the network is called to craft an attack and to learn.
+    assert trainer.global_step == 8
+    assert network.expansions == 8 + 1  # and once for the last validation
+    learning = [period for period, learns in network.calls if learns]
+    judging = [period for period, learns in network.calls if not learns]
+    assert (len(learning), len(judging)) == (32, 8)
+    for at in range(0, 32, 4):
+        assert len({*learning[at : at + 4]}) == 1
+    assert len({*learning}) == 8
+    assert len({*judging}) == 2
+    assert not {*learning} & {*judging}
+    assert None not in {*learning, *judging}
