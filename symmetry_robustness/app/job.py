@@ -101,7 +101,8 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         log.info("goes on from %s, after %d steps", *newest)
     robustness, files = robustness_callback(config), CheckpointFiles()
     metrics = MetricsCSV(directory, steps=newest[1] if newest else 0)
-    heartbeat = Heartbeat(directory / PROGRESS, [config.checkpoint.monitor or "validation/accuracy", "train/accuracy"])
+    clock, told = TrainingClock(), [config.checkpoint.monitor or "validation/accuracy", "train/accuracy"]
+    heartbeat = Heartbeat(directory / PROGRESS, told, clock)
     trainer = instantiate(
         config.trainer,
         default_root_dir=str(directory),
@@ -115,11 +116,11 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
             *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []),
         ],
         callbacks=[
+            clock,
             heartbeat,
             *([robustness] if robustness else []),
-            EpochLog(),
+            EpochLog(clock),
             ExactState(),
-            TrainingClock(),
             *progress_bars(),
             *checkpoints(config, directory, robustness),
             Interruption(directory / CHECKPOINTS / INTERRUPTED, signals),

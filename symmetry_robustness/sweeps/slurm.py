@@ -1,12 +1,13 @@
 """Jobs on a Slurm cluster: submitted as arrays through submitit, followed through their files and squeue."""
 
 import os
+import secrets
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -23,9 +24,10 @@ from symmetry_robustness.sweeps.executor import Executor, OnError
 from symmetry_robustness.sweeps.following import follow
 from symmetry_robustness.sweeps.run_directory import SUBMISSION, read_config, write_json
 from symmetry_robustness.sweeps.signs import read_mapping, text
-from symmetry_robustness.sweeps.squeue import ask_squeue
+from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
 
 FILES: Final = "slurm"
+_ANNOUNCED: Final = ".announced.json"
 _SETTING: Final = "hydra.launcher.executor"
 # Slurm's warning may come a minute early, and a job that is still importing cannot act on it.
 _MARGIN_S: Final = 90
@@ -103,6 +105,7 @@ class SlurmExecutor(Executor):
         files = jobs[0].parent / FILES
         files.mkdir(exist_ok=True)
         with locked(files / ".lock", wait=lambda: print("another process is submitting; waiting for it", flush=True)):
+            _note_submissions(files)
             submitted = _in_queue(jobs)
             if submitted:
                 print(f"in the queue already and not submitted again: {len(submitted)}", flush=True)
@@ -126,22 +129,30 @@ class SlurmExecutor(Executor):
         return allocation(trainer, job.name, self.nodes, self.tasks_per_node, self.gpus_per_node)
 
     def _submit(self, jobs: Sequence[Path], need: Allocation, environment: Mapping[str, str]) -> dict[Path, str]:
-        """Submit one array and note each job's number in its run directory; returns the numbers."""
-        sweep = jobs[0].parent.resolve()
+        """Submit one array and note each job's number in its run directory; returns the numbers.
+
+        What is about to be submitted is noted before, under a mark that Slurm keeps with the jobs: sbatch may have
+        submitted them although this process is killed, or sbatch itself gives up waiting for an answer.
+        """
+        sweep, mark = jobs[0].parent.resolve(), secrets.token_hex(8)
+        announced = sweep / FILES / f"{mark}{_ANNOUNCED}"
+        write_json(announced, {"jobs": [job.name for job in jobs]})
         executor = submitit.SlurmExecutor(sweep / FILES)
         try:
-            executor.update_parameters(**self._parameters(sweep.name, need, environment, len(jobs)))
+            executor.update_parameters(**self._parameters(sweep.name, mark, need, environment, len(jobs)))
             elements = executor.map_array(become_job, [str(job.resolve()) for job in jobs])
         except (FailedJobError, FailedSubmissionError) as error:
             said = str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")
             raise UserError(f"sbatch refused the jobs ({said}); check partition, account and limits") from error
         numbers = {job: str(element.job_id) for job, element in zip(jobs, elements, strict=True)}
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         for job, number in numbers.items():
-            write_json(job / SUBMISSION, {"job_id": number, "submitted": now})
+            _note(job, number)
+        announced.unlink()
         return numbers
 
-    def _parameters(self, name: str, need: Allocation, environment: Mapping[str, str], count: int) -> dict[str, Any]:
+    def _parameters(
+        self, name: str, mark: str, need: Allocation, environment: Mapping[str, str], count: int
+    ) -> dict[str, Any]:
         """Everything that submitit writes into the batch script."""
         exports = [f"export {key}={shlex.quote(value)}" for key, value in environment.items()]
         threads = f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{self.cpus_per_task}}}"
@@ -165,6 +176,7 @@ class SlurmExecutor(Executor):
                 "signal": f"USR1@{self.signal_delay_s}",
                 "requeue": True,
                 **self.additional_parameters,
+                "comment": f"{self.additional_parameters.get('comment', '')} {mark}".strip(),
             },
             # srun does not inherit the cores from Slurm 22.05 on; peers of a lost rank would wait for it.
             "srun_args": [f"--cpus-per-task={self.cpus_per_task}", "--kill-on-bad-exit=1"],
@@ -187,14 +199,37 @@ def become_job(directory: str) -> None:
     os.execv(sys.executable, [sys.executable, "-u", "-m", "symmetry_robustness.app.job", directory])
 
 
+def _note_submissions(files: Path) -> None:
+    """Note the numbers of jobs that were submitted by a process that did not come to note them."""
+    announced = {path.name.removesuffix(_ANNOUNCED): path for path in files.glob(f"*{_ANNOUNCED}")}
+    for number, job in _ask(None).items() if announced else ():
+        path = announced.get(job.comment.rpartition(" ")[2])
+        if path is not None:
+            names = (read_mapping(path) or {})["jobs"]
+            _note(files.parent / names[int(number.partition("_")[2] or 0)], number)
+    for path in announced.values():
+        path.unlink()
+
+
+def _note(job: Path, number: str) -> None:
+    submitted = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(job / SUBMISSION, {"job_id": number, "submitted": submitted})
+
+
 def _in_queue(jobs: Sequence[Path]) -> dict[Path, str]:
     """Jobs that were submitted before and that Slurm has not done with, and their numbers."""
     known = {job: text(read_mapping(job / SUBMISSION) or {}, "job_id") for job in jobs}
     numbers = {job: number for job, number in known.items() if number}
-    queue = ask_squeue(numbers.values()) if numbers else {}
-    if queue is None:  # submitting now could have jobs run twice
-        raise UserError("Slurm does not answer (squeue); try again later")
+    queue = _ask(numbers.values()) if numbers else {}
     return {job: number for job, number in numbers.items() if number in queue}
+
+
+def _ask(identifiers: Collection[str] | None) -> dict[str, SlurmJob]:
+    """What Slurm says of jobs, before any is submitted: without an answer jobs could be run twice."""
+    queue = ask_squeue(identifiers)
+    if queue is None:
+        raise UserError("Slurm does not answer (squeue); try again later")
+    return queue
 
 
 def split(

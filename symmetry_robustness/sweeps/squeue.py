@@ -1,5 +1,6 @@
 """What Slurm says about jobs that show no sign of life."""
 
+import getpass
 import subprocess
 from collections.abc import Collection
 from typing import Final, NamedTuple
@@ -12,25 +13,29 @@ class SlurmJob(NamedTuple):
 
     waiting: bool
     reason: str
+    comment: str = ""
 
 
-def ask_squeue(identifiers: Collection[str], timeout: float = 10.0) -> dict[str, SlurmJob] | None:
+def ask_squeue(identifiers: Collection[str] | None, timeout: float = 10.0) -> dict[str, SlurmJob] | None:
     """Ask for jobs in one call, however many there are.
 
     Args:
-        identifiers: of jobs, an element of an array as `123_4`.
+        identifiers: of jobs, an element of an array as `123_4`; None for all of this user.
         timeout: seconds.
 
     Returns:
         Those that wait or run, by identifier; None where squeue is missing or does not answer, and nothing is known.
     """
-    jobs = sorted({identifier.split("_")[0] for identifier in identifiers})
-    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}"]
+    if identifiers is None:
+        which = f"--user={getpass.getuser()}"
+    else:
+        which = f"--jobs={','.join(sorted({identifier.split('_')[0] for identifier in identifiers}))}"
+    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r|%k", which]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode and "Invalid job id" not in done.stderr:  # which is how it says that it knows none of them
         return None
-    rows = [line.strip().split("|", 2) for line in done.stdout.splitlines()]
-    return {row[0]: SlurmJob(row[1] in _WAITING, row[2]) for row in rows if len(row) == 3}
+    rows = [line.strip().split("|", 3) for line in done.stdout.splitlines()]
+    return {row[0]: SlurmJob(row[1] in _WAITING, *row[2:]) for row in rows if len(row) == 4}

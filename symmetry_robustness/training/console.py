@@ -2,13 +2,13 @@
 
 import logging
 import sys
-import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
+
+from symmetry_robustness.training.cost import TrainingClock
 
 log = logging.getLogger(__name__)
 
@@ -44,33 +44,21 @@ def set_up_logging(directory: Path, *, leader: bool) -> None:
 
 
 class EpochLog(pl.Callback):
-    """One line per epoch: losses, accuracies, images per second."""
+    """One line per epoch: losses, accuracies, images per second.
 
-    def __init__(self) -> None:
-        self._start = self._seconds = 0.0
-        self._images = 0
+    Args:
+        clock: counts the images.
+    """
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock in the middle of an epoch, where a resumed run goes on."""
-        self._start, self._images = time.perf_counter(), 0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._start, self._images = time.perf_counter(), 0
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the images and note when training them ended, so that validation does not count."""
-        self._images += len(batch[1])
-        self._seconds = time.perf_counter() - self._start
+    def __init__(self, clock: TrainingClock) -> None:
+        self._clock = clock
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line."""
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "validation/"))}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        rate = self._images * trainer.world_size / self._seconds
-        log.info("epoch %d/%s: %s, %.0f images/s", trainer.current_epoch + 1, trainer.max_epochs, shown, rate)
+        epoch, rate = trainer.current_epoch + 1, self._clock.images_per_second
+        log.info("epoch %d/%s: %s, %.0f images/s", epoch, trainer.max_epochs, shown, rate)
 
 
 class ProgressBars(RichProgressBar):

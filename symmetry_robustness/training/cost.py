@@ -16,7 +16,7 @@ class TrainingClock(pl.Callback):
     """Counts seconds and images of training: from the start of each epoch to the end of its last batch.
 
     Validation, evaluations of robustness and checkpoints are outside. A resumed run goes on counting where its
-    checkpoint was saved.
+    checkpoint was saved. It stands before the callbacks that tell what it counts.
 
     Args:
         clock: seconds.
@@ -25,14 +25,21 @@ class TrainingClock(pl.Callback):
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds, self.images = 0.0, 0
         self._clock, self._last = clock, 0.0
+        self._before = self.seconds, self.images
+
+    @property
+    def images_per_second(self) -> float:
+        """In this epoch, as far as this process has trained it; all ranks together."""
+        seconds, images = self._before
+        return (self.images - images) / (self.seconds - seconds) if self.seconds > seconds else 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; a run that goes on in the middle of an epoch does not start that epoch again."""
-        self._last = self._clock()
+        self._last, self._before = self._clock(), (self.seconds, self.images)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave out what lay between two epochs."""
-        self._last = self._clock()
+        self._last, self._before = self._clock(), (self.seconds, self.images)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

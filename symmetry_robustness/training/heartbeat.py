@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytorch_lightning as pl
 
+from symmetry_robustness.training.cost import TrainingClock
 from symmetry_robustness.training.interruption import slurm_job
 from symmetry_robustness.training.outlet import Outlet
 
@@ -27,11 +28,12 @@ class Heartbeat(pl.Callback):
     Args:
         path: of progress.json.
         metrics: names of metrics, of which the first one that is known is told.
+        clock: counts the images.
         every_s: seconds from one writing to the next.
     """
 
-    def __init__(self, path: Path, metrics: Sequence[str], every_s: float = _EVERY_S) -> None:
-        self._metrics, self._every_s = metrics, every_s
+    def __init__(self, path: Path, metrics: Sequence[str], clock: TrainingClock, every_s: float = _EVERY_S) -> None:
+        self._metrics, self._clock, self._every_s = metrics, clock, every_s
         self._outlet = Outlet(path)
         self._known: dict[str, Any] = {
             "phase": "starting",
@@ -46,7 +48,6 @@ class Heartbeat(pl.Callback):
             "pid": os.getpid(),
             "slurm_job_id": slurm_job(),
         }
-        self._clock, self._images = 0.0, 0
         self._woken, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -87,21 +88,18 @@ class Heartbeat(pl.Callback):
             if isinstance(batches, int):
                 self._known["steps"] = epochs * math.ceil(batches / trainer.accumulate_grad_batches)
         self._known["first_step"] = trainer.global_step  # what an earlier part of the run did says nothing of its pace
-        self._clock, self._images = time.perf_counter(), 0
         self._enter("training", trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """An epoch begins, the one before is done."""
-        self._clock, self._images = time.perf_counter(), 0
         self._enter("training", trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Any, batch_idx: int
     ) -> None:
         """Count; nothing is read from the device."""
-        self._images += len(batch[1]) * trainer.world_size
         self._known["step"] = trainer.global_step
-        self._known["images_per_second"] = round(self._images / (time.perf_counter() - self._clock), 1)
+        self._known["images_per_second"] = round(self._clock.images_per_second, 1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Clean accuracy is evaluated."""

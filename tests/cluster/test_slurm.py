@@ -243,6 +243,41 @@ def test_fifty_jobs_submitted_twice_at_once_are_fifty(sweep: Sweep) -> None:
     assert sorted(listed) == sorted(numbers)
 
 
+def test_killed_while_submitting_and_started_again(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The submitter dies between Slurm's having the jobs and its knowing their numbers."""
+    words = ["seed=0,1,2", "optimizer.pace=60", "--detach"]
+    words.append("hydra.launcher.executor.additional_parameters={comment: of this team}")
+    deadly = tmp_path / "deadly" / "sbatch"
+    deadly.parent.mkdir()
+    path = sweep.environment()["PATH"]
+    deadly.write_text(f'#!/bin/sh\nPATH={path} sbatch "$@"\nkill -9 $PPID\n')
+    deadly.chmod(0o755)
+    with monkeypatch.context() as patch:
+        environment = sweep.environment() | {"PATH": f"{deadly.parent}{os.pathsep}{path}"}
+        patch.setattr(sweep, "environment", lambda: environment)
+        status, output = ended(sweep.start(*words))
+    assert status == -signal.SIGKILL, output
+    assert not list(sweep.directory.glob("*/slurm.json"))
+    status, output = ended(sweep.start(*words))
+    assert status == 0, output
+    assert "in the queue already and not submitted again: 3" in output
+    listed = sweep.slurm("squeue", "--noheader", "--array", "--format=%i|%k").splitlines()
+    numbers = {number(run): run for run in sweep.directory.glob("*_seed-*")}
+    try:
+        assert sorted(line.partition("|")[0] for line in listed) == sorted(numbers)
+        assert all(line.partition("|")[2].startswith("of this team ") for line in listed)
+        wait_until(lambda: ranks(sweep))
+        process = Path("/proc") / str(ranks(sweep)[0])
+        variables = dict(word.split("=", 1) for word in (process / "environ").read_text().split("\0") if "=" in word)
+        run = numbers[f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"]
+        assert str(run) in (process / "cmdline").read_text()  # each job is the one that it is said to be
+    finally:
+        sweep.slurm("scancel", *{one.split("_")[0] for one in numbers})
+    assert not list((sweep.directory / "slurm").glob("*.announced.json"))
+
+
 def test_killed_at_random_moments_and_started_again(sweep: Sweep, tmp_path: Path) -> None:
     dice, jobs = random.Random(0), "seed=range(12)"
     status, output = ended(sweep.start(jobs))

@@ -1,6 +1,7 @@
 """What is said of a job follows from its files, whatever stands in them."""
 
 import contextlib
+import getpass
 import json
 import os
 import random
@@ -312,10 +313,14 @@ def fake_squeue(folder: Path, script: str) -> None:
 
 def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    fake_squeue(tmp_path, f'echo "$@" >> {tmp_path}/calls; echo "5_1|PENDING|(Resources)"; echo "9|RUNNING|None"')
+    fake_squeue(
+        tmp_path, f'echo "$@" >> {tmp_path}/calls; echo "5_1|PENDING|(Resources)|ours | 1f"; echo "9|RUNNING|None|"'
+    )
     known = ask_squeue(["5_1", "5_2", "9"])
-    assert known == {"5_1": SlurmJob(True, "(Resources)"), "9": SlurmJob(False, "None")}
-    assert (tmp_path / "calls").read_text() == "--noheader --array --format=%i|%T|%r --jobs=5,9\n"
+    assert known == {"5_1": SlurmJob(True, "(Resources)", "ours | 1f"), "9": SlurmJob(False, "None", "")}
+    assert ask_squeue(None) == known
+    asked = "--noheader --array --format=%i|%T|%r|%k"
+    assert (tmp_path / "calls").read_text() == f"{asked} --jobs=5,9\n{asked} --user={getpass.getuser()}\n"
     fake_squeue(tmp_path, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     assert ask_squeue(["5_1"]) == {}
     fake_squeue(tmp_path, "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")

@@ -47,6 +47,7 @@ class Made(pl.LightningDataModule):
 
 def fit(directory: Path, epochs: int, checkpoint: Path | None = None) -> dict[str, float]:
     clock = Clock()
+    counted = TrainingClock(clock)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     module = Classifier(network, CrossEntropy(), torch.optim.Adam, num_classes=2, test_names=["test"])
     trainer = pl.Trainer(
@@ -57,10 +58,11 @@ def fit(directory: Path, epochs: int, checkpoint: Path | None = None) -> dict[st
         enable_model_summary=False,
         enable_checkpointing=False,
         default_root_dir=directory,
-        callbacks=[Ticks(clock), TrainingClock(clock)],
+        callbacks=[Ticks(clock), counted],
     )
     trainer.fit(module, datamodule=Made(), ckpt_path=checkpoint)
     trainer.save_checkpoint(directory / "last.ckpt")
+    assert counted.images_per_second == pytest.approx(40 / 75)  # of the last epoch
     return training_cost(trainer, network, SHAPE)
 
 
