@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from symmetry_robustness.sweeps.signs import read_mapping, text
 from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
 
 FILES: Final = "slurm"
-_ANNOUNCED: Final = ".announced.json"
+_UNNOTED: Final = ".unnoted"
 _SETTING: Final = "hydra.launcher.executor"
 # Slurm's warning may come a minute early, and a job that is still importing cannot act on it.
 _MARGIN_S: Final = 90
@@ -105,7 +106,7 @@ class SlurmExecutor(Executor):
         files = jobs[0].parent / FILES
         files.mkdir(exist_ok=True)
         with locked(files / ".lock", wait=lambda: print("another process is submitting; waiting for it", flush=True)):
-            _note_submissions(files)
+            _cancel_unnoted(files)
             submitted = _in_queue(jobs)
             if submitted:
                 print(f"in the queue already and not submitted again: {len(submitted)}", flush=True)
@@ -131,12 +132,12 @@ class SlurmExecutor(Executor):
     def _submit(self, jobs: Sequence[Path], need: Allocation, environment: Mapping[str, str]) -> dict[Path, str]:
         """Submit one array and note each job's number in its run directory; returns the numbers.
 
-        What is about to be submitted is noted before, under a mark that Slurm keeps with the jobs: sbatch may have
-        submitted them although this process is killed, or sbatch itself gives up waiting for an answer.
+        A mark that Slurm keeps with the jobs lies beside them until their numbers are noted: they may have been
+        submitted although this process was killed, or sbatch gave up waiting for an answer.
         """
         sweep, mark = jobs[0].parent.resolve(), secrets.token_hex(8)
-        announced = sweep / FILES / f"{mark}{_ANNOUNCED}"
-        write_json(announced, {"jobs": [job.name for job in jobs]})
+        unnoted = sweep / FILES / f"{mark}{_UNNOTED}"
+        unnoted.touch()
         executor = submitit.SlurmExecutor(sweep / FILES)
         try:
             executor.update_parameters(**self._parameters(sweep.name, mark, need, environment, len(jobs)))
@@ -145,9 +146,10 @@ class SlurmExecutor(Executor):
             said = str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")
             raise UserError(f"sbatch refused the jobs ({said}); check partition, account and limits") from error
         numbers = {job: str(element.job_id) for job, element in zip(jobs, elements, strict=True)}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         for job, number in numbers.items():
-            _note(job, number)
-        announced.unlink()
+            write_json(job / SUBMISSION, {"job_id": number, "submitted": now})
+        unnoted.unlink()
         return numbers
 
     def _parameters(
@@ -199,21 +201,26 @@ def become_job(directory: str) -> None:
     os.execv(sys.executable, [sys.executable, "-u", "-m", "symmetry_robustness.app.job", directory])
 
 
-def _note_submissions(files: Path) -> None:
-    """Note the numbers of jobs that were submitted by a process that did not come to note them."""
-    announced = {path.name.removesuffix(_ANNOUNCED): path for path in files.glob(f"*{_ANNOUNCED}")}
-    for number, job in _ask(None).items() if announced else ():
-        path = announced.get(job.comment.rpartition(" ")[2])
-        if path is not None:
-            names = (read_mapping(path) or {})["jobs"]
-            _note(files.parent / names[int(number.partition("_")[2] or 0)], number)
-    for path in announced.values():
+def _cancel_unnoted(files: Path, patience_s: float = 60) -> None:
+    """Cancel jobs of a process that was killed while it submitted them, which are to be submitted anew.
+
+    They could not run: a job of submitit looks for what it is to do under its number.
+
+    Raises:
+        UserError: Slurm does not answer, or does not end them.
+    """
+    marks = {path.name.removesuffix(_UNNOTED): path for path in files.glob(f"*{_UNNOTED}")}
+    end, cancelled = time.monotonic() + patience_s, set[str]()
+    while marks and (left := [number for number, job in _ask(None).items() if job.comment.split(" ")[-1] in marks]):
+        if time.monotonic() > end:
+            raise UserError(f"Slurm does not end jobs of a submission that was cut off; scancel {' '.join(left)}")
+        subprocess.run(["scancel", *left], capture_output=True, check=False)
+        cancelled.update(left)
+        time.sleep(1)
+    if cancelled:
+        print(f"of a submission that was cut off, cancelled: {len(cancelled)}", flush=True)
+    for path in marks.values():
         path.unlink()
-
-
-def _note(job: Path, number: str) -> None:
-    submitted = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(job / SUBMISSION, {"job_id": number, "submitted": submitted})
 
 
 def _in_queue(jobs: Sequence[Path]) -> dict[Path, str]:

@@ -248,7 +248,7 @@ def test_killed_while_submitting_and_started_again(
 ) -> None:
     """The submitter dies between Slurm's having the jobs and its knowing their numbers."""
     words = ["seed=0,1,2", "optimizer.pace=60", "--detach"]
-    words.append("hydra.launcher.executor.additional_parameters={comment: of this team}")
+    words.append("+hydra.launcher.executor.additional_parameters.comment=of this team")
     deadly = tmp_path / "deadly" / "sbatch"
     deadly.parent.mkdir()
     path = sweep.environment()["PATH"]
@@ -262,7 +262,7 @@ def test_killed_while_submitting_and_started_again(
     assert not list(sweep.directory.glob("*/slurm.json"))
     status, output = ended(sweep.start(*words))
     assert status == 0, output
-    assert "in the queue already and not submitted again: 3" in output
+    assert "of a submission that was cut off, cancelled: 3" in output
     listed = sweep.slurm("squeue", "--noheader", "--array", "--format=%i|%k").splitlines()
     numbers = {number(run): run for run in sweep.directory.glob("*_seed-*")}
     try:
@@ -272,10 +272,10 @@ def test_killed_while_submitting_and_started_again(
         process = Path("/proc") / str(ranks(sweep)[0])
         variables = dict(word.split("=", 1) for word in (process / "environ").read_text().split("\0") if "=" in word)
         run = numbers[f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"]
-        assert str(run) in (process / "cmdline").read_text()  # each job is the one that it is said to be
+        assert str(run) in (process / "cmdline").read_text()
     finally:
         sweep.slurm("scancel", *{one.split("_")[0] for one in numbers})
-    assert not list((sweep.directory / "slurm").glob("*.announced.json"))
+    assert not list((sweep.directory / "slurm").glob("*.unnoted"))
 
 
 def test_killed_at_random_moments_and_started_again(sweep: Sweep, tmp_path: Path) -> None:
