@@ -47,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in _COMMANDS:
         print(f"symrob: unknown command {words[0]!r}; choose from {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"symmetry_robustness.app.{words[0]}")
-    return guarded(lambda: module.main(words[1:]))
+    return guarded(lambda: importlib.import_module(f"symmetry_robustness.app.{words[0]}").main(words[1:]))
 
 
 def guarded(command: Callable[[], int]) -> int:

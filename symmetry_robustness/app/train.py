@@ -74,8 +74,9 @@ class Command:
         status = run_job(directory)
         status = 128 - status if status < 0 else status  # as shells say that a signal ended it
         if status not in (0, 2):  # the job's own line has told a user's mistake already
-            how = "was interrupted" if status in INTERRUPTED else f"ended with exit status {status}"
-            print(f"error: the job in {directory} {how}; see its log.txt", file=sys.stderr)
+            goes_on = "was interrupted; the same command with resume=auto goes on with it"
+            how = goes_on if status in INTERRUPTED else f"ended with exit status {status}; see its log.txt"
+            print(f"error: the job in {directory} {how}", file=sys.stderr)
         return status
 
     def plan(self, config: DictConfig) -> PlannedJob:

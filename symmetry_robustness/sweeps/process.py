@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # Exit statuses of a job that saved itself on a signal and can be resumed; 75 where it has asked Slurm to see to that.
 INTERRUPTED: Final = (75, 130, 143)
+# Before a job can act on one of these it is kept for it.
+KEPT: Final = (signal.SIGINT, signal.SIGTERM)
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
 _LIFELINE = "SYMROB_LIFELINE"
 
@@ -39,6 +41,7 @@ class JobProcess:
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, lifeline)
             file = stack.enter_context(output.open("ab")) if output else None
+            stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, KEPT))
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "symmetry_robustness.app.job", str(directory)],
                 env=os.environ | dict(environment or {}) | {_LIFELINE: str(lifeline)},

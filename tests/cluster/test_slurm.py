@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.cluster.local_slurm import LocalSlurm
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -72,13 +72,6 @@ def sweep(cluster: LocalSlurm, tmp_path: Path) -> Sweep:
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
     output, _ = process.communicate(timeout=200)
     return process.returncode, output
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 100) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def steps(record: Path) -> list[str]:

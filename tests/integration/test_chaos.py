@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.waiting import wait_until
 
 WORDS = [
     *("train", "-m", "model=standard_4layer", "data.train_size=512", "data.validation_size=64", "data.test_size=64"),
@@ -41,13 +43,6 @@ def job_processes(directory: Path) -> Iterator[int]:
             continue
         if "symmetry_robustness.app.job" in words and any(word.startswith(str(directory)) for word in words):
             yield int(path.parent.name)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def weights(sweep: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -18,6 +18,7 @@ import torch
 from symmetry_robustness import load_config
 from symmetry_robustness.sweeps.run_directory import freeze
 from symmetry_robustness.training.checkpoints import newest_checkpoint
+from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
 BATCHES = 6
@@ -326,3 +327,35 @@ def test_two_processes_that_were_stopped_end_like_two_that_were_not(
     assert processes_of(directory) == []
     assert run(directory) == 0, output(directory)
     assert_equal(directory, whole_of_two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("of", ["command", "job"])
+def test_stopped_while_it_imports(tmp_path: Path, of: str, number: signal.Signals, status: int) -> None:
+    """A signal that comes before anything was done is told as one that comes later."""
+    words = [
+        sys.executable,
+        "-m",
+        "symmetry_robustness.app.cli",
+        "train",
+        *JOB[1:7],
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+
+    def imports() -> bool:
+        importing = [process.pid] if of == "command" else processes_of(tmp_path / "run")
+        return any("libtorch" in Path(f"/proc/{one}/maps").read_text() for one in importing)
+
+    wait_until(imports)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=100)
+    assert "Traceback" not in output
+    if (of, number) == ("command", signal.SIGTERM):
+        assert process.returncode == -signal.SIGTERM  # there is nothing to say
+    else:
+        assert process.returncode == status
+        told = {"command": "interrupted\n", "job": f"error: the job in {tmp_path / 'run'} was interrupted; "}[of]
+        assert output.startswith(told)
+        assert output.count("\n") == 1

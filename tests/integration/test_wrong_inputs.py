@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app import cli
+from tests.waiting import wait_until
 
 from .commands import symrob
 
@@ -153,7 +153,7 @@ def test_a_signal_ends_the_job_and_shows_in_the_exit_status(number: signal.Signa
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: (tmp_path / "run" / "checkpoints" / "last.ckpt").exists())
+    wait_until(lambda: (tmp_path / "run" / "checkpoints" / "last.ckpt").exists())
     process.send_signal(number)
     output, errors = process.communicate(timeout=100)
     assert process.returncode == 128 + number, output + errors
@@ -162,13 +162,6 @@ def test_a_signal_ends_the_job_and_shows_in_the_exit_status(number: signal.Signa
     size = (tmp_path / "run" / "metrics.csv").stat().st_size
     time.sleep(2)
     assert (tmp_path / "run" / "metrics.csv").stat().st_size == size  # nothing goes on
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
