@@ -17,10 +17,10 @@ from tests.waiting import wait_until
 WORDS = [
     *("train", "-m", "model=standard_4layer", "data.train_size=512", "data.validation_size=64", "data.test_size=64"),
     *("data.batch_size=64", "trainer.max_epochs=3", "robustness=none"),
-    *("seed=0,1", "optimizer.lr=0.01,0.001", "scheduler=none,step", "hydra/launcher=parallel"),
+    *("seed=0,1", "optimizer.lr=0.01,0.001", "hydra/launcher=parallel"),
     *("hydra.launcher.executor.n_jobs=2", "hydra.sweep.dir=sweep"),
 ]
-JOBS = 8
+JOBS = 4
 
 
 def start(directory: Path) -> subprocess.Popen[bytes]:

@@ -81,6 +81,18 @@ def test_another_data_set_keeps_protocol_attack_and_strength(context: BrowserCon
     assert asked()[-1] == "FGSM, PGD-10 (ℓ∞)"
 
 
+def test_data_that_are_not_the_official_files_are_said_to_be(context: BrowserContext, tmp_path: Path) -> None:
+    for copy in ("official", "other"):
+        for number, name in enumerate(("standard", "cascaded")):
+            report = make_report(draw_broken_at(50, number))
+            make_run(tmp_path / copy / name, report, name=name, data=CIFAR | {"copy": copy})
+        page, runs = page_of(tmp_path / copy)
+        file = tmp_path / f"{copy}.html"
+        file.write_text(render_page(page, [{}] * len(runs)))
+        answer = Opened(context, file).page.locator(".answer").inner_text()
+        assert ("not the official files" in answer) == (copy == "other")
+
+
 def test_links_out_of_the_page_of_a_run_lead_where_they_say(context: BrowserContext, tmp_path: Path) -> None:
     opened = Opened(context, write_page(tmp_path / "report.html", 60))
     page = opened.page
