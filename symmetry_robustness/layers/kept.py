@@ -54,8 +54,7 @@ class Kept:
             expand: makes them; a linear function.
             form: whatever else decides them, such as the memory format.
         """
-        # Under torch.func the weight is no parameter, and derivatives of another kind are taken.
-        if torch.compiler.is_compiling() or type(weight) is not nn.Parameter:
+        if torch.compiler.is_compiling() or not _is_ordinary(weight):
             return expand(weight)
         sign = form, *_signs(weight)
         if sign != self._sign or not self._is_of(weight):
@@ -72,6 +71,12 @@ class Kept:
         if self._weight is None:
             return False
         return torch.equal(self._weight, weight) if weight.device.type == "cpu" else _PERIOD.get() is not None
+
+
+def _is_ordinary(weight: Tensor) -> bool:
+    """Whether autograd can go back to a weight by what was recorded of its copy."""
+    transformed = torch._C._are_functorch_transforms_active()  # by torch.func, as torch.autograd.Function asks
+    return type(weight) is nn.Parameter and not transformed and not weight.is_inference()
 
 
 def _signs(weight: Tensor) -> tuple[Hashable, ...]:

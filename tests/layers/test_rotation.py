@@ -339,6 +339,26 @@ class TestKeptKernel:
                 low = layer(self.features)
             assert distance(low.float(), expected) < 1e-2 * float(expected.abs().max())
 
+    def test_derivatives_of_other_kinds_are_taken(self):
+        layer, features = RotationConv("C4", 2, 2), self.features[:1]
+        plain = functools.partial(nn.functional.conv2d, padding=1)
+        kernel, bias = layer.expand()
+        layer(features)
+
+        def hessian(forward):
+            return torch.func.jacrev(torch.func.jacrev(lambda inner: forward(inner).square().sum()))(features)
+
+        torch.testing.assert_close(hessian(layer), hessian(lambda inner: plain(inner, kernel, bias)))
+        found = torch.func.grad(lambda weight: torch.func.functional_call(layer, {"weight": weight}, features).sum())
+        layer(features).sum().backward()
+        torch.testing.assert_close(found(layer.weight.detach()), layer.weight.grad)
+
+    def test_serves_layers_that_were_made_in_inference_mode(self):
+        with torch.inference_mode():
+            layer = RotationConv("C4", 2, 2)
+            assert torch.equal(layer(self.features), self.expected(layer))
+        assert torch.equal(layer(self.features), self.expected(layer))
+
     def test_stays_behind_when_the_layer_is_copied(self):
         layer = RotationConv("C4", 2, 2)
         with torch.no_grad():
