@@ -96,8 +96,10 @@ class Command:
 
     def remove_what_is_empty(self) -> None:
         """Remove the directory that Hydra has made if nothing of ours was written to it."""
+        if self.made is None or self.made == Path.cwd():
+            return
         with contextlib.suppress(OSError):  # somebody has found a use for it
-            if self.made is not None and {path.name for path in self.made.iterdir()} <= {"multirun.yaml"}:
+            if {path.name for path in self.made.iterdir()} <= {"multirun.yaml"}:
                 (self.made / "multirun.yaml").unlink(missing_ok=True)
                 self.made.rmdir()
 

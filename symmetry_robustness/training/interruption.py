@@ -56,9 +56,7 @@ class Signals:
         """Handle the signals, in place of what Lightning does on SIGTERM: it speaks to other ranks from the handler."""
         for number in _HANDLED:
             signal.signal(number, self._handle)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, _HANDLED
-        )  # a job is started with some blocked, until it can act on them
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)  # a job is started with some blocked, kept for it
 
     def end_if_noted(self) -> None:
         """End if a signal came, from now on as soon as one comes.
