@@ -11,6 +11,7 @@ from symmetry_robustness.attacks.losses import LOSSES, attack_loss
 from symmetry_robustness.attacks.randomness import RandomSource, example_generator
 from symmetry_robustness.attacks.threat import Norm, ThreatModel, check_images, parse_epsilon, per_image, project
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
 
 LossName = Literal["cross_entropy", "margin", "dlr"]
 
@@ -143,7 +144,7 @@ def loss_gradient(
     """
     if torch.is_inference_mode_enabled():
         raise UserError("attack called inside torch.inference_mode, where no gradients exist; call it outside")
-    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.enable_grad(), float32(images.device):
         variable = images.detach().requires_grad_()
         logits = network(variable)
         losses = attack_loss(rule.loss, logits, labels, rule.targeted)
@@ -219,7 +220,7 @@ def _run(network: nn.Module, labels: Tensor, rule: PGD, ball: Ball, iterate: Ten
     if rule.iterate == "last" and rule.restarts == 1:
         nothing = torch.zeros_like(labels, dtype=torch.bool)
         return _Candidate(iterate, nothing, torch.zeros_like(ball.epsilon))
-    with torch.no_grad(), torch.autocast(iterate.device.type, enabled=False):
+    with torch.no_grad(), float32(iterate.device):
         last = _judge(rule, iterate, network(iterate), labels)
     return _stronger(best, last)
 

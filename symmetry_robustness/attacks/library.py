@@ -16,6 +16,7 @@ from symmetry_robustness.attacks.gradient import check_evaluation_mode, check_la
 from symmetry_robustness.attacks.randomness import RandomSource, example_generator
 from symmetry_robustness.attacks.threat import ThreatModel, check_images, per_image
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 # Classes without a `norm` argument work in linf unless listed here; see the "Distance Measure" of their documentation.
@@ -104,7 +105,7 @@ class LibraryAttack:
         if not len(images):
             return images.detach().clone()
         images = images.detach().clone(memory_format=torch.contiguous_format)
-        with _fenced(images.device, _seed(generator)), torch.autocast(images.device.type, enabled=False):
+        with _fenced(images.device, _seed(generator)), float32(images.device):
             attack = self._build(network, images, threat, _seed(generator))
             adversarial: Tensor = attack(images.clone(), labels.clone())
         adversarial = adversarial.detach()

@@ -15,6 +15,7 @@ from symmetry_robustness.attacks.gradient import check_evaluation_mode, check_lo
 from symmetry_robustness.attacks.randomness import example_generator
 from symmetry_robustness.attacks.threat import ball_radius, check_images, per_image
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.weibull import fit_reverse_weibull
 
@@ -279,7 +280,7 @@ def _pass(stream: _Stream, points: list[Tensor], rows: list[int], maxima: Tensor
 
 def gradient_norms(network: nn.Module, points: Tensor, predicted: Tensor, targets: Tensor, order: float) -> Tensor:
     """Norm of the gradient of logit `predicted` (n,) minus each of the logits `targets` (n, K) at points: (n, K)."""
-    with torch.enable_grad(), torch.autocast(points.device.type, enabled=False):
+    with torch.enable_grad(), float32(points.device):
         variable = points.contiguous(memory_format=torch.channels_last).requires_grad_()
         logits = network(variable)
         if not logits.requires_grad:
@@ -344,7 +345,7 @@ def _empty(targets: Tensor, settings: Mapping[str, Any]) -> CleverScores:
 
 
 def _logits(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), float32(images.device):
         batches = torch.split(images, batch_size) if len(images) else [images]
         return torch.cat([network(x.contiguous(memory_format=torch.channels_last)) for x in batches])
 

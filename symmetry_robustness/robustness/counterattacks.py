@@ -14,6 +14,7 @@ from symmetry_robustness.attacks.gradient import PGD, GradientAttack, perturb, t
 from symmetry_robustness.attacks.library import LibraryAttack
 from symmetry_robustness.attacks.randomness import example_generator
 from symmetry_robustness.attacks.threat import NORMS, Attack, project
+from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.soundness import Check, Status
 from symmetry_robustness.robustness.surrogate import Unmasked
@@ -165,7 +166,7 @@ def _source(target: Target, number: int) -> torch.Generator:
 
 
 def _wrong(target: Target, images: Tensor) -> Tensor:
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), float32(images.device):
         return misclassified(target.network(images), target.labels)
 
 

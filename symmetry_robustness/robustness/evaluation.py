@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.gradient import PGD, check_labels, loss_gradient, training_layers
 from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness import soundness
 from symmetry_robustness.robustness.checking import place_of, run_checks
 from symmetry_robustness.robustness.fusion import fuse
@@ -169,7 +170,7 @@ def _check_classes(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Refuse labels the network has no logit for: a GPU would report those by aborting."""
     if not len(images):
         return
-    with torch.no_grad():
+    with torch.no_grad(), float32(images.device):
         classes = network(images[:2]).shape[-1]  # two, for batch norms in training mode
     low, high = (int(value) for value in torch.aminmax(labels))
     if low < 0 or high >= classes:

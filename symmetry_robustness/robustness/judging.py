@@ -13,6 +13,7 @@ from symmetry_robustness.attacks.library import LibraryAttack
 from symmetry_robustness.attacks.randomness import example_generator
 from symmetry_robustness.attacks.threat import NORMS, Attack
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.soundness import TOLERANCE
 from symmetry_robustness.robustness.walk import Grid, distances, excess, misclassified, walk
@@ -153,13 +154,14 @@ def _call(setting: Setting, name: str, attack: Attack, rows: IntArray, position:
     if isinstance(attack, GradientAttack):  # mode and images are judged by soundness checks, not refused
         returned = perturb(setting.network, images, labels, threat, attack.rule, source)
     else:
-        returned = attack(setting.network, images, labels, threat, generator=source)
+        with float32(images.device):
+            returned = attack(setting.network, images, labels, threat, generator=source)
     if returned.shape != images.shape:
         raise UserError(
             f"attack {name} returned the shape {tuple(returned.shape)} for {tuple(images.shape)}; mend the attack"
         )
     returned = returned.detach().to(images.dtype)
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), float32(images.device):
         wrong = misclassified(setting.network(returned), labels).cpu().numpy()
     ball = Ball(NORMS[protocol.norm], images, torch.full_like(images[:, 0, 0, 0], epsilon), protocol.bounds)
     length = distances(ball.norm, returned, images)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness.judging import Progress, Reporter
 from symmetry_robustness.robustness.measure import Arrays, Subject, lowest
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
@@ -42,7 +42,7 @@ def with_measures(
         if not total:
             continue
         notify = _notifier(progress, f"measures.{name}", total)
-        with torch.autocast(images.device.type, enabled=False):
+        with float32(images.device):
             found = measure(subject._replace(notify=notify))
         notify(total)
         for array, values in found.items():

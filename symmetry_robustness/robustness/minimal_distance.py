@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode
 from symmetry_robustness.attacks.threat import NORMS, NormName, check_images, find_norm, parse_epsilon, per_image
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measure import Arrays, Subject
 from symmetry_robustness.robustness.walk import Grid, distances, misclassified, walk
@@ -119,6 +120,6 @@ def shorten(network: nn.Module, images: Tensor, labels: Tensor, adversarial: Ten
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), float32(images.device):
         logits: Tensor = network(images)
     return logits

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.randomness import example_generator
+from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness.soundness import Check, Status
 
 # Length of a change too small to bend a network much, and large enough for float32 to show it.
@@ -25,7 +26,7 @@ class Sample(NamedTuple):
 
     def logits(self, images: Tensor) -> Tensor:
         """The network's logits (n, K) in float32, without gradients."""
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.no_grad(), float32(images.device):
             result: Tensor = self.network(images)
         return result
 
@@ -67,7 +68,7 @@ def gradient_matches_difference(sample: Sample, directions: int = _DIRECTIONS) -
     total = missing.clone()
     for number in range(directions):
         direction = torch.where(sample.draw(1, number) < 0.5, -1.0, 1.0)
-        with torch.no_grad(), torch.autocast(centre.device.type, enabled=False):
+        with torch.no_grad(), float32(centre.device):
             change = margin(centre + _STEP * direction) - margin(centre - _STEP * direction)
         measured = change.double() / (2 * _STEP)
         expected = (gradient * direction).flatten(1).double().sum(1)
@@ -82,7 +83,7 @@ def gradient_matches_difference(sample: Sample, directions: int = _DIRECTIONS) -
 
 def _gradient(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Gradient (n, ...) of a function with one value per image; zero where the graph is cut."""
-    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.enable_grad(), float32(images.device):
         variable = images.detach().requires_grad_()
         value = function(variable)
         found = torch.autograd.grad(value.sum(), variable, allow_unused=True)[0] if value.requires_grad else None

@@ -13,6 +13,7 @@ from symmetry_robustness.attacks.gradient import check_evaluation_mode
 from symmetry_robustness.attacks.randomness import example_generator
 from symmetry_robustness.attacks.threat import check_images, per_image
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness.measure import Arrays, Subject
 
 Numbers = Sequence[int] | npt.NDArray[np.int64]
@@ -84,7 +85,7 @@ def _tolerance(network: nn.Module, images: Tensor, ranks: Tensor, levels: int) -
     """Removal tolerance of one batch."""
     result = images.new_ones(len(images))
     standing = torch.arange(len(images), device=images.device)
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), float32(images.device):
         predicted = network(images).argmax(1)
         for level in range(1, levels + 1):
             shares = torch.full((len(standing),), level / levels, dtype=torch.float64, device=images.device)

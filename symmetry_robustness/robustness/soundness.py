@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.gradient import training_layers
 from symmetry_robustness.explanations import EXPLANATIONS
+from symmetry_robustness.precision import float32
 
 if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
@@ -135,7 +136,7 @@ def evaluation_mode(network: nn.Module) -> Check:
 
 def deterministic_forward(network: nn.Module, images: Tensor) -> Check:
     """Two passes of the same images give the same logits; randomness hides gradients. Source: arXiv 1802.00420."""
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), float32(images.device):
         logits = network(images)
         difference = (network(images) - logits).abs()
     size = float(logits.nan_to_num(0.0).abs().max()) if logits.numel() else 0.0

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode, check_labels, loss_gradient
 from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness.measure import Arrays, Subject
 from symmetry_robustness.robustness.resampling import Element, check_square, cut_disc, inner_part, move
 from symmetry_robustness.robustness.walk import misclassified
@@ -190,7 +191,7 @@ def _turn(maps: Tensor, turns: int) -> Tensor:
 
 
 def _look(network: nn.Module, images: Tensor, layers: bool) -> _View:
-    with _watched(network, layers) as features, torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with _watched(network, layers) as features, torch.no_grad(), float32(images.device):
         return _View(network(images.contiguous(memory_format=torch.channels_last)), features)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.gradient import PGD, Ball, loss_gradient, start_noise, started, take_step
 from symmetry_robustness.attacks.randomness import example_generator
 from symmetry_robustness.attacks.threat import Norm
+from symmetry_robustness.precision import float32
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -286,7 +287,7 @@ class _Walker:
             self.gradients += slots.count
             self.nonfinite += (~torch.isfinite(gradient.flatten(1).sum(1))).sum()  # stays on the device
         else:
-            with torch.no_grad(), torch.autocast(slots.iterate.device.type, enabled=False):
+            with torch.no_grad(), float32(slots.iterate.device):
                 logits = task.network(slots.iterate[rows])
         return misclassified(logits[busy], slots.labels[busy]).cpu().numpy(), gradient
 

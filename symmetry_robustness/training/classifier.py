@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.kept import steady_weights
+from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives import Objective
 
 Batch = tuple[Tensor, Tensor]
@@ -162,7 +163,7 @@ class Classifier(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Cross-entropy and accuracy on one of the test sets, in float32 like the attacks."""
-        with torch.autocast(self.device.type, enabled=False):
+        with float32(self.device):
             self._judge(self._test_key(self.test_names[dataloader_idx]), batch)
 
     def _judge(self, name: str, batch: Batch) -> None:

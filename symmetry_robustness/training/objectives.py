@@ -58,8 +58,7 @@ class CleanAndFGSM:
         """Return loss and clean logits."""
         was_training = network.training
         network.eval()
-        with torch.autocast(images.device.type, enabled=False):
-            attacked = FGSM()(network, images, labels, ThreatModel("linf", self.epsilon))
+        attacked = FGSM()(network, images, labels, ThreatModel("linf", self.epsilon))
         network.train(was_training)
         logits = network(torch.cat([images, attacked]))
         return F.cross_entropy(logits, labels.repeat(2)), logits[: len(images)]
