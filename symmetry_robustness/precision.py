@@ -22,7 +22,7 @@ _EXACT: Final = ("ieee", "none")
 def float32(device: torch.device) -> Iterator[None]:
     """Compute in float32 as IEEE 754 has it: without autocast, TF32 or bfloat16 inside of convolutions and products.
 
-    TF32, torch's default for convolutions on GPUs, keeps 11 bits of their inputs: a bright pixel moves in steps of 1/2048,
+    TF32, torch's default for convolutions on GPUs, keeps 11 bits of inputs: a bright pixel moves in steps of 1/2048,
     and a quarter turn of an invariant network's image changes its logits a thousand times as much as in float32.
 
     Args:

@@ -107,7 +107,7 @@ def _evaluate(
         )
     if turn.rank == 0:
         print(f"{config.split} split of {datamodule.provenance}")
-    images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed)
+    images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed, setting="num_images")
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
         classes = network(images[:1].to(next(network.parameters()).device)).shape[1]

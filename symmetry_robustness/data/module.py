@@ -204,13 +204,16 @@ class ImageDataModule(LightningDataModule, ABC):
             images = self.augmentation(images, generator, *loader.batch_rows(position))
         return images, labels
 
-    def subset(self, split: SplitName, size: int | None, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    def subset(
+        self, split: SplitName, size: int | None, seed: int, *, setting: str = "size"
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """A fixed choice of images of a split, the same on every rank and in every process.
 
         Args:
             split: Which images; where there are several test sets, their images one set after the other.
             size: How many; None means all.
             seed: Of the choice.
+            setting: What the user calls the size.
 
         Returns:
             Images float32 in [0, 1] (N, 3, 32, 32), labels int64 (N,), and their indices int64 (N,), ascending: rows of
@@ -224,9 +227,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if total == 0:
             raise UserError("data.validation_size=0 leaves no validation images; set a size or choose another split")
         if size is not None and not 1 <= size <= total:
-            raise UserError(
-                f"a subset of {size} images of the {split} split was asked for, which has {total}; choose 1 to {total}"
-            )
+            raise UserError(f"{setting}={size}, but the {split} split has {total} images; choose 1 to {total}")
         chosen = torch.randperm(total, generator=seeded_generator(seed, 0, _SUBSET))[:size].sort().values
         images, labels, indices, start = [], [], [], 0
         for part in parts:

@@ -107,10 +107,10 @@ class RobustnessCallback(pl.Callback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         self._during = "validation" if datamodule.validation_size else "train"
         if self.every_n_epochs:
-            datamodule.subset(self._during, self.num_images, self.seed)
+            datamodule.subset(self._during, self.num_images, self.seed, setting="callback.num_images")
             if trainer.is_global_zero:
                 log.info("robustness during training: at first %s", self.budget.describe())
-        datamodule.subset("test", self.final_num_images, self.seed)
+        datamodule.subset("test", self.final_num_images, self.seed, setting="callback.final_num_images")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on in the middle of an epoch, as if the clock had not been stopped."""
