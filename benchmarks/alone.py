@@ -8,11 +8,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
 class Measured(NamedTuple):
-    """What a way returned, its seconds without start and warm-up, and the largest memory its process ever held."""
+    """What a way returned, its seconds without start and warm-up, and the largest memory it ever held on the device."""
 
     result: Any
     seconds: float
@@ -38,8 +39,10 @@ def _measure(way: Callable[..., Any], arguments: tuple[Any, ...], device: str, w
         way(*(x[:warm_up] if isinstance(x, Tensor) else x for x in arguments))
     start = time.perf_counter()
     result = way(*arguments)
+    if device == "cuda":
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    return Measured(result, seconds, _peak())
+    return Measured(result, seconds, torch.cuda.max_memory_reserved() / 2**20 if device == "cuda" else _peak())
 
 
 def _peak() -> float:
