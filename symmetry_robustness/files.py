@@ -4,9 +4,17 @@ import contextlib
 import fcntl
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+
+# As any of these a damaged or missing archive (zip, npz) surfaces, depending on the byte.
+DAMAGED_ARCHIVE = (
+    *(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+    MemoryError,  # a header may state any size
+)
 
 Content = bytes | memoryview | str | Callable[[IO[bytes]], object]
 

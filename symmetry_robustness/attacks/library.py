@@ -14,14 +14,18 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.gradient import check_evaluation_mode, check_labels
 from symmetry_robustness.attacks.randomness import RandomSource, example_generator
-from symmetry_robustness.attacks.threat import ThreatModel, check_images, per_image
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.attacks.threat import ThreatModel, check_images, parse_epsilon, per_image
+from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.precision import float32
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 # Classes without a `norm` argument work in linf unless listed here; see the "Distance Measure" of their documentation.
 _L2_CLASSES = frozenset({"PGDL2", "PGDRSL2"})
 _RESERVED = frozenset({"self", "model", "eps", "norm", "max_epsilon"})
+# With less an attack would do nothing, and say nothing.
+_LEAST = {"steps": 1, "n_queries": 1, "n_restarts": 1, "n_classes": 2}
+# What comes of values that nobody has looked at.
+_MISUSE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 _NOT_ATTACKS = frozenset({"MultiAttack", "LGV"})
 
 
@@ -55,8 +59,15 @@ class LibraryAttack:
             if setting not in parameters:
                 allowed = sorted(set(parameters) - _RESERVED)
                 raise UserError(f"attack {name} has no setting {setting!r}; {_suggest(setting, allowed)}")
+            least = _LEAST.get(setting)
+            if least is not None and not (isinstance(settings[setting], int) and settings[setting] >= least):
+                raise UserError(
+                    f"attack {name}: {setting} must be a whole number of at least {least}, got {settings[setting]!r}"
+                )
+            if setting == "alpha":  # a step, which others write as a fraction, too
+                settings[setting] = parse_epsilon(settings[setting], f"attack {name}: alpha")
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "settings", dict(settings))
+        object.__setattr__(self, "settings", settings)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"LibraryAttack is immutable; make a new one to change {name}")
@@ -69,6 +80,12 @@ class LibraryAttack:
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """Value of a keyword argument, the library's own where none was given; `default` where it has none."""
+        own = _parameters(self.name).get(name)
+        known = own is not None and own.default is not own.empty
+        return self.settings.get(name, own.default if own is not None and known else default)
 
     @property
     def minimal(self) -> bool:
@@ -106,8 +123,15 @@ class LibraryAttack:
             return images.detach().clone()
         images = images.detach().clone(memory_format=torch.contiguous_format)
         with _fenced(images.device, _seed(generator)), float32(images.device):
-            attack = self._build(network, images, threat, _seed(generator))
-            adversarial: Tensor = attack(images.clone(), labels.clone())
+            try:
+                attack = self._build(network, images, threat, _seed(generator))
+                adversarial: Tensor = attack(images.clone(), labels.clone())
+            except UserError:
+                raise
+            except _MISUSE as error:  # how the library meets values that it cannot work with
+                chosen = ", ".join(f"{name}={value!r}" for name, value in self.settings.items()) or "its own settings"
+                line = f"{type(error).__name__}: {one_line(error)}"
+                raise UserError(f"attack {self.name} fails with {chosen} ({line}); mend its settings") from error
         adversarial = adversarial.detach()
         if self.minimal:
             inside = threat.ball.length(adversarial - images) <= threat.epsilon
@@ -144,8 +168,21 @@ class _View(nn.Module):
         self._state = {n: p.detach() for n, p in network.named_parameters(remove_duplicate=False)}
 
     def forward(self, images: Tensor) -> Tensor:
+        images = _Contiguous.apply(images)  # type: ignore[no-untyped-call]
         logits: Tensor = torch.func.functional_call(self._network[0], self._state, (images,), tie_weights=False)
-        return logits
+        return logits.float()
+
+
+class _Contiguous(torch.autograd.Function):
+    """The identity, with a gradient in the memory order that the library's calls of `view` rely on."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
 
 
 @contextlib.contextmanager

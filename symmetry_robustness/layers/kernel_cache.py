@@ -8,24 +8,16 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from symmetry_robustness.files import replace_file
+from symmetry_robustness.files import DAMAGED_ARCHIVE, replace_file
 
 # Overrides where the files lie.
 VARIABLE = "SYMMETRY_ROBUSTNESS_CACHE"
-
-# As any of these a missing or damaged archive surfaces, depending on the byte, or a home that is not known.
-DAMAGE = (
-    *(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
-    MemoryError,  # a header may state any size
-)
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +46,7 @@ def cached(key: Mapping[str, object], compute: Callable[[], Arrays], accept: Cal
     try:
         path = cache_folder() / f"{digest[:32]}.npz"
         arrays = _read(path)
-    except DAMAGE as error:
+    except DAMAGED_ARCHIVE as error:
         _log.debug("kernels are computed: %s", error)
     else:
         if accept(arrays):

@@ -37,7 +37,8 @@ class Normalize(nn.Module):
 
     def export(self) -> nn.Module:
         """Return the same map as a batch norm in evaluation mode."""
-        norm = nn.BatchNorm2d(self.scale.shape[0], eps=0.0, affine=False, device=self.scale.device)
+        # In float32 so small an eps adds nothing, and without any torch refuses the layer in training mode.
+        norm = nn.BatchNorm2d(self.scale.shape[0], eps=1e-12, affine=False, device=self.scale.device)
         norm.running_var = self.scale.flatten() ** -2
         norm.running_mean = -(self.shift / self.scale).flatten()
         return norm.eval()

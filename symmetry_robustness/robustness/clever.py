@@ -34,7 +34,8 @@ class CleverFit(NamedTuple):
 
     `lipschitz` is the estimated largest gradient norm in the ball, `p_value` that of the Kolmogorov-Smirnov test and
     `shape` of the reverse Weibull. `fallback`: the fit was rejected, `degenerate`: the gradient is constant; both use
-    the largest norm found. `saturated`: the score is capped at the radius, so it only says "at least".
+    the largest norm found. `saturated`: the score is capped at the radius, so it only says "at least". Where a gradient
+    is not finite, `lipschitz` is infinite and the score 0.
     """
 
     lipschitz: Tensor
@@ -307,11 +308,11 @@ def _flat_norm(gradient: Tensor, order: float) -> Tensor:
 def _scores(stream: _Stream, maxima: npt.NDArray[np.float64], settings: Mapping[str, Any]) -> CleverScores:
     """Fit the maxima (B, K, num_batches) and divide the margins by the result."""
     shape = maxima.shape[:2]
-    if not np.isfinite(maxima).all():
-        raise UserError("network gives non-finite input gradients near the images; CLEVER has no meaning there")
     maxima = maxima.reshape(-1, maxima.shape[2])
+    unbounded = ~np.isfinite(maxima).all(1)
+    maxima = np.where(unbounded[:, None], 0.0, maxima)
     fit = fit_reverse_weibull(maxima if stream.settings.estimate == "weibull" else maxima.max(1, keepdims=True))
-    lipschitz = fit.location.reshape(shape)
+    lipschitz = np.where(unbounded, np.inf, fit.location).reshape(shape)
     logits = stream.logits.double().cpu().numpy()
     predicted = logits.argmax(1)
     targets = stream.targets.cpu().numpy()

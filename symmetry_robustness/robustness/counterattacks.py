@@ -14,6 +14,7 @@ from symmetry_robustness.attacks.gradient import PGD, GradientAttack, perturb, t
 from symmetry_robustness.attacks.library import LibraryAttack
 from symmetry_robustness.attacks.randomness import example_generator
 from symmetry_robustness.attacks.threat import NORMS, Attack, project
+from symmetry_robustness.errors import one_line
 from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.soundness import Check, Status
@@ -72,7 +73,7 @@ def _steps(attack: Attack) -> int | None:
     if isinstance(attack, GradientAttack):
         return attack.rule.steps
     if isinstance(attack, LibraryAttack):
-        return 1 if attack.name in ("FGSM", "FFGSM", "RFGSM") else attack.settings.get("steps")
+        return 1 if attack.name in ("FGSM", "FFGSM") else attack.setting("steps", attack.setting("n_queries"))
     return None
 
 
@@ -81,8 +82,8 @@ def _reach(attack: Attack, epsilon: float) -> float | None:
     if isinstance(attack, GradientAttack):
         rule = attack.rule
         return rule.steps * float(rule.step_length(torch.tensor([epsilon])))
-    if isinstance(attack, LibraryAttack) and {"alpha", "steps"} <= set(attack.settings):
-        return float(attack.settings["alpha"]) * int(attack.settings["steps"])
+    if isinstance(attack, LibraryAttack) and None not in (step := (attack.setting("alpha"), attack.setting("steps"))):
+        return float(step[0]) * int(step[1])
     return None
 
 
@@ -153,10 +154,15 @@ def gradient_free_attack(target: Target) -> Check | None:
     return _verdict("gradient_free_attack", target, found, f"Square with {_QUERIES} queries")
 
 
+def not_run(name: str, error: Exception) -> Check:
+    """What stands for an attack that fails on a network, whose other results count all the same."""
+    return Check(name, "warned", f"could not be run: {one_line(error)}")
+
+
 def _verdict(name: str, target: Target, broken: int, attack: str, allowed: float = 0.15) -> Check:
     """Judge how many of the images that the protocol's attacks left standing another attack breaks."""
     total = len(target.images)
-    share = broken / total if broken > 2 else 0.0
+    share = max(broken - 2, 0) / max(total, 1)  # one or two are luck
     status: Status = "failed" if share > 2.5 * allowed else "warned" if share > allowed else "passed"
     return Check(name, status, f"{attack}: breaks {broken} of {total} images left at epsilon {target.epsilon:.4g}")
 

@@ -339,6 +339,7 @@ def _with_clever(
 ) -> RobustnessReport:
     """The report with CLEVER scores of some rows."""
     assert protocol.clever is not None
+    rows = rows[report.predictions[rows] >= 0]  # non-finite logits have no margin
     numbers = report.indices[rows]
     scores = protocol.clever(
         network,

@@ -1,6 +1,7 @@
 """Attacks applied to a window of images, and what they return judged by the evaluator."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -154,13 +155,13 @@ def _call(setting: Setting, name: str, attack: Attack, rows: IntArray, position:
     if isinstance(attack, GradientAttack):  # mode and images are judged by soundness checks, not refused
         returned = perturb(setting.network, images, labels, threat, attack.rule, source)
     else:
-        with float32(images.device):
-            returned = attack(setting.network, images, labels, threat, generator=source)
-    if returned.shape != images.shape:
-        raise UserError(
-            f"attack {name} returned the shape {tuple(returned.shape)} for {tuple(images.shape)}; mend the attack"
-        )
-    returned = returned.detach().to(images.dtype)
+        with float32(images.device), _unchanged(setting.network, name):
+            # Copies: what an attack does to its arguments must not reach what it is judged by.
+            returned = attack(setting.network, images.clone(), labels.clone(), threat, generator=source)
+    if not isinstance(returned, Tensor) or returned.shape != images.shape:
+        found = f"the shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else type(returned).__name__
+        raise UserError(f"attack {name} returned {found} for images {tuple(images.shape)}; mend the attack")
+    returned = returned.detach().to(images.device, images.dtype)
     with torch.no_grad(), float32(images.device):
         wrong = misclassified(setting.network(returned), labels).cpu().numpy()
     ball = Ball(NORMS[protocol.norm], images, torch.full_like(images[:, 0, 0, 0], epsilon), protocol.bounds)
@@ -175,6 +176,27 @@ def _call(setting: Setting, name: str, attack: Attack, rows: IntArray, position:
         )
     counted = wrong if protocol.outside == "count" else wrong & ~outside
     return _Judged(counted, length, returned, violation)
+
+
+@contextlib.contextmanager
+def _unchanged(network: nn.Module, attack: str) -> Iterator[None]:
+    """Put back the modes that an attack has changed, and refuse one that changes weights.
+
+    Raises:
+        UserError: where some have been written to.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    weights = [(name, weight, weight._version) for name, weight in network.named_parameters()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+    changed = [name for name, weight, version in weights if weight._version != version]
+    if changed:
+        raise UserError(
+            f"attack {attack} changes the network ({changed[0]}); mend the attack, or let it copy the network"
+        )
 
 
 def _while_standing(setting: Setting, name: str, attack: Attack) -> Outcome:

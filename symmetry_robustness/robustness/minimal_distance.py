@@ -25,9 +25,12 @@ class MinimalDistance:
     """Measures `distance` (N,), the length of the smallest perturbation found, and where it is `saturated` (N,).
 
     PGD tries radii that grow by a constant factor until it succeeds at one; the perturbation is then shortened by
-    bisection as long as it deceives the network, so that the factor may be coarse. An image that is misclassified as it
-    is has the distance 0; one that withstands the largest radius has that radius and is saturated, which says "at
-    least". The mean over all images is therefore the area under the curve of robust accuracy over epsilon.
+    bisection as long as it deceives the network. Its direction stays, so lengths are upper bounds: on linear networks
+    they are a quarter above the true ones (median) with a factor of 1.5, and closer with more radii.
+
+    An image that is misclassified as it is has the distance 0; one that withstands the largest radius has that radius
+    and is saturated, which says "at least". The mean over all images is therefore the area under the curve of robust
+    accuracy over epsilon.
 
     Costs `steps` gradients for each radius that an image withstands, and 8 passes.
 

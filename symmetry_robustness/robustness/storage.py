@@ -1,7 +1,6 @@
 """A JSON file and an npz file of one stem, written so that neither is ever seen half-finished."""
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.files import replace_file
+from symmetry_robustness.files import DAMAGED_ARCHIVE, replace_file
 
 _FORMAT: Final = 1
 
@@ -38,7 +37,7 @@ def read_pair(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise UserError(f"report {base}: {error.filename} is missing; evaluate again") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARCHIVE as error:
         raise UserError(f"report {base} is damaged ({str(error).partition(chr(10))[0]}); evaluate again") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != _FORMAT:

@@ -86,6 +86,11 @@ def test_network_without_parameters_is_attacked() -> None:
         ("Nonsense123", {}, "known are"),
         ("APGD", {"step": 10}, "has no setting 'step'; did you mean steps"),
         ("APGD", {"eps": 0.1}, "eps belongs to the threat"),
+        ("APGD", {"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ("PGD", {"steps": 2.5}, "steps must be a whole number"),
+        ("Square", {"n_queries": 0}, "n_queries must be"),
+        ("APGDT", {"n_classes": 1}, "at least 2"),
+        ("PGD", {"alpha": "wide"}, "attack PGD: alpha must be a number or a fraction"),
     ],
 )
 def test_unknown_names_are_refused_with_near_matches(name: str, settings: dict[str, object], message: str) -> None:
@@ -96,3 +101,38 @@ def test_unknown_names_are_refused_with_near_matches(name: str, settings: dict[s
 def test_norm_the_attack_does_not_know_is_refused(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UserError, match="does not work in norm l2"):
         LibraryAttack("PGD")(network, *batch, ThreatModel("l2", 1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("APGD", {"loss": "foo"}), ("AutoAttack", {"version": "foo"}), ("PGDRS", {"noise_type": "x"})],
+)
+def test_values_that_the_library_cannot_work_with_are_named(
+    network: nn.Module, batch: tuple[Tensor, Tensor], name: str, settings: dict[str, str]
+) -> None:
+    with pytest.raises(UserError, match=f"attack {name} fails with {next(iter(settings))}='"):
+        LibraryAttack(name, **settings)(network, *batch, ThreatModel())
+
+
+def test_a_fraction_is_a_step(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    attacks = [LibraryAttack("PGD", steps=2, alpha=alpha, random_start=False) for alpha in ("1/255", 1 / 255)]
+    first, second = (attack(network, *batch, ThreatModel()) for attack in attacks)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["PGDL2", "SparseFool"])
+def test_the_memory_order_of_the_gradient_does_not_matter(
+    network: nn.Module, batch: tuple[Tensor, Tensor], name: str
+) -> None:
+    images, labels = batch
+    threat = ThreatModel("linf" if name == "SparseFool" else "l2", 0.3)
+    expected = LibraryAttack(name, steps=2)(network, images, labels, threat)
+
+    class Backwards(nn.Module):
+        """The network, whose gradients come in channels-last order."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return network(images.contiguous(memory_format=torch.channels_last))
+
+    found = LibraryAttack(name, steps=2)(Backwards().eval(), images, labels, threat)
+    torch.testing.assert_close(found, expected)

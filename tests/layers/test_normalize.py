@@ -17,6 +17,10 @@ def test_standardises_each_channel_and_exports(mean, std):
     assert not layer.state_dict()
 
 
+def test_the_exported_layer_may_be_put_in_training_mode():
+    assert Normalize(0.5, 0.5).export().train()(torch.rand(2, 3, 4, 4)).isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [

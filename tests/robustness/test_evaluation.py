@@ -201,6 +201,45 @@ def test_attack_that_leaves_its_ball_is_found_and_does_not_count(
     assert report.accuracy("cheat", 0.1).value == report.clean_accuracy
 
 
+def shifted(images: Tensor, threat: ThreatModel) -> Tensor:
+    return (images + threat.epsilon).clamp(0, 1)
+
+
+def test_an_attack_that_works_in_place_is_judged_by_the_images_and_labels_given(
+    network: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    def plain(network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: object) -> Tensor:
+        return shifted(images, threat)
+
+    def careless(network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: object) -> Tensor:
+        images.copy_(shifted(images, threat))
+        labels.zero_()
+        network.train()
+        return images
+
+    found = [
+        evaluate_robustness(network, images, labels, protocol(attacks={"a": attack, "pgd": PGD(steps=6)}))
+        for attack in (plain, careless)
+    ]
+    same(*found)
+    assert not any(module.training for module in network.modules())
+
+
+def test_an_attack_that_changes_the_network_is_refused(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    def vandal(network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: object) -> Tensor:
+        with torch.no_grad():
+            next(network.parameters()).mul_(1)
+        return images
+
+    with pytest.raises(UserError, match=r"attack vandal changes the network \(0.weight\)"):
+        evaluate_robustness(network, images, labels, protocol(attacks={"vandal": vandal}))
+
+
+def test_an_attack_that_returns_nothing_is_refused(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    with pytest.raises(UserError, match="attack lazy returned NoneType"):
+        evaluate_robustness(network, images, labels, protocol(attacks={"lazy": lambda *_, **__: None}))
+
+
 def test_progress_reaches_the_end_of_every_stage(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     seen: list[Progress] = []
     evaluate_robustness(network, images, labels, protocol(), progress=seen.append)

@@ -121,6 +121,21 @@ def test_damaged_files_are_named(report: RobustnessReport, tmp_path: Path, damag
     assert "\n" not in str(caught.value)
 
 
+def test_any_byte_that_changed_is_damage_or_nothing(report: RobustnessReport, tmp_path: Path) -> None:
+    arrays = report.save(tmp_path, "r").with_suffix(".npz")
+    content, random = arrays.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for position in random.choice(len(content), 300):
+        changed = bytearray(content)
+        changed[position] ^= 1 << int(random.integers(8))
+        arrays.write_bytes(changed)
+        try:
+            RobustnessReport.load(arrays)
+        except UserError:
+            refused += 1
+    assert refused > 100
+
+
 def test_failed_write_leaves_the_old_report(report: RobustnessReport, tmp_path: Path) -> None:
     path = report.save(tmp_path, "r")
     before = path.read_bytes()

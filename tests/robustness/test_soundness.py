@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from symmetry_robustness.attacks import FGSM, PGD, LibraryAttack, ThreatModel
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.explanations import EXPLANATIONS
 from symmetry_robustness.layers.normalize import Normalize
-from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_robustness
+from symmetry_robustness.robustness import Clever, EvaluationProtocol, MinimalDistance, evaluate_robustness, soundness
 
 from .trained import SOUND, blobs, shapes
 
@@ -138,6 +139,12 @@ def noisy(network: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
+def reseeded(network: nn.Module, images: Tensor) -> Tensor:
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    logits: Tensor = network(images + 0.03 * noise)
+    return logits
+
+
 NETWORKS: Mapping[str, tuple[Callable[[nn.Module, Tensor], Tensor], dict[str, str]]] = {
     "logits without end": (
         lambda net, x: net(x) * 1e4,
@@ -162,6 +169,11 @@ NETWORKS: Mapping[str, tuple[Callable[[nn.Module, Tensor], Tensor], dict[str, st
     ),
     "detached branch": (half_detached, {"gradient_matches_difference": "failed", "transfer_attack": "failed"}),
     "chance": (noisy, {"deterministic_forward": "failed"}),
+    "the same chance in every batch": (reseeded, {"batch_independent": "failed"}),
+    "detour through numpy": (
+        lambda net, x: net(torch.from_numpy(x.detach().cpu().numpy())),
+        {"nonzero_gradients": "failed", "transfer_attack": "warned"},
+    ),
     "wrong clamp": (lambda net, x: net(x.clamp(0.5, 1)), {"sees_whole_range": "failed"}),
     "batch statistics": (lambda net, x: net(SeenBatch()(x) * 0.2 + 0.5), {"batch_independent": "failed"}),
     "normalised twice": (lambda net, x: net(Normalize(0.5, 0.5)(x)), {"statistics_match": "warned"}),
@@ -205,6 +217,8 @@ def test_training_mode_is_found(
         (FGSM(), "gradient_free_attack"),
         (PGD(steps=3), "enough_steps"),
         (LibraryAttack("PGD", steps=3), "enough_steps"),
+        (LibraryAttack("PGD", alpha="0.05/255"), "step_reaches_edge"),
+        (LibraryAttack("Square", n_queries=1), "enough_steps"),
     ],
     ids=str,
 )
@@ -274,3 +288,63 @@ def test_non_finite_logits_count_as_wrong_in_one_line(
     assert report.clean_accuracy == 0
     check = {check.name: check for check in report.checks}["finite_logits"]
     assert check == ("finite_logits", "failed", f"{SIZE} of {SIZE} images have non-finite logits")
+
+
+def test_a_network_that_computes_its_last_step_in_half_precision_is_evaluated(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
+) -> None:
+    half = Function(trained, lambda net, x: net(x).half()).eval()
+    attacks = {"pgd": PGD(steps=20), "square": LibraryAttack("Square", n_queries=20)}
+    found = statuses(half, sample, protocol, attacks=attacks, epsilons=[4 / 255])
+    assert "warned" not in (found["gradient_free_attack"], found["transfer_attack"])
+
+
+def test_infinite_gradients_fail_a_check_and_leave_clever_nothing(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
+) -> None:
+    network = Function(trained, NETWORKS["non-finite gradient"][0]).eval()
+    clever = Clever(num_batches=2, samples_per_batch=4, estimate="maximum", targets="top-1")
+    report = evaluate_robustness(network, *sample, dataclasses.replace(protocol, attacks={}, clever=clever))
+    assert report.clever is not None
+    assert report.clever.value.tolist() == [0.0] * SIZE
+    assert {check.name: check.status for check in report.checks}["finite_gradients"] == "failed"
+
+
+def test_clever_is_held_against_distances_in_its_norm(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
+) -> None:
+    clever = Clever(num_batches=4, samples_per_batch=8, estimate="maximum", targets="top-1")
+    measures = {"l2": MinimalDistance(norm="l2", smallest=0.02, largest=5.12, images=20)}
+    protocol = dataclasses.replace(protocol, clever=clever, clever_images=10, measures=measures)
+    report = evaluate_robustness(trained, *sample, protocol)
+    check = {check.name: check for check in report.checks}["clever_below_distance"]
+    assert check.status == "passed"
+    assert report.clever is not None
+    raised = dataclasses.replace(report, clever=dataclasses.replace(report.clever, value=report.clever.value + 10))
+    found = {check.name: check for check in soundness.conclude(raised)}["clever_below_distance"]
+    assert found.status == "warned"
+
+
+def test_one_image_more_under_many_steps_is_luck_and_many_are_not() -> None:
+    single, iterative = np.ones((100, 2), dtype=bool), np.ones((100, 2), dtype=bool)
+    single[:50] = iterative[:49] = False
+    check = soundness.iterative_at_least_single
+    assert check({"fgsm": single}, {"pgd": iterative}).status == "passed"
+    iterative[40:49] = True
+    assert check({"fgsm": single}, {"pgd": iterative}).status == "warned"
+    iterative[20:49] = True
+    assert check({"fgsm": single}, {"pgd": iterative}).status == "failed"
+
+
+def test_a_young_batch_norm_is_not_held_against_its_statistics() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 196, 10))
+    images, labels = shapes(40, 3)
+    found = {}
+    for batches in (2, 100):
+        network.train()
+        for _ in range(batches):
+            network(images * 9)
+        report = evaluate_robustness(network.eval(), images, labels, EvaluationProtocol(attacks={}))
+        found[batches] = {check.name: check.status for check in report.checks}["statistics_match"]
+    assert found == {2: "passed", 100: "warned"}
