@@ -191,6 +191,8 @@ def check_images(images: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> No
     if images.numel() == 0:
         return
     low, high = (float(value) for value in torch.aminmax(images))
+    if low != low:
+        raise UserError("images must be numbers, got NaN; check the data")
     if not (bounds[0] <= low and high <= bounds[1]):
         raise UserError(
             f"images must lie in [{bounds[0]:g}, {bounds[1]:g}], got [{low:.4g}, {high:.4g}]; "

@@ -67,8 +67,10 @@ class EvaluationProtocol:
 
     def __post_init__(self) -> None:
         # Plain containers, whatever the configuration library hands over.
-        object.__setattr__(self, "attacks", dict(self.attacks))
-        object.__setattr__(self, "measures", dict(self.measures))
+        for parts in ("attacks", "measures"):
+            if not isinstance(given := getattr(self, parts), Mapping):
+                raise UserError(f"{parts} must be given by name, got {given!r}; write {{name: …}}")
+            object.__setattr__(self, parts, dict(given))
         object.__setattr__(self, "epsilons", tuple(self.epsilons))
         find_norm(self.norm)
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
@@ -81,7 +83,7 @@ class EvaluationProtocol:
         if self.attacks and not grid:
             raise UserError("epsilons must not be empty when attacks are given, got []; add one or remove the attacks")
         for name, attack in self.attacks.items():
-            if not callable(attack):
+            if not callable(attack) or isinstance(attack, type):
                 raise UserError(f"attack {name} must be an attack, got {attack!r}; give it a _target_ such as PGD")
             if name == "clean" or not str(name).isidentifier():
                 raise UserError(f"attacks: {name!r} cannot name an attack; use letters, digits and _, and not clean")
@@ -97,6 +99,8 @@ class EvaluationProtocol:
             raise UserError(f"expected_clean_accuracy must lie in [0, 1], got {self.expected_clean_accuracy}")
         if self.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {self.batch_size}; 128 suits most machines")
+        if self.clever is not None and not isinstance(self.clever, Clever):
+            raise UserError(f"clever must be settings of CLEVER, got {self.clever!r}; give it the _target_ Clever")
         for option, count in (("keep_examples", self.keep_examples), ("clever_images", self.clever_images or 0)):
             if count < 0:
                 raise UserError(f"{option} must not be negative, got {count}; 0 keeps none")

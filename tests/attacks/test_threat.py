@@ -88,7 +88,7 @@ def test_bad_threats_are_refused(settings: dict[str, object], message: str) -> N
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "float32"),
         (torch.zeros(3, 4, 4), "shape"),
         (torch.full((1, 3, 4, 4), 2.0), "must lie in"),
-        (torch.full((1, 3, 4, 4), float("nan")), "must lie in"),
+        (torch.full((1, 3, 4, 4), float("nan")), "got NaN; check the data"),
     ],
 )
 def test_unsuitable_images_are_refused(images: torch.Tensor, message: str) -> None:
