@@ -11,6 +11,7 @@ from typing import Final, TypeVar, final
 
 import torch
 from joblib import Parallel, delayed
+from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.executor import Executor, OnError
@@ -53,6 +54,9 @@ class LocalExecutor(Executor):
     def __post_init__(self) -> None:
         if not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1):
             raise UserError(f"hydra.launcher.executor.n_jobs must be a positive number or -1, got {self.n_jobs!r}")
+
+    def check(self, jobs: Mapping[Path, DictConfig], on_error: OnError) -> None:
+        """Nothing: what a job needs of this machine, it knows best itself."""
 
     def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
         """Run jobs and return when all have ended.

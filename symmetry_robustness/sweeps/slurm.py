@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import submitit
+from omegaconf import DictConfig
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from symmetry_robustness.errors import UserError
@@ -89,20 +90,25 @@ class SlurmExecutor(Executor):
                 f"signal_delay_s={self.signal_delay_s}; set timeout_min={least} or more, or a shorter signal_delay_s"
             )
 
-    def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
-        """Submit jobs that Slurm does not have already, and return when all have ended, or at once if detached.
-
-        Raises:
-            UserError: settings that do not fit a job, before any is submitted; what sbatch said when it refused; or
-                that Slurm does not answer.
-            KeyboardInterrupt: in the waiting process; the jobs go on.
-        """
+    def check(self, jobs: Mapping[Path, DictConfig], on_error: OnError) -> None:
+        """Refuse settings that do not fit a job, and a machine without a Slurm that answers."""
         if shutil.which("sbatch") is None:
             raise UserError(
                 "hydra/launcher=slurm, but there is no sbatch on this machine; "
                 "start from a login node of the cluster, or choose hydra/launcher=local"
             )
-        needs = {job: self._needs(job) for job in jobs}
+        for job, config in jobs.items():
+            self._needs(job, config)
+        _ask(None)
+
+    def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
+        """Submit jobs that Slurm does not have already, and return when all have ended, or at once if detached.
+
+        Raises:
+            UserError: what sbatch said when it refused, or that Slurm does not answer.
+            KeyboardInterrupt: in the waiting process; the jobs go on.
+        """
+        needs = {job: self._needs(job, read_config(job)) for job in jobs}
         files = jobs[0].parent / FILES
         files.mkdir(exist_ok=True)
         with locked(files / ".lock", wait=lambda: print("another process is submitting; waiting for it", flush=True)):
@@ -125,9 +131,8 @@ class SlurmExecutor(Executor):
             print(f"the jobs go on without this process\n{how}", flush=True)
             raise
 
-    def _needs(self, job: Path) -> Allocation:
-        trainer = read_config(job).trainer
-        return allocation(trainer, job.name, self.nodes, self.tasks_per_node, self.gpus_per_node)
+    def _needs(self, job: Path, config: DictConfig) -> Allocation:
+        return allocation(config.trainer, job.name, self.nodes, self.tasks_per_node, self.gpus_per_node)
 
     def _submit(self, jobs: Sequence[Path], need: Allocation, environment: Mapping[str, str]) -> dict[Path, str]:
         """Submit one array and note each job's number in its run directory; returns the numbers.

@@ -78,4 +78,4 @@ def test_an_array_holds_jobs_of_the_same_needs_and_no_more_than_the_cluster_allo
 def test_without_slurm_the_launcher_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"no sbatch on this machine.*hydra/launcher=local"):
-        SlurmExecutor().run([tmp_path], {}, "continue")
+        SlurmExecutor().check({}, "continue")
