@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file
-from symmetry_robustness.sweeps.run_directory import CONFIG, freeze, job_key, read_config, write_json
+from symmetry_robustness.sweeps.run_directory import CONFIG, freeze, is_done, job_key, read_config, write_json
 from symmetry_robustness.sweeps.signs import read_mapping
 
 JOBS = "jobs"
@@ -51,12 +51,16 @@ class PlannedJob:
             except UserError:
                 if not self._is_frozen():  # otherwise another process was faster
                     raise
+        self._enter()
+
+    def _enter(self) -> None:
+        """Write the job's row of the manifest: it names the last command that was about the job before it was done."""
         row = self.sweep / JOBS / f"{self.key}.json"
-        if row.exists():
-            return
-        planned = datetime.now(UTC).isoformat(timespec="seconds")
-        content = {"key": self.key, "directory": self.directory.name, "overrides": [*self.overrides]}
-        write_json(row, content | {"planned": planned})
+        place = {"key": self.key, "directory": self.directory.name}
+        content = place | {"overrides": [*self.overrides], "words": [*self.words]}
+        known = read_mapping(row) or {}
+        if not known.items() >= (place if is_done(self.directory) else content).items():
+            write_json(row, content | {"planned": datetime.now(UTC).isoformat(timespec="seconds")})
 
     def _is_frozen(self) -> bool:
         """Whether the configuration lies in the run directory; one that is damaged is replaced."""

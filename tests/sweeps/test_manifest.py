@@ -13,7 +13,16 @@ from omegaconf import DictConfig
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep, describe_sweep
-from symmetry_robustness.sweeps.run_directory import find_run, first_difference, freeze, job_key, read_config, read_json
+from symmetry_robustness.sweeps.run_directory import (
+    find_run,
+    first_difference,
+    freeze,
+    job_key,
+    read_config,
+    read_json,
+    write_json,
+)
+from symmetry_robustness.sweeps.state import sweep_states
 
 WORDS = ("-m", "seed=0,1")
 
@@ -62,6 +71,29 @@ def test_a_job_whose_directory_is_gone_can_be_planned_again(config: DictConfig, 
     job.freeze()
     assert read_config(job.directory) == config
     assert (tmp_path / "jobs" / f"{job.key}.json").read_text() == row
+
+
+def test_the_manifest_names_the_last_command_about_a_job_that_is_not_done(config: DictConfig, tmp_path: Path) -> None:
+    job = PlannedJob(tmp_path, config, ("seed=0",), ("-m", "seed=0"))
+    longer = PlannedJob(tmp_path, config, (), ("-m", "seed=0,1"))
+    row = tmp_path / "jobs" / f"{job.key}.json"
+    job.freeze()
+    longer.freeze()
+    assert read_json(row)["words"] == ["-m", "seed=0,1"]
+    write_json(job.directory / "summary.json", {"status": "done"})
+    job.freeze()
+    assert read_json(row)["words"] == ["-m", "seed=0,1"]
+
+
+def test_a_damaged_row_is_written_anew(config: DictConfig, tmp_path: Path) -> None:
+    job = PlannedJob(tmp_path, config, ("seed=0",), WORDS)
+    job.freeze()
+    for summary in ({"status": "failed"}, {"status": "done"}):
+        write_json(job.directory / "summary.json", summary)
+        (tmp_path / "jobs" / f"{job.key}.json").write_text("")
+        job.freeze()
+        (state,) = sweep_states(tmp_path)
+        assert (state.key, state.overrides) == (job.key, ("seed=0",))
 
 
 PLAN = """
