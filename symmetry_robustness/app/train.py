@@ -96,10 +96,10 @@ class Command:
 
     def remove_what_is_empty(self) -> None:
         """Remove the directory that Hydra has made if nothing of ours was written to it."""
-        if self.made is None or self.made == Path.cwd():
+        if self.made is None:
             return
-        with contextlib.suppress(OSError):  # somebody has found a use for it
-            if {path.name for path in self.made.iterdir()} <= {"multirun.yaml"}:
+        with contextlib.suppress(OSError):  # somebody has found a use for it, or it is gone
+            if not self.made.samefile(".") and {path.name for path in self.made.iterdir()} <= {"multirun.yaml"}:
                 (self.made / "multirun.yaml").unlink(missing_ok=True)
                 self.made.rmdir()
 

@@ -46,8 +46,13 @@ def freeze(config: DictConfig, directory: Path, command: list[str]) -> None:
         command: the words the user typed.
 
     Raises:
-        UserError: the directory already holds a run, or anything else; nothing is overwritten.
+        UserError: the directory already holds a run, or anything else, or is the current one; nothing is overwritten.
     """
+    if directory.is_dir() and directory.samefile(".") and not any(directory.iterdir()):
+        raise UserError(
+            f"{directory} is the current directory, whose place a run cannot take; "
+            "name a new one (hydra.run.dir=…) and leave out hydra.job.chdir"
+        )
     about = {
         "command": command,
         "submitted": datetime.now(UTC).isoformat(timespec="milliseconds"),
