@@ -18,7 +18,7 @@ from symmetry_robustness.app.job import checkpoints, refuse_overruled, robustnes
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep
 from symmetry_robustness.sweeps.process import INTERRUPTED, run_job
-from symmetry_robustness.sweeps.run_directory import find_run, freeze, is_done
+from symmetry_robustness.sweeps.run_directory import find_run, freeze, is_done, renew
 
 _DETACH = "--detach"
 
@@ -118,9 +118,11 @@ class Command:
     def _single(self, config: DictConfig) -> Path:
         directory = Path(HydraConfig.get().runtime.output_dir)
         earlier = find_run(directory, config) if config.resume == "auto" else None
+        command = ["symrob", "train", *self.words]
         if earlier is None:
-            freeze(config, directory, ["symrob", "train", *self.words])
+            freeze(config, directory, command)
             return directory
+        renew(config, earlier, command)
         print(f"goes on in {earlier}", flush=True)
         return earlier
 
