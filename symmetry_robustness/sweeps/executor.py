@@ -10,6 +10,16 @@ from omegaconf import DictConfig
 OnError = Literal["continue", "stop"]
 
 
+def stop_line(failed: Path, others: int) -> str:
+    """What to print where a job that failed ends its sweep.
+
+    Args:
+        failed: its run directory.
+        others: how many jobs do not run because of it.
+    """
+    return f"stopped by on_error=stop: {failed.name} did not end well; not run: {others}"
+
+
 class Executor(ABC):
     """Runs run directories; what became of them is read from their files, never from a return value."""
 

@@ -91,7 +91,11 @@ class SlurmExecutor(Executor):
             )
 
     def check(self, jobs: Mapping[Path, DictConfig], on_error: OnError) -> None:
-        """Refuse settings that do not fit a job, and a machine without a Slurm that answers."""
+        """Refuse settings that do not fit a job or each other, and a machine without a Slurm that answers."""
+        if self.detach and on_error == "stop":
+            raise UserError(
+                "hydra.launcher.on_error=stop has to wait for the jobs, which --detach does not; leave out one of them"
+            )
         if shutil.which("sbatch") is None:
             raise UserError(
                 "hydra/launcher=slurm, but there is no sbatch on this machine; "
@@ -121,7 +125,7 @@ class SlurmExecutor(Executor):
                 submitted |= self._submit(part, need, environment)
         numbers = " ".join(sorted({number.split("_")[0] for number in submitted.values()}))
         print(f"with Slurm as {numbers}: {len(submitted)} jobs", flush=True)
-        how = f"follow them: symrob status {jobs[0].parent}\ncancel them: scancel {numbers}"
+        how = f"follow them: {shlex.join(['symrob', 'status', str(jobs[0].parent)])}\ncancel them: scancel {numbers}"
         if self.detach:
             print(how, flush=True)
             return

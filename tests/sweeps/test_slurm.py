@@ -75,6 +75,11 @@ def test_an_array_holds_jobs_of_the_same_needs_and_no_more_than_the_cluster_allo
     assert all(needs[job] == need for need, jobs in arrays for job in jobs)
 
 
+def test_who_does_not_wait_cannot_stop_what_waits() -> None:
+    with pytest.raises(UserError, match=r"on_error=stop .* --detach"):
+        SlurmExecutor(detach=True).check({}, "stop")
+
+
 def test_without_slurm_the_launcher_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"no sbatch on this machine.*hydra/launcher=local"):
