@@ -152,8 +152,10 @@ class SlurmExecutor(Executor):
             executor.update_parameters(**self._parameters(sweep.name, mark, need, environment, len(jobs)))
             elements = executor.map_array(become_job, [str(job.resolve()) for job in jobs])
         except (FailedJobError, FailedSubmissionError) as error:
-            said = str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")
-            raise UserError(f"sbatch refused the jobs ({said}); check partition, account and limits") from error
+            raise UserError(
+                f"sbatch refused the jobs ({what_sbatch_said(str(error))}); check partition, account, limits and "
+                "additional_parameters"
+            ) from error
         numbers = {job: str(element.job_id) for job, element in zip(jobs, elements, strict=True)}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for job, number in numbers.items():
@@ -256,6 +258,12 @@ def split(
         part = list(group)
         for start in range(0, len(part), largest):
             yield need, part[start : start + largest]
+
+
+def what_sbatch_said(output: str) -> str:
+    """All lines of an error in one, without what each begins with and without the advice to read the manual."""
+    lines = [line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in output.splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith("Try ")) or "without a word"
 
 
 def _largest_array() -> int:

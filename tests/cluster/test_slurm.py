@@ -217,7 +217,8 @@ def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["hydra.launcher.executor.partition=nowhere"], "partition"),
+        (["hydra.launcher.executor.partition=nowhere"], "invalid partition specified: nowhere"),
+        (["+hydra.launcher.executor.additional_parameters.foo=1"], "unrecognized option '--foo=1'"),
         (["hydra.launcher.executor.nodes=2"], "trainer.num_nodes=1"),
     ],
 )
