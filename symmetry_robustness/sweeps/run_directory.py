@@ -21,7 +21,7 @@ from yaml import AliasToken, YAMLError, scan
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file, unused
-from symmetry_robustness.sweeps.signs import read_mapping
+from symmetry_robustness.sweeps.signs import is_locked, read_mapping
 from symmetry_robustness.sweeps.snapshot import package_digest
 
 CONFIG = "config.yaml"
@@ -73,18 +73,23 @@ def freeze(config: DictConfig, directory: Path, command: list[str]) -> None:
 
 
 def renew(config: DictConfig, directory: Path, command: list[str]) -> None:
-    """Before a run goes on: write anew what is damaged of what `freeze` wrote.
+    """Before a run goes on: write anew what is damaged of it, and take settings that do not decide its result.
+
+    A run that is done keeps its settings, and so does one that a process is running.
 
     Args:
-        config: resolved and checked; computes the same as the run.
+        config: resolved and checked; computes the same as the run, so that at most settings of `ELSEWHERE` differ.
         directory: the run directory.
         command: the words the user typed.
     """
+    ended = is_done(directory)
     try:
-        read_config(directory)
+        outdated = read_config(directory) != config and not ended and not is_locked(directory / LOCK)
     except UserError:
+        outdated = True
+    if outdated:
         replace_file(directory / CONFIG, OmegaConf.to_yaml(config), durable=True)
-    if not is_done(directory):
+    if not ended:
         try:
             read_provenance(directory)
         except UserError:
