@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import re
 import shlex
 import sys
 import time
@@ -20,7 +21,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file
 from symmetry_robustness.reporting import formats
 from symmetry_robustness.reporting.formats import Cell, markdown
-from symmetry_robustness.sweeps.manifest import SWEEP
+from symmetry_robustness.sweeps.manifest import JOBS
 from symmetry_robustness.sweeps.run_directory import PROVENANCE
 from symmetry_robustness.sweeps.signs import read_mapping
 from symmetry_robustness.sweeps.state import JobState, sweep_states
@@ -28,6 +29,8 @@ from symmetry_robustness.sweeps.state import JobState, sweep_states
 Row = dict[str, str]
 _MOST: Final = 30  # rows of a kind on a terminal; the files hold all
 _NO_RESULTS: Final = ("status", "name", "group", "seed", "data")  # of summary.json
+# What is neither another type to Hydra nor beyond its grammar.
+_PLAIN: Final = re.compile(r"(?!(?:null|true|false|nan|inf)$)[./]*[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
 
 _TITLES: Final = {"clean_accuracy": "clean %", "clever": "CLEVER"}
 
@@ -180,17 +183,35 @@ def _print_trouble(console: Console, states: Sequence[JobState]) -> None:
 def _remedies(sweep: Path, states: Sequence[JobState]) -> list[str]:
     """What to do about jobs that are not done."""
     going = sum(state.state == "running" for state in states)
-    rest = sum(state.state not in ("running", "done") for state in states)
-    lines = [f"{going} still running: look with `symrob status {sweep}`, collect again later"] if going else []
-    if not rest:
-        return lines
-    words = (read_mapping(sweep / SWEEP) or {}).get("words")
+    status = shlex.join(["symrob", "status", str(sweep)])
+    lines = [f"{going} still running: look with `{status}`, collect again later"] if going else []
+    commands = [_command(sweep, state) for state in states if state.state not in ("running", "done")]
+    known = [command for command in commands if command]
+    if known:
+        distinct = [*dict.fromkeys(known)]
+        again = "command again runs" if len(distinct) == 1 else "commands again run"
+        lines += [f"the same {again} only what is missing ({len(known)}):", *(f"  {command}" for command in distinct)]
+    if unknown := len(commands) - len(known):
+        lines.append(f"the command they were started with, given again, runs only what is missing ({unknown})")
+    return lines
+
+
+def _command(sweep: Path, state: JobState) -> str | None:
+    """The last command that was about a job, for a shell; None where the manifest does not tell."""
+    words = (read_mapping(sweep / JOBS / f"{state.key}.json") or {}).get("words")
     if not isinstance(words, list):
-        return [*lines, f"the command of the sweep, given again, runs only what is missing ({rest})"]
+        return None
     # Without its place a later start would choose a new one.
     kept = [str(word) for word in words if not str(word).startswith("hydra.sweep.dir=")]
-    command = shlex.join(["symrob", "train", *kept, f"hydra.sweep.dir={sweep}"])
-    return [*lines, f"the same command again runs only what is missing ({rest}):", f"  {command}"]
+    return shlex.join(["symrob", "train", *kept, f"hydra.sweep.dir={_hydra_text(str(sweep))}"])
+
+
+def _hydra_text(text: str) -> str:
+    """A text as Hydra reads it from the command line, in quotes unless its grammar takes it as it stands."""
+    if _PLAIN.fullmatch(text):
+        return text
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
+    return f'"{escaped}"'
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.config import config_directory
 from symmetry_robustness.app.schema import register_schemas
+from symmetry_robustness.errors import UserError
 
 _PLANNING = "hydra_plugins.symrob_launcher."
 
@@ -31,7 +32,13 @@ def run_hydra(
 
     Returns:
         The exit status: 0, or that of the first job that failed here.
+
+    Raises:
+        UserError: a directory without a name, which would be the current one.
     """
+    for name in ("hydra.run.dir", "hydra.sweep.dir"):
+        if f"{name}=" in words:
+            raise UserError(f"{name} is empty; name a directory, or leave it out")
     register_schemas()
     sys.argv = [f"symrob-{app}", *words]
     statuses: list[int] = []

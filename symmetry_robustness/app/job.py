@@ -35,7 +35,7 @@ from symmetry_robustness.sweeps.run_directory import (
     add_environment,
     is_done,
     read_config,
-    read_json,
+    read_provenance,
     write_json,
 )
 from symmetry_robustness.training import Classifier, RobustnessCallback, tracking
@@ -266,7 +266,7 @@ def trackers(config: DictConfig, directory: Path) -> list[Logger]:
     return [
         tracking.wandb_logger(
             directory=directory,
-            run_id=read_json(directory / "provenance.json")["wandb_id"],
+            run_id=read_provenance(directory)["wandb_id"],
             name=f"{config.name} seed={config.seed}",
             group=config.group,
             job_type=config.name,

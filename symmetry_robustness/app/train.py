@@ -18,7 +18,7 @@ from symmetry_robustness.app.job import checkpoints, refuse_overruled, robustnes
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep
 from symmetry_robustness.sweeps.process import INTERRUPTED, run_job
-from symmetry_robustness.sweeps.run_directory import find_run, freeze, is_done
+from symmetry_robustness.sweeps.run_directory import find_run, freeze, is_done, renew
 
 _DETACH = "--detach"
 
@@ -96,10 +96,10 @@ class Command:
 
     def remove_what_is_empty(self) -> None:
         """Remove the directory that Hydra has made if nothing of ours was written to it."""
-        if self.made is None or self.made == Path.cwd():
+        if self.made is None:
             return
-        with contextlib.suppress(OSError):  # somebody has found a use for it
-            if {path.name for path in self.made.iterdir()} <= {"multirun.yaml"}:
+        with contextlib.suppress(OSError):  # somebody has found a use for it, or it is gone
+            if not self.made.samefile(".") and {path.name for path in self.made.iterdir()} <= {"multirun.yaml"}:
                 (self.made / "multirun.yaml").unlink(missing_ok=True)
                 self.made.rmdir()
 
@@ -118,9 +118,11 @@ class Command:
     def _single(self, config: DictConfig) -> Path:
         directory = Path(HydraConfig.get().runtime.output_dir)
         earlier = find_run(directory, config) if config.resume == "auto" else None
+        command = ["symrob", "train", *self.words]
         if earlier is None:
-            freeze(config, directory, ["symrob", "train", *self.words])
+            freeze(config, directory, command)
             return directory
+        renew(config, earlier, command)
         print(f"goes on in {earlier}", flush=True)
         return earlier
 

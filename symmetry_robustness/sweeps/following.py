@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from symmetry_robustness.sweeps.executor import OnError
+from symmetry_robustness.sweeps.executor import OnError, stop_line
 from symmetry_robustness.sweeps.run_directory import SUBMISSION, SUMMARY, is_done
 from symmetry_robustness.sweeps.signs import read_mapping, text
 from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
@@ -23,7 +23,7 @@ def follow(jobs: Mapping[Path, str], poll_s: float, on_error: OnError) -> None:
         on_error: "stop" cancels jobs that wait as soon as one has failed.
     """
     going, gone = dict(jobs), dict[Path, float]()
-    answering, stopped = True, False
+    answering, cancelled = True, set[Path]()
     while going:
         time.sleep(poll_s)
         queue = ask_squeue(going.values())
@@ -33,12 +33,17 @@ def follow(jobs: Mapping[Path, str], poll_s: float, on_error: OnError) -> None:
         ended = [job for job, number in going.items() if _has_ended(job, number, queue, gone)]
         for job in ended:
             number = going.pop(job)
-            outcome = _outcome(job)
+            outcome = _outcome(job) or ("cancelled" if job in cancelled else "ended without a summary")
             print(f"{outcome}: {job.name}" + ("" if outcome == "done" else f" (Slurm job {number})"), flush=True)
-            stop = on_error == "stop" and outcome not in ("done", "interrupted")
-            if stop and not stopped and going:
-                stopped = True
-                subprocess.run(["scancel", "--state=PENDING", *going.values()], check=False)
+            if on_error == "stop" and outcome not in ("done", "interrupted", "cancelled") and not cancelled:
+                cancelled = {other for other, number in going.items() if _waits(number, queue)}
+                if cancelled:
+                    subprocess.run(["scancel", "--state=PENDING", *going.values()], check=False)
+                    print(stop_line(job, len(cancelled)), flush=True)
+
+
+def _waits(number: str, queue: Mapping[str, SlurmJob] | None) -> bool:
+    return queue is not None and number in queue and queue[number].waiting
 
 
 def _has_ended(job: Path, number: str, queue: Mapping[str, SlurmJob] | None, gone: dict[Path, float]) -> bool:
@@ -59,9 +64,9 @@ def _has_ended(job: Path, number: str, queue: Mapping[str, SlurmJob] | None, gon
     return _summary(job) is not None or missed >= _GRACE_S
 
 
-def _outcome(job: Path) -> str:
-    """The status in the summary, or that there is none."""
-    return text(_summary(job) or {}, "status") or "ended without a summary"
+def _outcome(job: Path) -> str | None:
+    """The status in the summary; None where there is none."""
+    return text(_summary(job) or {}, "status")
 
 
 def _summary(job: Path) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 import os
 import queue
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Final, TypeVar, final
 
 import torch
 from joblib import Parallel, delayed
+from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.executor import Executor, OnError
+from symmetry_robustness.sweeps.executor import Executor, OnError, stop_line
 from symmetry_robustness.sweeps.process import INTERRUPTED, JobProcess, RunningJobs, forwarded_signals
 
 OUTPUT: Final = "output.txt"
@@ -54,6 +54,9 @@ class LocalExecutor(Executor):
         if not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1):
             raise UserError(f"hydra.launcher.executor.n_jobs must be a positive number or -1, got {self.n_jobs!r}")
 
+    def check(self, jobs: Mapping[Path, DictConfig], on_error: OnError) -> None:
+        """Nothing: what a job needs of this machine, it knows best itself."""
+
     def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
         """Run jobs and return when all have ended.
 
@@ -64,18 +67,21 @@ class LocalExecutor(Executor):
         free: queue.SimpleQueue[Share] = queue.SimpleQueue()
         for share in shares:
             free.put(share)
-        failed = threading.Event()
+        failed, left_out = list[Path](), list[Path]()
 
         def run_one(job: Path, running: RunningJobs) -> None:
-            if running.signal is not None or (failed.is_set() and on_error == "stop"):
+            if running.signal is not None:
+                return
+            if failed and on_error == "stop":
+                left_out.append(job)
                 return
             share = free.get()
             try:
                 if _run(job, environment, share, running, alone=len(shares) == 1) not in (0, *INTERRUPTED):
-                    failed.set()
+                    failed.append(job)
             except OSError as error:
                 print(f"error: {job.name} could not be started ({error})", file=sys.stderr, flush=True)
-                failed.set()
+                failed.append(job)
             finally:
                 free.put(share)
 
@@ -83,6 +89,8 @@ class LocalExecutor(Executor):
             Parallel(n_jobs=len(shares), backend="threading", batch_size=1)(
                 delayed(run_one)(job, running) for job in jobs
             )
+        if left_out:
+            print(stop_line(failed[0], len(left_out)), flush=True)
         running.reraise()
 
 

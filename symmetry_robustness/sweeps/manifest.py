@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.files import replace_file
-from symmetry_robustness.sweeps.run_directory import CONFIG, freeze, job_key, read_config, write_json
+from symmetry_robustness.sweeps.run_directory import CONFIG, freeze, is_done, job_key, renew, write_json
 from symmetry_robustness.sweeps.signs import read_mapping
 
 JOBS = "jobs"
@@ -45,29 +44,25 @@ class PlannedJob:
 
     def freeze(self) -> None:
         """Make it part of the sweep, unless it is already; any number of processes may do so at the same time."""
-        if not self._is_frozen():
+        command, path = ["symrob", "train", *self.words], self.directory / CONFIG
+        if path.exists():
+            renew(self.config, self.directory, command)
+        else:
             try:
-                freeze(self.config, self.directory, ["symrob", "train", *self.words])
+                freeze(self.config, self.directory, command)
             except UserError:
-                if not self._is_frozen():  # otherwise another process was faster
+                if not path.exists():  # otherwise another process was faster
                     raise
-        row = self.sweep / JOBS / f"{self.key}.json"
-        if row.exists():
-            return
-        planned = datetime.now(UTC).isoformat(timespec="seconds")
-        content = {"key": self.key, "directory": self.directory.name, "overrides": [*self.overrides]}
-        write_json(row, content | {"planned": planned})
+        self._enter()
 
-    def _is_frozen(self) -> bool:
-        """Whether the configuration lies in the run directory; one that is damaged is replaced."""
-        path = self.directory / CONFIG
-        if not path.exists():
-            return False
-        try:
-            read_config(self.directory)
-        except UserError:
-            replace_file(path, OmegaConf.to_yaml(self.config), durable=True)
-        return True
+    def _enter(self) -> None:
+        """Write the job's row of the manifest: it names the last command that was about the job before it was done."""
+        row = self.sweep / JOBS / f"{self.key}.json"
+        place = {"key": self.key, "directory": self.directory.name}
+        content = place | {"overrides": [*self.overrides], "words": [*self.words]}
+        known = read_mapping(row) or {}
+        if not known.items() >= (place if is_done(self.directory) else content).items():
+            write_json(row, content | {"planned": datetime.now(UTC).isoformat(timespec="seconds")}, durable=True)
 
 
 def describe_sweep(sweep: Path, words: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from yaml import AliasToken, YAMLError, scan
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file, unused
-from symmetry_robustness.sweeps.signs import read_mapping
+from symmetry_robustness.sweeps.signs import is_locked, read_mapping
 from symmetry_robustness.sweeps.snapshot import package_digest
 
 CONFIG = "config.yaml"
@@ -46,19 +46,16 @@ def freeze(config: DictConfig, directory: Path, command: list[str]) -> None:
         command: the words the user typed.
 
     Raises:
-        UserError: the directory already holds a run, or anything else; nothing is overwritten.
+        UserError: the directory already holds a run, or anything else, or is the current one; nothing is overwritten.
     """
-    about = {
-        "command": command,
-        "submitted": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "seed": config.seed,
-        "key": job_key(config),
-        "wandb_id": secrets.token_hex(4),
-        **code_version(),
-    }
+    if directory.is_dir() and directory.samefile(".") and not any(directory.iterdir()):
+        raise UserError(
+            f"{directory} is the current directory, whose place a run cannot take; "
+            "name a new one (hydra.run.dir=…) and leave out hydra.job.chdir"
+        )
     unfinished = unused(directory.absolute())
     try:
-        write_json(unfinished / PROVENANCE, about)
+        write_json(unfinished / PROVENANCE, _origin(config, command), durable=True)
         replace_file(unfinished / CONFIG, OmegaConf.to_yaml(config), durable=True)
         try:
             unfinished.rename(directory)
@@ -73,6 +70,42 @@ def freeze(config: DictConfig, directory: Path, command: list[str]) -> None:
             raise UserError(f"{directory} is not empty; choose a new place for the run (hydra.run.dir=…)") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def renew(config: DictConfig, directory: Path, command: list[str]) -> None:
+    """Before a run goes on: write anew what is damaged of it, and take settings that do not decide its result.
+
+    A run that is done keeps its settings, and so does one that a process is running.
+
+    Args:
+        config: resolved and checked; computes the same as the run, so that at most settings of `ELSEWHERE` differ.
+        directory: the run directory.
+        command: the words the user typed.
+    """
+    ended = is_done(directory)
+    try:
+        outdated = read_config(directory) != config and not ended and not is_locked(directory / LOCK)
+    except UserError:
+        outdated = True
+    if outdated:
+        replace_file(directory / CONFIG, OmegaConf.to_yaml(config), durable=True)
+    if not ended:
+        try:
+            read_provenance(directory)
+        except UserError:
+            write_json(directory / PROVENANCE, _origin(config, command), durable=True)
+
+
+def _origin(config: DictConfig, command: list[str]) -> dict[str, Any]:
+    """The provenance of a run that is still to start."""
+    return {
+        "command": command,
+        "submitted": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "seed": config.seed,
+        "key": job_key(config),
+        "wandb_id": secrets.token_hex(4),
+        **code_version(),
+    }
 
 
 def job_key(config: DictConfig) -> str:
@@ -143,24 +176,38 @@ def read_config(directory: Path) -> DictConfig:
     path = directory / CONFIG
     if not path.is_file():
         raise UserError(f"{directory} is not a run directory: it has no {CONFIG}")
-    text = path.read_text()
     try:
+        text = path.read_text()
         if "${" in text or any(isinstance(token, AliasToken) for token in scan(text)):
             # An interpolation can read the environment, a few aliases can unfold to gigabytes.
             raise UserError(f"{path} holds interpolations or aliases, which no run writes; do not trust it")
         config = OmegaConf.create(text)
-    except (YAMLError, OmegaConfBaseException) as error:
+    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); restore it or train again") from None
     if not isinstance(config, DictConfig) or not isinstance(config.get("data"), DictConfig):
         raise UserError(f"{path} is damaged: it is no configuration of a run; restore it or train again")
     return config
 
 
+def read_provenance(directory: Path) -> dict[str, Any]:
+    """Where a run comes from.
+
+    Raises:
+        UserError: its file is damaged or not there.
+    """
+    content = read_mapping(directory / PROVENANCE)
+    if not content or "wandb_id" not in content:
+        raise UserError(
+            f"{directory / PROVENANCE} is damaged or gone; the same command again writes it anew "
+            "(that of a single job with resume=auto hydra.run.dir={directory})"
+        )
+    return content
+
+
 def add_environment(directory: Path) -> None:
     """Add to a run's provenance where it runs: machine, devices, versions."""
-    path = directory / PROVENANCE
-    known = read_json(path) if path.exists() else {}
-    write_json(path, known | {"started": datetime.now(UTC).isoformat(timespec="seconds")} | environment())
+    path, known = directory / PROVENANCE, read_provenance(directory)
+    write_json(path, known | {"started": datetime.now(UTC).isoformat(timespec="seconds")} | environment(), durable=True)
 
 
 @functools.cache
@@ -218,6 +265,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader never sees half of it."""
-    replace_file(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
+    """Write JSON so that a reader never sees half of it, see `replace_file`."""
+    replace_file(path, json.dumps(content, indent=2) + "\n", durable=durable)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import submitit
+from omegaconf import DictConfig
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from symmetry_robustness.errors import UserError
@@ -89,20 +90,29 @@ class SlurmExecutor(Executor):
                 f"signal_delay_s={self.signal_delay_s}; set timeout_min={least} or more, or a shorter signal_delay_s"
             )
 
-    def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
-        """Submit jobs that Slurm does not have already, and return when all have ended, or at once if detached.
-
-        Raises:
-            UserError: settings that do not fit a job, before any is submitted; what sbatch said when it refused; or
-                that Slurm does not answer.
-            KeyboardInterrupt: in the waiting process; the jobs go on.
-        """
+    def check(self, jobs: Mapping[Path, DictConfig], on_error: OnError) -> None:
+        """Refuse settings that do not fit a job or each other, and a machine without a Slurm that answers."""
+        if self.detach and on_error == "stop":
+            raise UserError(
+                "hydra.launcher.on_error=stop has to wait for the jobs, which --detach does not; leave out one of them"
+            )
         if shutil.which("sbatch") is None:
             raise UserError(
                 "hydra/launcher=slurm, but there is no sbatch on this machine; "
                 "start from a login node of the cluster, or choose hydra/launcher=local"
             )
-        needs = {job: self._needs(job) for job in jobs}
+        for job, config in jobs.items():
+            self._needs(job, config)
+        _ask(None)
+
+    def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
+        """Submit jobs that Slurm does not have already, and return when all have ended, or at once if detached.
+
+        Raises:
+            UserError: what sbatch said when it refused, or that Slurm does not answer.
+            KeyboardInterrupt: in the waiting process; the jobs go on.
+        """
+        needs = {job: self._needs(job, read_config(job)) for job in jobs}
         files = jobs[0].parent / FILES
         files.mkdir(exist_ok=True)
         with locked(files / ".lock", wait=lambda: print("another process is submitting; waiting for it", flush=True)):
@@ -115,7 +125,7 @@ class SlurmExecutor(Executor):
                 submitted |= self._submit(part, need, environment)
         numbers = " ".join(sorted({number.split("_")[0] for number in submitted.values()}))
         print(f"with Slurm as {numbers}: {len(submitted)} jobs", flush=True)
-        how = f"follow them: symrob status {jobs[0].parent}\ncancel them: scancel {numbers}"
+        how = f"follow them: {shlex.join(['symrob', 'status', str(jobs[0].parent)])}\ncancel them: scancel {numbers}"
         if self.detach:
             print(how, flush=True)
             return
@@ -125,9 +135,8 @@ class SlurmExecutor(Executor):
             print(f"the jobs go on without this process\n{how}", flush=True)
             raise
 
-    def _needs(self, job: Path) -> Allocation:
-        trainer = read_config(job).trainer
-        return allocation(trainer, job.name, self.nodes, self.tasks_per_node, self.gpus_per_node)
+    def _needs(self, job: Path, config: DictConfig) -> Allocation:
+        return allocation(config.trainer, job.name, self.nodes, self.tasks_per_node, self.gpus_per_node)
 
     def _submit(self, jobs: Sequence[Path], need: Allocation, environment: Mapping[str, str]) -> dict[Path, str]:
         """Submit one array and note each job's number in its run directory; returns the numbers.
@@ -143,8 +152,10 @@ class SlurmExecutor(Executor):
             executor.update_parameters(**self._parameters(sweep.name, mark, need, environment, len(jobs)))
             elements = executor.map_array(become_job, [str(job.resolve()) for job in jobs])
         except (FailedJobError, FailedSubmissionError) as error:
-            said = str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")
-            raise UserError(f"sbatch refused the jobs ({said}); check partition, account and limits") from error
+            raise UserError(
+                f"sbatch refused the jobs ({what_sbatch_said(str(error))}); check partition, account, limits and "
+                "additional_parameters"
+            ) from error
         numbers = {job: str(element.job_id) for job, element in zip(jobs, elements, strict=True)}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for job, number in numbers.items():
@@ -247,6 +258,12 @@ def split(
         part = list(group)
         for start in range(0, len(part), largest):
             yield need, part[start : start + largest]
+
+
+def what_sbatch_said(output: str) -> str:
+    """All lines of an error in one, without what each begins with and without the advice to read the manual."""
+    lines = [line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in output.splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith("Try ")) or "without a word"
 
 
 def _largest_array() -> int:

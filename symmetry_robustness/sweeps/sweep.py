@@ -20,7 +20,7 @@ def run_planned(returns: Sequence[JobReturn], executor: Executor, on_error: OnEr
         on_error: what a failed job means for those that have not started.
 
     Raises:
-        UserError: a job was refused; nothing was written and none has started.
+        UserError: a job was refused, or the executor refuses them; nothing was written and none has started.
     """
     if on_error not in ("continue", "stop"):
         raise UserError(f"hydra.launcher.on_error must be continue or stop, got {on_error!r}")
@@ -29,15 +29,17 @@ def run_planned(returns: Sequence[JobReturn], executor: Executor, on_error: OnEr
     _refuse(returns)
     planned: list[PlannedJob] = [job.return_value for job in returns]
     sweep = planned[0].sweep
-    describe_sweep(sweep, planned[0].words)
-    for job in planned:
-        job.freeze()
-    directories = list(dict.fromkeys(job.directory for job in planned))  # two spellings of one job are one job
-    missing = [directory for directory in directories if not is_done(directory)]
-    done = f", {len(directories) - len(missing)} done before" if len(missing) < len(directories) else ""
-    print(f"sweep {sweep}: {len(directories)} jobs{done}", flush=True)
+    jobs = {job.directory: job for job in planned}  # two spellings of one job are one job
+    missing = {directory: job.config for directory, job in jobs.items() if not is_done(directory)}
     if missing:
-        executor.run(missing, snapshot(sweep), on_error)
+        executor.check(missing, on_error)
+    describe_sweep(sweep, planned[0].words)
+    for job in jobs.values():
+        job.freeze()
+    done = f", {len(jobs) - len(missing)} done before" if len(missing) < len(jobs) else ""
+    print(f"sweep {sweep}: {len(jobs)} jobs{done}", flush=True)
+    if missing:
+        executor.run([*missing], snapshot(sweep), on_error)
 
 
 def _refuse(returns: Sequence[JobReturn]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from symmetry_robustness.training.outlet import Outlet
+
+log = logging.getLogger(__name__)
 
 _FIRST = ("step", "epoch")
 
@@ -79,9 +82,13 @@ class MetricsCSV(Logger):
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.is_file():
             return []
-        with self._path.open(newline="") as file:
-            rows = [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
-        return [row for row in rows if self._steps is None or int(row["step"]) < self._steps]
+        with self._path.open(newline="", errors="replace") as file:
+            rows = [*csv.DictReader(file)]
+        whole = [row for row in rows if None not in row and (row.get("step") or "").isdecimal()]
+        if len(whole) < len(rows):
+            log.warning("%s: %d damaged rows are left out", self._path, len(rows) - len(whole))
+        kept = [row for row in whole if self._steps is None or int(row["step"]) < self._steps]
+        return [{key: value for key, value in row.items() if value} for row in kept]
 
     @property
     def problem(self) -> str | None:

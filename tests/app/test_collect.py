@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -10,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from symmetry_robustness.app.collect import final_table, main
 
 NUMBERS = {"clean_accuracy": 0.7123, "worst_case.linf_0.03137": 0.25, "clever": 0.125, "parameters": 10}
 
 
-def add(sweep: Path, seed: int, summary: dict[str, Any] | None = None, **files: str) -> Path:
+WORDS = ("-m", "seed=0,1,2,3,4", "model.trunk=[pool, 8]", "hydra.sweep.dir=elsewhere")
+
+
+def add(
+    sweep: Path, seed: int, summary: dict[str, Any] | None = None, words: tuple[str, ...] = WORDS, **files: str
+) -> Path:
     directory = sweep / f"standard_seed-{seed}_{seed:012d}"
     directory.mkdir(parents=True)
-    row = {"key": f"{seed:012d}", "directory": directory.name, "overrides": [f"seed={seed}"], "planned": ""}
+    row = {"key": f"{seed:012d}", "directory": directory.name, "overrides": [f"seed={seed}"], "words": words}
     (sweep / "jobs").mkdir(exist_ok=True)
     (sweep / "jobs" / f"{seed:012d}.json").write_text(json.dumps(row))
     (directory / "config.yaml").write_text("name: standard\n")
@@ -45,8 +52,6 @@ def sweep(tmp_path: Path) -> Path:
     os.utime(lost / "progress.json", (time.time() - 3600,) * 2)
     add(sweep, 3, {"status": "interrupted"})
     add(sweep, 4)
-    words = ["-m", "seed=0,1,2,3,4", "model.trunk=[pool, 8]", "hydra.sweep.dir=elsewhere"]
-    (sweep / "sweep.json").write_text(json.dumps({"words": words, "started": ""}))
     return sweep
 
 
@@ -91,6 +96,39 @@ def test_the_terminal_is_told_what_failed_and_what_to_do(sweep: Path, capsys: py
     assert f"  symrob train -m seed=0,1,2,3,4 'model.trunk=[pool, 8]' hydra.sweep.dir={sweep}" in lines
 
 
+def test_each_missing_job_is_in_a_command_that_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add(tmp_path, 0, done(0), words=("-m", "seed=0"))
+    for seed in (1, 2):
+        add(tmp_path, seed, words=("-m", "seed=0,1,2"))
+    add(tmp_path, 3, words=("-m", "seed=3"))
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "config.yaml").write_text("name: standard\n")
+    final_table(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    index = lines.index("the same commands again run only what is missing (3):")
+    assert lines[index + 1 : index + 4] == [
+        f"  symrob train -m seed=0,1,2 hydra.sweep.dir={tmp_path}",
+        f"  symrob train -m seed=3 hydra.sweep.dir={tmp_path}",
+        "the command they were started with, given again, runs only what is missing (1)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sweep", "x=ü y", "null", "1e3", ".5", "007", 'a"b', "it's", "a\\", 'a\\"b', "a,b", "a[1]", "~x", "-m", "a#b"],
+)
+def test_the_command_is_one_for_shell_and_hydra(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    add(Path(name), 0)
+    final_table(Path(name))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  symrob train ")]
+    place = OverridesParser.create().parse_override(shlex.split(line)[-1])
+    assert (place.key_or_group, place.value()) == ("hydra.sweep.dir", name)
+    assert name != "sweep" or line.endswith(" hydra.sweep.dir=sweep")
+
+
 def test_run_directories_stay_as_they_are(sweep: Path) -> None:
     def content() -> dict[str, bytes]:
         return {str(path): path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
@@ -126,7 +164,7 @@ def test_a_job_that_runs_is_not_called_missing(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_refused_file_is_one_line_after_the_table(sweep: Path) -> None:
-    place = sweep / "sweep.json" / "results.csv"  # below a file nothing can be made
+    place = sweep / "jobs" / f"{0:012d}.json" / "results.csv"  # below a file nothing can be made
     command = [sys.executable, "-m", "symmetry_robustness.app.cli", "collect", str(sweep), "--output", str(place)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2

@@ -178,7 +178,11 @@ def test_what_waits_is_cancelled_if_a_failure_is_to_stop_the_sweep(sweep: Sweep)
     status, output = ended(sweep.start("optimizer.end=raise,null", "seed=0,1", *one))
     assert status == 1, output
     assert set(sweep.statuses()) == {"failed"}, output  # the second may have started before the first was seen to fail
-    assert output.count("\nended without a summary: ") >= 2
+    cancelled = output.count("\ncancelled: ")
+    assert cancelled >= 2
+    assert "\nended without a summary: " not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("stopped by on_error=stop: ")]
+    assert line.endswith(f" did not end well; not run: {cancelled}")
 
 
 def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
@@ -213,7 +217,8 @@ def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["hydra.launcher.executor.partition=nowhere"], "partition"),
+        (["hydra.launcher.executor.partition=nowhere"], "invalid partition specified: nowhere"),
+        (["+hydra.launcher.executor.additional_parameters.foo=1"], "unrecognized option '--foo=1'"),
         (["hydra.launcher.executor.nodes=2"], "trainer.num_nodes=1"),
     ],
 )

@@ -100,6 +100,11 @@ def test_a_run_that_is_done_stays_done_when_its_terminal_is_gone(tmp_path: Path)
         (["seed=0,1", "hydra.launcher.executor=null"], "hydra.launcher.executor"),
         (["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.executor.poll_s=abc"], "hydra.launcher.executor.poll_s"),
         (["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.executor.setup=module"], "hydra.launcher.executor.setup"),
+        (["seed=0,1", "hydra/launcher=slurm"], "no sbatch on this machine"),
+        (
+            ["seed=0,1", "hydra/launcher=slurm", "trainer=ddp_cpu", "hydra.launcher.executor.tasks_per_node=1"],
+            "hydra.launcher.executor.tasks_per_node=1, but trainer.devices=2",
+        ),
         (["seed=range(0)"], "no jobs"),
         (["seed=0,1", "name=../evil"], "name=../evil"),
         (["seed=0,1", "model=standard,nonsense"], "nonsense"),
@@ -110,8 +115,11 @@ def test_a_sweep_with_a_mistake_starts_nothing(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["symrob"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    if "no sbatch" not in named:  # it is only looked for
+        (tmp_path / "sbatch").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     small = [word for word in TINY if not (word.startswith("model=") and any(w.startswith("model=") for w in words))]
     assert cli.main(["train", "-m", *small, *words, f"hydra.sweep.dir={tmp_path / 'sweep'}"]) == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line]
     assert named in line
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "multirun.yaml"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in ("sbatch", "multirun.yaml")]

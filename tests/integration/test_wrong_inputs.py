@@ -57,6 +57,10 @@ AT_COMPOSITION = {
     "share that is none": (["train", "callback.max_share_of_epoch=0"], "callback.max_share_of_epoch"),
     "more at least than at most": (["train", "callback.min_images=300"], "callback.min_images=300"),
     "output without a name": (["train", "output="], "output"),
+    "run without a name": (["train", "hydra.run.dir="], "hydra.run.dir is empty"),
+    "sweep without a name": (["train", "-m", "hydra.sweep.dir="], "hydra.sweep.dir is empty"),
+    "run in the current directory": (["train", "hydra.run.dir=."], "hydra.run.dir=…"),
+    "run in a directory that is entered": (["train", "hydra.job.chdir=true"], "leave out hydra.job.chdir"),
     "Trainer's own precision": (["train", "+trainer.precision=16"], "compute.precision"),
     "plugins of the Trainer": (["train", "+trainer.plugins=[]"], "trainer.plugins"),
     "neither smallest nor largest": (

@@ -1,6 +1,7 @@
 """How the cores and GPUs of a machine are shared out."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,13 @@ def test_threads_follow_the_cores_unless_the_user_has_chosen(monkeypatch: pytest
     assert share.environment() == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "5"}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert share.environment() == {"CUDA_VISIBLE_DEVICES": "5"}
+
+
+def test_a_failure_that_stops_the_sweep_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    LocalExecutor().run([tmp_path / "empty", tmp_path / "second", tmp_path / "third"], {}, "stop")
+    told = capfd.readouterr()
+    assert told.out == "stopped by on_error=stop: empty did not end well; not run: 2\n"
+    assert "second" not in told.err
 
 
 @pytest.mark.parametrize("n_jobs", [0, -2, 1.5, "two"])

@@ -12,8 +12,18 @@ from omegaconf import DictConfig
 
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import locked
 from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep, describe_sweep
-from symmetry_robustness.sweeps.run_directory import find_run, first_difference, freeze, job_key, read_config, read_json
+from symmetry_robustness.sweeps.run_directory import (
+    find_run,
+    first_difference,
+    freeze,
+    job_key,
+    read_config,
+    read_json,
+    write_json,
+)
+from symmetry_robustness.sweeps.state import sweep_states
 
 WORDS = ("-m", "seed=0,1")
 
@@ -62,6 +72,54 @@ def test_a_job_whose_directory_is_gone_can_be_planned_again(config: DictConfig, 
     job.freeze()
     assert read_config(job.directory) == config
     assert (tmp_path / "jobs" / f"{job.key}.json").read_text() == row
+
+
+def test_the_manifest_names_the_last_command_about_a_job_that_is_not_done(config: DictConfig, tmp_path: Path) -> None:
+    job = PlannedJob(tmp_path, config, ("seed=0",), ("-m", "seed=0"))
+    longer = PlannedJob(tmp_path, config, (), ("-m", "seed=0,1"))
+    row = tmp_path / "jobs" / f"{job.key}.json"
+    job.freeze()
+    longer.freeze()
+    assert read_json(row)["words"] == ["-m", "seed=0,1"]
+    write_json(job.directory / "summary.json", {"status": "done"})
+    job.freeze()
+    assert read_json(row)["words"] == ["-m", "seed=0,1"]
+
+
+def test_settings_that_decide_no_result_are_those_of_the_last_command(config: DictConfig, tmp_path: Path) -> None:
+    job = PlannedJob(tmp_path, config, ("seed=0",), WORDS)
+    tracked = load_config("train", ["model=standard_4layer", "logger=wandb", "tags=[a]", "group=b"])
+    again = PlannedJob(tmp_path, tracked, ("seed=0",), (*WORDS, "logger=wandb"))
+    assert again.directory == job.directory
+    job.freeze()
+    write_json(job.directory / "summary.json", {"status": "interrupted"})
+    with locked(job.directory / ".lock"):
+        again.freeze()
+    assert read_config(job.directory) == config  # which a job that runs has read already
+    again.freeze()
+    assert read_config(job.directory) == tracked
+    write_json(job.directory / "summary.json", {"status": "done"})
+    job.freeze()
+    assert read_config(job.directory) == tracked
+
+
+def test_what_is_as_the_command_says_is_not_written_again(config: DictConfig, tmp_path: Path) -> None:
+    for _ in range(2):
+        PlannedJob(tmp_path, config, ("seed=0",), WORDS).freeze()
+        written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    PlannedJob(tmp_path, config, ("seed=0",), WORDS).freeze()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == written
+
+
+def test_a_damaged_row_is_written_anew(config: DictConfig, tmp_path: Path) -> None:
+    job = PlannedJob(tmp_path, config, ("seed=0",), WORDS)
+    job.freeze()
+    for summary in ({"status": "failed"}, {"status": "done"}):
+        write_json(job.directory / "summary.json", summary)
+        (tmp_path / "jobs" / f"{job.key}.json").write_text("")
+        job.freeze()
+        (state,) = sweep_states(tmp_path)
+        assert (state.key, state.overrides) == (job.key, ("seed=0",))
 
 
 PLAN = """

@@ -6,7 +6,15 @@ import pytest
 
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.run_directory import add_environment, freeze, job_key, read_config, read_json
+from symmetry_robustness.sweeps.run_directory import (
+    add_environment,
+    freeze,
+    job_key,
+    read_config,
+    read_json,
+    renew,
+    write_json,
+)
 
 
 def test_a_frozen_run_is_read_back_and_never_overwritten(tmp_path: Path) -> None:
@@ -71,18 +79,56 @@ def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("damage", ["", "[]", "{", None])
+def test_a_damaged_provenance_is_told_and_written_anew(tmp_path: Path, damage: str | None) -> None:
+    config, path = load_config("train", ["seed=3"]), tmp_path / "run" / "provenance.json"
+    freeze(config, tmp_path / "run", ["symrob", "train", "seed=3"])
+    before = read_json(path)
+    path.unlink()
+    if damage is not None:
+        path.write_text(damage)
+    with pytest.raises(UserError, match="is damaged or gone; the same command again"):
+        add_environment(tmp_path / "run")
+    renew(config, tmp_path / "run", ["symrob", "train", "seed=3"])
+    add_environment(tmp_path / "run")
+    after = read_json(path)
+    assert all(after[name] == before[name] for name in ("command", "seed", "key", "code"))
+    assert len(after["wandb_id"]) == len(before["wandb_id"])
+
+
+@pytest.mark.parametrize("damage", [b"", b"a: [", b"\xff\xfe\0"])
+def test_a_damaged_configuration_is_written_anew(tmp_path: Path, damage: bytes) -> None:
+    config = load_config("train", ["seed=3"])
+    freeze(config, tmp_path / "run", [])
+    (tmp_path / "run" / "config.yaml").write_bytes(damage)
+    renew(config, tmp_path / "run", [])
+    assert read_config(tmp_path / "run") == config
+
+
+def test_of_a_run_that_is_done_where_it_came_from_is_not_made_up(tmp_path: Path) -> None:
+    config = load_config("train", ["seed=3"])
+    freeze(config, tmp_path / "run", [])
+    write_json(tmp_path / "run" / "summary.json", {"status": "done"})
+    (tmp_path / "run" / "provenance.json").unlink()
+    renew(config, tmp_path / "run", [])
+    assert not (tmp_path / "run" / "provenance.json").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a: [", "is damaged"),
+        (b"\xff\xfe\0", "is damaged"),
         ("- a", "no configuration of a run"),
         ("seed: 0", "no configuration of a run"),
         ("data: {root: '${oc.env:HOME}'}", "do not trust it"),
         ("data: &a {b: 1}\nmore: *a", "do not trust it"),
     ],
 )
-def test_a_configuration_that_no_run_wrote_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "config.yaml").write_text(text)
+def test_a_configuration_that_no_run_wrote_is_refused_in_one_line(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
+    (tmp_path / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message) as caught:
         read_config(tmp_path)
     assert "\n" not in str(caught.value)

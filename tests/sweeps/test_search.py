@@ -34,6 +34,9 @@ from symmetry_robustness.sweeps.run_directory import read_config
 class Instant(Executor):
     n_jobs: int = 1
 
+    def check(self, jobs, on_error):
+        pass
+
     def run(self, jobs, environment, on_error):
         for job in jobs:
             started = job.parent / "started.txt"

@@ -6,7 +6,7 @@ import pytest
 from symmetry_robustness.app.config import load_config
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.allocation import Allocation, allocation
-from symmetry_robustness.sweeps.slurm import SlurmExecutor, split
+from symmetry_robustness.sweeps.slurm import SlurmExecutor, split, what_sbatch_said
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,36 @@ def test_an_array_holds_jobs_of_the_same_needs_and_no_more_than_the_cluster_allo
     assert all(needs[job] == need for need, jobs in arrays for job in jobs)
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (
+            "sbatch: unrecognized option '--foo=1'\nTry \"sbatch --help\" for more information",
+            "unrecognized option '--foo=1'",
+        ),
+        (
+            "Invalid time specification (pos=0): lots\nsbatch: error: Invalid --begin specification",
+            "Invalid time specification (pos=0): lots; Invalid --begin specification",
+        ),
+        (
+            "sbatch: error: Memory specification can not be satisfied\n"
+            "sbatch: error: Batch job submission failed: Requested node configuration is not available\n",
+            "Memory specification can not be satisfied; "
+            "Batch job submission failed: Requested node configuration is not available",
+        ),
+        ("", "without a word"),
+    ],
+)
+def test_of_what_sbatch_says_the_cause_is_kept(output: str, said: str) -> None:
+    assert what_sbatch_said(output) == said
+
+
+def test_who_does_not_wait_cannot_stop_what_waits() -> None:
+    with pytest.raises(UserError, match=r"on_error=stop .* --detach"):
+        SlurmExecutor(detach=True).check({}, "stop")
+
+
 def test_without_slurm_the_launcher_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"no sbatch on this machine.*hydra/launcher=local"):
-        SlurmExecutor().run([tmp_path], {}, "continue")
+        SlurmExecutor().check({}, "continue")

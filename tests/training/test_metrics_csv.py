@@ -34,6 +34,21 @@ def test_what_is_done_again_is_dropped_first(tmp_path: Path) -> None:
     assert [(row["step"], row["train/loss"]) for row in rows(tmp_path)] == [("9", "2.0"), ("19", "1.0")]
 
 
+def test_a_row_that_is_damaged_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (9, 19):
+        MetricsCSV(tmp_path).log_metrics({"train/loss": 2.0}, step=step)
+    with (tmp_path / "metrics.csv").open("ab") as file:
+        file.write(b"foo,1.0\n29,1.0,2.0\n,3.0\n\xff\xfe\0\n29\n")
+    MetricsCSV(tmp_path, steps=30).log_metrics({"train/loss": 1.0}, step=39)
+    assert [(row["step"], row["train/loss"]) for row in rows(tmp_path)] == [
+        ("9", "2.0"),
+        ("19", "2.0"),
+        ("29", ""),
+        ("39", "1.0"),
+    ]
+    assert any("4 damaged rows" in line for line in caplog.messages)
+
+
 def test_rows_wait_until_the_file_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = MetricsCSV(tmp_path)
     (tmp_path / "metrics.csv").mkdir()  # in the way
