@@ -186,7 +186,7 @@ def test_what_waits_is_cancelled_if_a_failure_is_to_stop_the_sweep(sweep: Sweep)
 
 
 def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
-    words = ["seed=0,1", "optimizer.pace=0.5"]
+    words = ["seed=0,1", "optimizer.pace=2"]
     status, output = ended(sweep.start(*words, "--detach"))
     assert status == 0, output
     array = number(sweep.runs(0)[0]).split("_")[0]
