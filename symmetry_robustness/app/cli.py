@@ -3,9 +3,12 @@
 import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 from symmetry_robustness.errors import UserError, one_line
 
@@ -57,7 +60,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in _COMMANDS:
         print(f"symrob: unknown command {words[0]!r}; choose from {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
-    return guarded(lambda: importlib.import_module(f"symmetry_robustness.app.{words[0]}").main(words[1:]))
+    return guarded(lambda: _command(words[0])(words[1:]))
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    """Import a command, for seconds in which Ctrl-C ends the process at once.
+
+    As an exception it would be lost where it reaches Python within a lock of its imports; nothing is written yet.
+    """
+    handled = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    try:
+        if handled:
+            signal.signal(signal.SIGINT, _end)
+        command: Callable[[list[str]], int] = importlib.import_module(f"symmetry_robustness.app.{name}").main
+        return command
+    finally:
+        if handled:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted\n")  # what Python buffers may be in the middle of a line
+    os._exit(130)
 
 
 def guarded(command: Callable[[], int]) -> int:
