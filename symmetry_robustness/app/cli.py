@@ -33,7 +33,7 @@ _HYDRA_SAYS = {
     "Only one of --run, --multirun": "-m (--multirun), --cfg, --info and --shell-completion exclude one another; leave "
     "out -m to see the configuration",
 }
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the last one: `ulimit -f`
 _REFUSALS = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
