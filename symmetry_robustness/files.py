@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import os
 import secrets
 import zipfile
@@ -30,14 +31,15 @@ def replace_file(path: Path, content: Content, *, durable: bool = False) -> None
     Raises:
         OSError: names the file; as it was, if there was one, it is still there.
     """
+    if callable(content):
+        made = io.BytesIO()  # a writer of archives that met a full disk would complain once more when it is deleted
+        content(made)
+        content = made.getbuffer()
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = unused(path)
     try:
         with unfinished.open("xb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

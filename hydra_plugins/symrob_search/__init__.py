@@ -11,10 +11,11 @@ class SearchSweeper(Sweeper):
     """Lets Optuna choose the jobs of a sweep, see `symmetry_robustness.sweeps.search.Search` for the settings.
 
     Raises:
-        UserError: Optuna is not installed.
+        UserError: Optuna is not installed, or a sampler that it does not have or settings that it does not take.
     """
 
     def __init__(self, **settings: Any) -> None:
+        from symmetry_robustness.app.config import check_targets
         from symmetry_robustness.errors import UserError
 
         try:
@@ -23,6 +24,10 @@ class SearchSweeper(Sweeper):
             raise UserError(
                 f"a search needs Optuna's sweeper ({error}); pip install 'symmetry-robustness[search]'"
             ) from error
+        sampler = settings.get("sampler")
+        if not isinstance(sampler, DictConfig) or "_target_" not in sampler:
+            raise UserError(f"hydra.sweeper.sampler={sampler} is none; optuna.samplers has some for its _target_")
+        check_targets(sampler, "hydra.sweeper.sampler")
         self._search = Search(**settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

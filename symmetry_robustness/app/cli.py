@@ -3,9 +3,12 @@
 import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 from symmetry_robustness.errors import UserError, one_line
 
@@ -20,7 +23,17 @@ _COMMANDS = {
 }
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+# What Hydra says without naming the setting, and what to say instead.
+_HYDRA_SAYS = {
+    "Config group override must be": "a group of the configuration cannot be null; choose its option none, as in "
+    "robustness=none",
+    "Hydra launcher is not configured": "hydra.launcher=null runs nothing; choose hydra/launcher=local, parallel or "
+    "slurm",
+    "Hydra sweeper is not configured": "hydra.sweeper=null chooses no jobs; choose hydra/sweeper=grid or search",
+    "Only one of --run, --multirun": "-m (--multirun), --cfg, --info and --shell-completion exclude one another; leave "
+    "out -m to see the configuration",
+}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the last one: `ulimit -f`
 _REFUSALS = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
@@ -47,7 +60,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in _COMMANDS:
         print(f"symrob: unknown command {words[0]!r}; choose from {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
-    return guarded(lambda: importlib.import_module(f"symmetry_robustness.app.{words[0]}").main(words[1:]))
+    return guarded(lambda: _command(words[0])(words[1:]))
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    """Import a command, for seconds in which Ctrl-C ends the process at once.
+
+    As an exception it would be lost where it reaches Python within a lock of its imports; nothing is written yet.
+    """
+    handled = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    try:
+        if handled:
+            signal.signal(signal.SIGINT, _end)
+        command: Callable[[list[str]], int] = importlib.import_module(f"symmetry_robustness.app.{name}").main
+        return command
+    finally:
+        if handled:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted\n")  # what Python buffers may be in the middle of a line
+    os._exit(130)
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -91,12 +127,24 @@ def _composition_mistake(error: BaseException) -> str | None:
         return f"{where}: {one_line(inner)}" if inner and refused else None
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {one_line(error)}"
-    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
-        return "a group of the configuration cannot be null; choose its option none, as in robustness=none"
+    if isinstance(error, AssertionError):
+        return _setting_of_nothing(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
-        return None
+        return next((meaning for says, meaning in _HYDRA_SAYS.items() if str(error).startswith(says)), None)
     detail = f" ({one_line(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
     return one_line(error).split(" Config search path:")[0] + detail
+
+
+def _setting_of_nothing(error: AssertionError) -> str | None:
+    """An override below what is null, for which OmegaConf has an assertion and no name."""
+    if not str(error).startswith("Unexpected type for root"):
+        return None
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    override = next((names["override"] for names in frames if "override" in names), None)
+    if override is None:
+        return None
+    whose = override.key_or_group.rpartition(".")[0]
+    return f"{override.input_line}: {whose} has no settings as it is; choose what has them, as in logger=wandb"
 
 
 def _file_mistake(error: BaseException) -> str | None:

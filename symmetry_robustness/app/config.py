@@ -11,16 +11,18 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from symmetry_robustness.app.schema import register_schemas
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _NAME = re.compile(r"(?!\.)[\w.=,+\- ()]{1,100}")
+_NO_LIST = {"list_type", "sequence_str", "tuple_type"}  # of pydantic's errors
 _RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -131,6 +133,10 @@ def _network_name(choices: typing.Mapping[str, Any]) -> str:
     return str(choices["model"]) if branch == "multiscale" else f"{choices['model']}_{branch}"
 
 
+def _first_sentence(error: BaseException) -> str:
+    return one_line(error).partition(". ")[0].partition(" full_key:")[0]
+
+
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
@@ -157,6 +163,10 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
             f"{path}._target_: nothing callable is found at {str(node['_target_'])!r}; give a class by its full path, "
             "and for a module of your own its folder in PYTHONPATH"
         )
+    try:  # Hydra says which ones it never calls; nothing is called here
+        instantiate({"_target_": node["_target_"], "_partial_": True})
+    except InstantiationException as error:
+        raise UserError(f"{path}._target_: {_first_sentence(error)}; choose another class") from error
     parameters = inspect.signature(target).parameters
     settings = {name: value for name, value in node.items() if name not in _RESERVED}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -204,4 +214,7 @@ def _check_value(path: str, value: Any, hint: Any) -> None:
     try:
         adapter.validate_python(value)
     except ValidationError as error:
-        raise UserError(f"{path} = {value!r}: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        listed = not first["loc"] and (first["type"] in _NO_LIST or first.get("ctx", {}).get("class") == "Sequence")
+        remedy = f"; give a list, as in {path}=[{value}]" if listed else ""
+        raise UserError(f"{path} = {value!r}: {first['msg']}{remedy}") from error

@@ -84,6 +84,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     Returns:
         The summary: status, clean_accuracy on the test set(s), robust accuracies, CLEVER, parameters.
     """
+    check_devices(config, here=True)
     pl.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
     datamodule.setup("test")  # a file that is missing or altered must show before the training, not after it
@@ -208,18 +209,35 @@ def refuse_overruled(config: DictConfig) -> None:
             raise UserError(f"trainer.{name}={config.trainer[name]} would be overruled by the job; {remedy}")
 
 
-def precision(config: DictConfig) -> str:
-    """The Trainer's precision, `auto` resolved for the device at hand.
+def check_devices(config: DictConfig, *, here: bool) -> None:
+    """Hold the precision and the Trainer's devices against what there is.
+
+    Args:
+        config: of the job.
+        here: whether it runs on this machine; of another one nothing is known.
 
     Raises:
-        UserError: a device is asked for that is not there.
+        UserError: a precision or number of devices that there cannot be, or a device that is not there.
     """
     chosen, accelerator = str(config.compute.precision), config.trainer.get("accelerator", "auto")
     if chosen not in _PRECISIONS:
         raise UserError(f"compute.precision must be one of {', '.join(_PRECISIONS)}, got {chosen}")
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+    if here and accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={accelerator}, but no CUDA device is found; use trainer=cpu")
-    return fastest_precision(accelerator) if chosen == "auto" else chosen
+    devices = config.trainer.get("devices", "auto")
+    if devices in (0, "0", []):
+        raise UserError(f"trainer.devices={devices} leaves nothing to compute on; the least is trainer.devices=1")
+    others = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and here and not others)
+    number = int(devices) if isinstance(devices, int) or str(devices).isdecimal() else 0
+    if on_cpu and devices != "auto" and number < 1:
+        raise UserError(f"trainer.devices={devices} is no number of processes on a CPU; two are trainer.devices=2")
+
+
+def precision(config: DictConfig) -> str:
+    """The Trainer's precision, `auto` resolved for the device at hand."""
+    chosen = str(config.compute.precision)
+    return fastest_precision(config.trainer.get("accelerator", "auto")) if chosen == "auto" else chosen
 
 
 def robustness_callback(config: DictConfig) -> RobustnessCallback | None:

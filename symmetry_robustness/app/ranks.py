@@ -22,6 +22,8 @@ _LOOK_EVERY_S: Final = 0.5
 # After the end of one rank the others learn of it from their next exchange, except where a GPU waits for it.
 _PATIENCE_S: Final = 15.0
 _FAREWELL_S: Final = 5.0
+# The kernel closes the connections of a process, which others notice, before it says that the process has ended.
+_DYING_S: Final = 2.0
 
 
 def is_leader() -> bool:
@@ -68,11 +70,16 @@ class Ranks:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def lost(self) -> str | None:
-        """Which rank was ended by a signal, None if none was."""
-        for rank, process in self._processes.items():
-            if (status := process.status()) is not None and status < 0:
-                return f"rank {rank} was ended by {signal.Signals(-status).name}"
-        return None
+        """Which rank was ended by a signal, None if none was; waits for one that is about to end."""
+        deadline = time.monotonic() + _DYING_S
+        while True:
+            running = self._are_running()
+            for rank, process in self._processes.items():
+                if (status := process.status()) is not None and status < 0:
+                    return f"rank {rank} was ended by {signal.Signals(-status).name}"
+            if not running or time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
 
     def end(self) -> None:
         """Let the ranks end, and kill those that do not."""

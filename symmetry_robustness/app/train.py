@@ -14,11 +14,12 @@ from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.collect import final_table
 from symmetry_robustness.app.config import finalize_config
 from symmetry_robustness.app.hydra_main import is_sweep, run_hydra
-from symmetry_robustness.app.job import checkpoints, refuse_overruled, robustness_callback
+from symmetry_robustness.app.job import check_devices, checkpoints, refuse_overruled, robustness_callback
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep
 from symmetry_robustness.sweeps.process import INTERRUPTED, run_job
 from symmetry_robustness.sweeps.run_directory import find_run, freeze, is_done, renew
+from symmetry_robustness.training import tracking
 
 _DETACH = "--detach"
 
@@ -129,14 +130,17 @@ class Command:
 
 def _runs_here() -> bool:
     """Whether the launcher that was chosen runs jobs on this machine."""
-    executor = HydraConfig.get().launcher.get("executor") or {}
-    return not str(executor.get("_target_", "")).startswith("symmetry_robustness.sweeps.slurm.")
+    executor = (HydraConfig.get().launcher or {}).get("executor")
+    return not executor or str(executor.get("_target_")).startswith("symmetry_robustness.sweeps.local.")
 
 
 def _checked(config: DictConfig) -> DictConfig:
     """Complete, resolved, and free of what the job would refuse, so that no failed run is left for it."""
     config = finalize_config(config)
     refuse_overruled(config)
+    check_devices(config, here=_runs_here())
+    if config.logger.wandb:
+        tracking.refuse_settings(**config.logger.wandb)
     checkpoints(config, Path(), robustness_callback(config))
     return config
 

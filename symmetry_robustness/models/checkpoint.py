@@ -1,5 +1,6 @@
 """Networks from checkpoint files, without running code from them."""
 
+import errno
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -58,9 +59,9 @@ def _read(checkpoint: Path) -> Mapping[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the format of a file that is then refused
             contents = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"checkpoint {checkpoint} cannot be read ({error}); check its permissions") from error
-    except DAMAGE as error:
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is a place before the file's beginning
+            raise UserError(f"checkpoint {checkpoint} cannot be read ({error}); check its permissions") from error
         raise UserError(
             f"checkpoint {checkpoint} is damaged or no checkpoint of plain tensors; copy it again or choose another"
         ) from error

@@ -96,7 +96,9 @@ class EvaluationProtocol:
         if self.outside == "count" and self.judge == "any":
             raise UserError("outside=count needs judge=returned; set both to re-enact an evaluation")
         if self.expected_clean_accuracy is not None and not 0 <= self.expected_clean_accuracy <= 1:
-            raise UserError(f"expected_clean_accuracy must lie in [0, 1], got {self.expected_clean_accuracy}")
+            raise UserError(
+                f"expected_clean_accuracy must lie in [0, 1], got {self.expected_clean_accuracy}; give 95 % as 0.95"
+            )
         if self.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {self.batch_size}; 128 suits most machines")
         if self.clever is not None and not isinstance(self.clever, Clever):

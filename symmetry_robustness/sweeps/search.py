@@ -15,9 +15,12 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from omegaconf import DictConfig
+from optuna.exceptions import StorageInternalError
+from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.files import locked
 from symmetry_robustness.sweeps.manifest import PlannedJob
 from symmetry_robustness.sweeps.run_directory import ELSEWHERE, SUMMARY, is_done, read_json
@@ -88,25 +91,28 @@ class Search(OptunaSweeperImpl):
             raise UserError("a search goes on wherever hydra.sweep.dir holds one; leave out resume=auto")
         directory = Path(self.sweep_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        self.storage = f"sqlite:///{directory / STORAGE}"
+        database = (directory / STORAGE).absolute()
+        self.storage = f"sqlite:///{database.as_uri()}?uri=true"  # a plain path would end at a question mark
         for name in ("optuna", "hydra_plugins.hydra_optuna_sweeper"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failed trials are told here
-        with _alone(directory):
+        with _alone(directory), _readable(database):
             study = self._study(arguments)
-            wanted, finished = self.n_trials, _take_up(study)
+            if study.get_trials(deepcopy=False) and isinstance(self.sampler, BaseSampler):
+                self.sampler.reseed_rng()  # a seeded sampler would propose the first trials again
+            _take_up(study)
+            finished = _count(study)
             if finished:
                 print(f"search {directory}: {finished} trials done before", flush=True)
-                self.sampler.reseed_rng()  # a seeded sampler would propose the first trials again
-            self.n_trials = max(wanted - finished, 0)
+            self.n_trials = max(self.n_trials - finished, 0)
             try:
                 super().sweep(arguments)
             except ValueError as error:
                 if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                     raise
                 raise UserError(
-                    f"none of {len(study.trials)} trials has a result; see summary.json and log.txt in {directory}/*"
+                    f"none of {_count(study)} trials has a result; see summary.json and log.txt in {directory}/*"
                 ) from error
-            print(f"best of {len(study.trials)} trials: {self._score} = {study.best_value:.4g} with", end=" ")
+            print(f"best of {_count(study)} trials: {self._score} = {study.best_value:.4g} with", end=" ")
             print(*(f"{name}={value}" for name, value in study.best_params.items()), flush=True)
 
     def _study(self, arguments: Sequence[str]) -> optuna.Study:
@@ -172,10 +178,9 @@ def score_of(directory: Path, name: str) -> float | None:
     return float(numbers[name]) if math.isfinite(numbers.get(name, math.nan)) else None
 
 
-def _take_up(study: optuna.Study) -> int:
-    """Have trials tried again that a killed process has left; returns how many others are finished."""
+def _take_up(study: optuna.Study) -> None:
+    """Have trials tried again that a killed process has left."""
     abandoned = {*study.user_attrs.get(_ABANDONED, ())}
-    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) - len(abandoned)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         if trial.params:
             with warnings.catch_warnings():
@@ -184,7 +189,29 @@ def _take_up(study: optuna.Study) -> int:
         abandoned.add(trial.number)
         study.set_user_attr(_ABANDONED, sorted(abandoned))
         study.tell(trial.number, state=TrialState.FAIL)
-    return finished
+
+
+def _count(study: optuna.Study) -> int:
+    """How many trials are finished, without those that were left and are tried again under another number."""
+    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    return finished - len(study.user_attrs.get(_ABANDONED, ()))
+
+
+@contextlib.contextmanager
+def _readable(database: Path) -> Iterator[None]:
+    """Tell in one line what is wrong with the file that the study is kept in.
+
+    Raises:
+        UserError: it is damaged, or the machine refuses to read or write it.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        inner = error if isinstance(error, SQLAlchemyError) else error.__cause__
+        raise UserError(
+            f"{database} cannot be used ({one_line(getattr(inner, 'orig', None) or error)}); if it is damaged, move it "
+            "away, and the same command begins the search anew, or choose another hydra.sweep.dir"
+        ) from error
 
 
 @contextlib.contextmanager

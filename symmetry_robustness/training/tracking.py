@@ -138,6 +138,20 @@ def wandb_logger(
     return WandbTracker(run)
 
 
+def refuse_settings(mode: str, project: str, entity: str | None) -> None:
+    """Refuse what a run could not be started with.
+
+    Raises:
+        UserError: an unknown mode, or a name that W&B does not take.
+    """
+    told_mode(mode)
+    wandb = _wandb()
+    try:
+        wandb.Settings(project=project, entity=entity)
+    except wandb.errors.UsageError as error:
+        raise UserError(f"logger.wandb.project: {one_line(error)}") from error
+
+
 def told_mode(mode: str) -> str:
     """The mode of the settings, unless the environment says otherwise.
 

@@ -1,4 +1,7 @@
 import errno
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -47,3 +50,37 @@ def test_an_interruption_has_the_shell_s_status(capsys: pytest.CaptureFixture[st
         raise KeyboardInterrupt
 
     assert cli.guarded(command) == 130
+
+
+# Python drops what is raised in a callback of its import locks; so does this finder, while the command is imported.
+SWALLOWING = """
+import signal, sys
+from symmetry_robustness.app import cli
+
+class Swallowing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "symmetry_robustness.app.status":
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+
+sys.meta_path.insert(0, Swallowing())
+sys.exit(cli.main(["status", "--help"]))
+"""
+
+
+def test_an_interruption_is_not_lost_while_a_command_is_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", SWALLOWING], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_importing_a_command_leaves_the_handling_of_ctrl_c_as_it_was(handler: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(SystemExit):
+            cli.main(["status", "--help"])
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -12,6 +12,8 @@ import torch
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app import cli
+from symmetry_robustness.app.job import check_devices
+from symmetry_robustness.errors import UserError
 from tests.waiting import wait_until
 
 from .commands import symrob
@@ -27,6 +29,10 @@ AT_COMPOSITION = {
     "unknown model setting": (["train", "+model.widht=3"], "model.widht"),
     "unknown attack setting": (["train", "+robustness.attacks.pgd.step=3"], "robustness.attacks.pgd.step"),
     "group set to null": (["train", "robustness=null"], "robustness=none"),
+    "setting of a tracker that was not chosen": (["train", "logger.wandb.mode=offline"], "logger=wandb"),
+    "launcher set to null": (["train", "-m", "hydra.launcher=null"], "hydra/launcher=local"),
+    "sweeper set to null": (["train", "-m", "hydra.sweeper=null"], "hydra/sweeper=grid"),
+    "configuration of a sweep": (["train", "-m", "--cfg", "job"], "leave out -m"),
     "seed no number": (["train", "seed=one"], "seed"),
     "learning rate no number": (["train", "optimizer.lr=high"], "optimizer.lr"),
     "epochs no number": (["train", "trainer.max_epochs=many"], "trainer.max_epochs"),
@@ -49,6 +55,10 @@ AT_COMPOSITION = {
     "unknown command": (["trian"], "trian"),
     "negative epsilon": (["train", "robustness.epsilons=[-0.1]"], "-0.1"),
     "epsilon no number": (["train", "robustness.epsilons=[wide]"], "wide"),
+    "one epsilon, no list": (["train", "robustness.epsilons=8/255"], "robustness.epsilons=[8/255]"),
+    "one number, no list": (["train", "robustness.epsilons=0.03"], "robustness.epsilons=[0.03]"),
+    "accuracy in percent": (["train", "+robustness.expected_clean_accuracy=95"], "as 0.95"),
+    "class that Hydra blocks": (["train", "~optimizer", "+optimizer={_target_:os.system,command:ls}"], "os.system"),
     "epsilons alike": (["train", "robustness.epsilons=[0.03137,8/255]"], "four digits"),
     "no steps": (["train", "robustness.attacks.pgd.steps=0"], "steps"),
     "unknown setting of a library attack": (["train", f"+robustness.attacks.square={{{SQUARE},queries:5}}"], "queries"),
@@ -67,6 +77,12 @@ AT_COMPOSITION = {
         ["train", "checkpoint.monitor=train/loss", "checkpoint.mode=best"],
         "checkpoint.mode",
     ),
+    "unknown precision": (["train", "compute.precision=13-bit"], "13-bit"),
+    "no devices": (["train", "trainer.devices=0"], "trainer.devices=0"),
+    "no devices, and no launcher": (["train", "hydra.launcher=null", "trainer.devices=0"], "trainer.devices=0"),
+    "all processes of a CPU": (["train", "trainer=ddp_cpu", "trainer.devices=-1"], "trainer.devices=-1"),
+    "project that W&B refuses": (["train", "logger=wandb", "logger.wandb.project=a/b"], "logger.wandb.project"),
+    "mode that W&B does not have": (["train", "logger=wandb", "logger.wandb.mode=foo"], "logger.wandb.mode"),
     "neither resumed nor not": (["train", "resume=maybe"], "resume"),
 }
 
@@ -79,11 +95,8 @@ IN_THE_JOB = {
     "unknown group": (["model=parallel_rotation", "model.stem.branches.rotation.group=X4"], "X4"),
     "negative learning rate": (["optimizer.lr=-1"], "-1"),
     "loss that is not finite": (["optimizer.lr=1e30", "compute.precision=32-true"], "optimizer.lr"),
-    "no such accelerator": (["trainer=gpu"], "trainer.accelerator"),
-    "unknown precision": (["compute.precision=13-bit"], "13-bit"),
     "too many images to attack": (["callback.final_num_images=100000"], "100000"),
     "other number of classes": (["model.num_classes=7"], "model.num_classes"),
-    "project that W&B refuses": (["logger=wandb", "logger.wandb.project=a/b:c"], "logger.wandb"),
 }
 SMALL = [
     "model=standard_4layer",
@@ -115,6 +128,27 @@ def test_refused_at_composition(
     assert named in one_line(capfd.readouterr().err)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
     assert not list(tmp_path.glob("outputs/*/*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("words", [[], ["-m"], ["-m", "hydra/launcher=parallel"]], ids=["single", "local", "parallel"])
+def test_a_gpu_that_is_not_there_is_refused_where_jobs_run_here(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    test_refused_at_composition(["train", *words, "trainer=gpu"], "trainer.accelerator", tmp_path, monkeypatch, capfd)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_may_be_elsewhere() -> None:
+    config = load_config("train", ["trainer=slurm"])
+    check_devices(config, here=False)
+    with pytest.raises(UserError, match=r"trainer\.accelerator=gpu"):
+        check_devices(config, here=True)
+
+
+@pytest.mark.parametrize("devices", ["1", "'2'", "auto", "[0,1]", "-1"])
+def test_numbers_of_gpus_are_left_to_the_machine_that_has_them(devices: str) -> None:
+    check_devices(load_config("train", ["trainer=slurm", f"trainer.devices={devices}"]), here=False)
 
 
 @pytest.mark.parametrize(("words", "named"), IN_THE_JOB.values(), ids=IN_THE_JOB.keys())

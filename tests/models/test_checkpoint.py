@@ -77,10 +77,10 @@ def test_files_of_another_kind_are_refused(tmp_path, wrong):
     refused(tmp_path / "wrong.ckpt", "wrong.ckpt (is damaged|lacks)")
 
 
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
-def test_truncated_files_are_refused(contents, tmp_path, share):
+@pytest.mark.parametrize("left", [0.01, 20_000, 40_000, 0.5, 0.99])  # a share, or bytes
+def test_truncated_files_are_refused(contents, tmp_path, left):
     whole = write(tmp_path / "whole.ckpt", contents).read_bytes()
-    (tmp_path / "cut.ckpt").write_bytes(whole[: int(share * len(whole))])
+    (tmp_path / "cut.ckpt").write_bytes(whole[: int(left * len(whole)) if left < 1 else left])
     refused(tmp_path / "cut.ckpt", "cut.ckpt is damaged")
 
 

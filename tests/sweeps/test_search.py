@@ -80,7 +80,7 @@ def _instant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def command(directory: Path, *words: str, rates: str = RATES) -> list[str]:
-    return ["train", *SEARCH, f"optimizer.lr={rates}", *words, f"hydra.sweep.dir={directory}"]
+    return ["train", *SEARCH, f"optimizer.lr={rates}", *words, f"hydra.sweep.dir='{directory}'"]
 
 
 def search(directory: Path, *words: str, rates: str = RATES) -> Ended:
@@ -160,18 +160,47 @@ def test_a_second_process_is_refused(found: Path) -> None:
     assert (done.status, "another process is searching" in done.stderr) == (2, True)
 
 
-def test_what_a_killed_process_has_left_is_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", [1, 3])
+def test_what_a_killed_process_has_left_is_tried_again(last: int, tmp_path: Path) -> None:
     directory = tmp_path / "sweep"
     words = [sys.executable, "-m", "symmetry_robustness.app.cli", *command(directory, "hydra.sweeper.n_trials=4")]
-    killed = subprocess.run(words, env=os.environ | {"DIES_BEFORE": "3"}, capture_output=True, check=False, timeout=120)
+    environment = os.environ | {"DIES_BEFORE": str(last)}
+    killed = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=120)
     assert killed.returncode == 9
     done = search(directory, "hydra.sweeper.n_trials=4")
-    assert (done.status, "2 trials done before" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert (done.status, "best of 4 trials: " in done.stdout) == (0, True), done.stdout + done.stderr
+    assert ("2 trials done before" in done.stdout) == (last == 3)
     started = (directory / "started.txt").read_text().split()
-    assert (len(started), started[2]) == (5, started[3])
+    assert (len(started), started[last - 1]) == (5, started[last])
     assert len({path.name for path in (directory / "jobs").iterdir()}) == 4
     again = search(directory, "hydra.sweeper.n_trials=4")
     assert (again.status, "4 trials done before" in again.stdout) == (0, True), again.stdout + again.stderr
+
+
+def test_the_study_is_kept_in_the_sweep_whatever_that_is_called(tmp_path: Path) -> None:
+    directory = tmp_path / "is 50% enough? {yes} #1"
+    done = search(directory, "hydra.sweeper.n_trials=1")
+    assert done.status == 0, done.stdout + done.stderr
+    assert (directory / STORAGE).stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == [directory.name]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "another program's"])
+def test_a_damaged_study_is_one_line(damage: str, found: Path, tmp_path: Path) -> None:
+    whole = (found / STORAGE).read_bytes()
+    (tmp_path / STORAGE).write_bytes(whole[: len(whole) // 2] if damage == "cut off" else b"hello" * 1000)
+    done = search(tmp_path, "hydra.sweeper.n_trials=12")
+    (line,) = done.stderr.splitlines()
+    assert (done.status, f"{tmp_path / STORAGE} cannot be used" in line, "move it away" in line) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    "sampler", ["null", "{_target_:optuna.samplers.Guess}", "{_target_:optuna.samplers.TPESampler,sed:1}"]
+)
+def test_a_sampler_that_is_none_is_one_line(sampler: str, tmp_path: Path) -> None:
+    done = search(tmp_path / "sweep", "~hydra.sweeper.sampler", f"+hydra.sweeper.sampler={sampler}")
+    (line,) = done.stderr.splitlines()
+    assert (done.status, "hydra.sweeper.sampler" in line) == (2, True)
 
 
 def test_several_are_chosen_at_once(tmp_path: Path) -> None:
