@@ -127,11 +127,11 @@ def test_preempted_in_the_middle_of_an_epoch(sweep: Sweep, tmp_path: Path) -> No
 
 
 def test_controller_that_is_away_for_a_while(sweep: Sweep, tmp_path: Path) -> None:
-    process = sweep.start("seed=0,1", "optimizer.pace=0.3")
+    process = sweep.start("seed=0,1", "optimizer.pace=1")
     wait_until(lambda: ranks(sweep))
     sweep.cluster.stop_controller()
     try:
-        status, output = ended(sweep.start("seed=0,1", "optimizer.pace=0.3"))
+        status, output = ended(sweep.start("seed=0,1", "optimizer.pace=1"))
         assert status == 2, output
         assert output.splitlines()[-1] == "error: Slurm does not answer (squeue); try again later"
         status, output = ended(Sweep(sweep.cluster, tmp_path / "other").start("seed=0"))
