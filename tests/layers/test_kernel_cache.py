@@ -136,7 +136,7 @@ def test_an_interrupted_write_leaves_nothing(basis, folder, monkeypatch):
     monkeypatch.setattr(np, "savez", interrupted)
     with pytest.raises(KeyboardInterrupt):
         basis(*ARGUMENTS)
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("*")) == []
 
 
 def test_lies_where_the_platform_keeps_caches(monkeypatch, tmp_path):
