@@ -65,7 +65,6 @@ class Swallowing:
             except KeyboardInterrupt:
                 pass
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a command in the background does not have
 sys.meta_path.insert(0, Swallowing())
 sys.exit(cli.main(["status", "--help"]))
 """
