@@ -27,11 +27,12 @@ def _reproducible() -> None:
 def _own_log() -> None:
     """Messages reach pytest's `caplog`, though a command that ran in this process before took them for its own log.
 
-    Hydra, too, disables every logger that exists when it starts.
+    Hydra, too, disables every logger that exists when it starts; importing its Optuna sweeper raises the root's level.
     """
     package = logging.getLogger("symmetry_robustness")
     package.handlers, package.propagate = [], True
     package.setLevel(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("symmetry_robustness") and isinstance(logger, logging.Logger):
             logger.disabled = False
