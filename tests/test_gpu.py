@@ -17,6 +17,7 @@ from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness import Clever, EvaluationProtocol, RobustnessReport, Symmetry, evaluate_robustness
 
 from .integration.commands import TINY, symrob
+from .models.test_configs import ARCHITECTURES, OURS
 from .robustness.trained import convolutional, shapes, train
 
 pytestmark = [
@@ -24,18 +25,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
 DEVICE = torch.device("cuda")
-MODELS = (
-    "standard",
-    "parallel_rotation",
-    "parallel_scale",
-    "parallel_rotation_scale",
-    "cascaded",
-    "weighted",
-    "fully_equivariant",
-    "invariant",
-    "invariant_d4",
-    "roto_scale",
-)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +38,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return shapes(200, part=3)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OURS])
 def test_logits_and_input_gradients_are_those_of_the_cpu(name: str) -> None:
     network = build_network(load_config("train", [f"model={name}"]))
     images = torch.rand(4, 3, 32, 32)

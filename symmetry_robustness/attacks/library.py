@@ -81,11 +81,11 @@ class LibraryAttack:
     def __hash__(self) -> int:
         return hash(repr(self))
 
-    def setting(self, name: str, default: Any = None) -> Any:
-        """Value of a keyword argument, the library's own where none was given; `default` where it has none."""
-        own = _parameters(self.name).get(name)
-        known = own is not None and own.default is not own.empty
-        return self.settings.get(name, own.default if own is not None and known else default)
+    def setting(self, name: str) -> Any:
+        """Value of a keyword argument, the library's own where none was given; None where there is none."""
+        parameter = _parameters(self.name).get(name)
+        own = None if parameter is None or parameter.default is parameter.empty else parameter.default
+        return self.settings.get(name, own)
 
     @property
     def minimal(self) -> bool:

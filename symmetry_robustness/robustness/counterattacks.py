@@ -27,6 +27,7 @@ _STEPS: Final = 10
 _TRANSFER_STEPS: Final = 20
 _NOISE_DRAWS: Final = 20
 _QUERIES: Final = 100
+_FEW: Final = 8  # of fewer images a share says too little for more than a warning
 _SQUARE_SIDE: Final = 8  # the library's Square cannot tile smaller images
 
 
@@ -73,7 +74,7 @@ def _steps(attack: Attack) -> int | None:
     if isinstance(attack, GradientAttack):
         return attack.rule.steps
     if isinstance(attack, LibraryAttack):
-        return 1 if attack.name in ("FGSM", "FFGSM") else attack.setting("steps", attack.setting("n_queries"))
+        return 1 if attack.name in ("FGSM", "FFGSM") else attack.setting("steps") or attack.setting("n_queries")
     return None
 
 
@@ -82,8 +83,9 @@ def _reach(attack: Attack, epsilon: float) -> float | None:
     if isinstance(attack, GradientAttack):
         rule = attack.rule
         return rule.steps * float(rule.step_length(torch.tensor([epsilon])))
-    if isinstance(attack, LibraryAttack) and None not in (step := (attack.setting("alpha"), attack.setting("steps"))):
-        return float(step[0]) * int(step[1])
+    if isinstance(attack, LibraryAttack):
+        step, steps = attack.setting("alpha"), attack.setting("steps")
+        return None if step is None or steps is None else float(step) * int(steps)
     return None
 
 
@@ -162,8 +164,9 @@ def not_run(name: str, error: Exception) -> Check:
 def _verdict(name: str, target: Target, broken: int, attack: str, allowed: float = 0.15) -> Check:
     """Judge how many of the images that the protocol's attacks left standing another attack breaks."""
     total = len(target.images)
-    share = max(broken - 2, 0) / max(total, 1)  # one or two are luck
-    status: Status = "failed" if share > 2.5 * allowed else "warned" if share > allowed else "passed"
+    share = broken / total if broken > 2 else 0.0
+    surely = share > 2.5 * allowed and total >= _FEW
+    status: Status = "failed" if surely else "warned" if share > allowed else "passed"
     return Check(name, status, f"{attack}: breaks {broken} of {total} images left at epsilon {target.epsilon:.4g}")
 
 

@@ -60,7 +60,7 @@ def count_checks(checks: Iterable[Check]) -> dict[Status, int]:
 def conclude(report: RobustnessReport) -> tuple[Check, ...]:
     """The report's checks, those that follow from its numbers computed anew, for the whole instead of for shares."""
     counts, total = report.counts, len(report)
-    around = 0 if report.clever is None else int(report.clever.fit.lipschitz.isinf().any(1).sum())
+    unbounded = np.zeros(0) if report.clever is None else report.clever.fit.lipschitz.isinf().any(1).numpy()
     correct = {
         name: np.stack([report.correct(name, epsilon) for epsilon in report.epsilons], axis=1)
         for name in report.broken_at
@@ -69,7 +69,9 @@ def conclude(report: RobustnessReport) -> tuple[Check, ...]:
     iterative = {name: values for name, values in correct.items() if name not in single}
     derived: list[Check | None] = [
         finite_logits(int(counts.get("nonfinite_logits", 0)), total),
-        finite_gradients(int(counts.get("nonfinite_gradients", 0)) + around, int(_passes(counts))),
+        finite_gradients(
+            int(counts.get("nonfinite_gradients", 0) + unbounded.sum()), int(_passes(counts)) + len(unbounded)
+        ),
         nonzero_gradients(int(counts.get("zero_gradients", 0)), int(report.clean_correct.sum())),
         clean_accuracy(report.labels, report.predictions, report.settings.get("expected_clean_accuracy")),
     ]

@@ -134,7 +134,7 @@ def test_a_server_lost_in_the_middle_costs_a_line_and_a_bounded_wait(
     (line,) = [line for line in output.splitlines() if "W&B" in line]
     (directory,) = (tmp_path / "wandb").glob("run-*")
     assert "incomplete" in line
-    assert job.seconds < 60  # three of them are the time to upload that is granted here; W&B itself would take minutes
+    assert job.seconds < 20  # three of them are the time to upload that is granted here, instead of twenty
     # What the line says brings the run to a server that is there again.
     assert line.endswith(f"wandb sync --include-online {directory}")
     again = WandbServer()
@@ -150,7 +150,7 @@ def test_a_server_that_hangs_from_the_start_is_left_alone(tmp_path: Path) -> Non
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         start = time.monotonic()
         output = Job(tmp_path, "online", **KEY, WANDB_BASE_URL=url).go_on()
-        assert time.monotonic() - start < 80  # W&B itself waits for 90 s
+        assert time.monotonic() - start < 40
     assert f"{url} does not answer (timed out)" in output
     assert len(rows(tmp_path)) == 2
 
