@@ -3,7 +3,7 @@
 #   benchmarks/on_gpu.sh OUTPUT [tests] [ratios] [networks]        all three steps by default, each goes on after the last
 # PYTHON: with the package and pytest installed (.venv/bin/python); DATA: folder with CIFAR-10, without it embedded data
 # are attacked and nothing is trained; COPY=other if DATA are not the official files; RATIOS: which parts of the benchmark;
-# EXPERIMENT: what is trained.
+# EXPERIMENT: what is trained; DEVICE=cpu: to try the script where there is no GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 output=${1:?usage: benchmarks/on_gpu.sh OUTPUT [tests] [ratios] [networks]}

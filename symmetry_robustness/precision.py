@@ -22,8 +22,8 @@ _EXACT: Final = ("ieee", "none")
 def float32(device: torch.device) -> Iterator[None]:
     """Compute in float32 as IEEE 754 has it: without autocast, TF32 or bfloat16 inside of convolutions and products.
 
-    TF32, torch's default for convolutions on GPUs, keeps 11 bits of inputs: a bright pixel moves in steps of 1/2048,
-    and a quarter turn of an invariant network's image changes its logits a thousand times as much as in float32.
+    TF32, torch's default for convolutions on GPUs, keeps 11 bits of inputs: a bright pixel moves in steps of 1/2048.
+    Emulated, it changed an invariant network's logits under a quarter turn a thousand times as much as float32.
 
     Args:
         device: where the network is.

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -208,10 +209,7 @@ def _command(sweep: Path, state: JobState) -> str | None:
 
 def _hydra_text(text: str) -> str:
     """A text as Hydra reads it from the command line, in quotes unless its grammar takes it as it stands."""
-    if _PLAIN.fullmatch(text):
-        return text
-    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
-    return f'"{escaped}"'
+    return text if _PLAIN.fullmatch(text) else QuotedString(text, Quote.double).with_quotes()
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
-from zlib import error as ZlibError
 
 import numpy as np
 import yaml
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import DAMAGED_ARCHIVE
 from symmetry_robustness.reporting.evaluations import FINAL, Evaluation, read_evaluation
 from symmetry_robustness.reporting.figures import Curve
 from symmetry_robustness.reporting.schema import Provenance, RunSummary, read_checked
@@ -27,10 +26,7 @@ VIEWS = {"rotation": "angle (degrees, counter-clockwise)", "scale": "scale"}
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, and not everywhere
 _DURING = re.compile(r"(train|validation)-epoch=(\d+)")
-_DAMAGE = (
-    *(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError),
-    *(BadZipFile, ZlibError, yaml.YAMLError, csv.Error),
-)
+_DAMAGE = (*DAMAGED_ARCHIVE, TypeError, AttributeError, OverflowError, yaml.YAMLError, csv.Error)
 
 
 class Problem(NamedTuple):

@@ -199,7 +199,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
     if not content or "wandb_id" not in content:
         raise UserError(
             f"{directory / PROVENANCE} is damaged or gone; the same command again writes it anew "
-            "(that of a single job with resume=auto hydra.run.dir={directory})"
+            f"(that of a single job with resume=auto hydra.run.dir={directory})"
         )
     return content
 

@@ -3,7 +3,6 @@
 import io
 import logging
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from symmetry_robustness.files import DAMAGED_ARCHIVE
 from symmetry_robustness.models.checkpoint import DAMAGE
 from symmetry_robustness.training.callback import RobustnessCallback
 from symmetry_robustness.training.outlet import Outlet
@@ -66,7 +66,7 @@ def _steps_of_intact(path: Path) -> int | None:
             if archive.testzip() is not None:
                 return None
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except (*DAMAGE, OSError, zipfile.BadZipFile, zlib.error):
+    except (*DAMAGE, *DAMAGED_ARCHIVE):
         return None
 
 

@@ -73,6 +73,14 @@ def flip_bytes_of_an_example(run: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def name_an_unknown_compression(run: Path) -> None:
+    path = run / "robustness" / "test.npz"
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 10 : entry + 12] = (99).to_bytes(2, "little")
+    path.write_bytes(bytes(content))
+
+
 def without(*names: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     return lambda found: {key: value for key, value in found.items() if key not in names}
 
@@ -82,6 +90,7 @@ NAN = float("nan")
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "npz cut off": lambda run: os.truncate(run / "robustness" / "test.npz", 500),
     "bytes of an example": flip_bytes_of_an_example,
+    "unknown compression": name_an_unknown_compression,
     "epsilon that is none": in_npz(broken_at__pgd=np.full(40, NAN)),
     "fewer images": in_npz(broken_at__pgd=np.ones(20)),
     "pickled": in_npz(broken_at__pgd=np.array([{}] * 40, dtype=object)),

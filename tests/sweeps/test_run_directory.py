@@ -87,8 +87,9 @@ def test_a_damaged_provenance_is_told_and_written_anew(tmp_path: Path, damage: s
     path.unlink()
     if damage is not None:
         path.write_text(damage)
-    with pytest.raises(UserError, match="is damaged or gone; the same command again"):
+    with pytest.raises(UserError, match="is damaged or gone; the same command again") as caught:
         add_environment(tmp_path / "run")
+    assert str(caught.value).endswith(f"hydra.run.dir={tmp_path / 'run'})")
     renew(config, tmp_path / "run", ["symrob", "train", "seed=3"])
     add_environment(tmp_path / "run")
     after = read_json(path)
