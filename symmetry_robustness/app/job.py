@@ -261,6 +261,8 @@ def checkpoints(config: DictConfig, directory: Path, robustness: RobustnessCallb
     known |= {"validation/loss", "validation/accuracy"} if config.data.get("validation_size") else set()
     if monitor not in known:
         raise UserError(f"checkpoint.monitor={monitor} cannot choose; take one of {', '.join(sorted(known))}")
+    if monitor in measured and robustness and robustness.split == "test":
+        raise UserError(f"checkpoint.monitor={monitor} would choose by test images; leave out callback.split=test")
     if config.checkpoint.mode not in ("min", "max"):
         raise UserError(f"checkpoint.mode must be min or max, got {config.checkpoint.mode!r}")
     epochs = config.trainer.get("max_epochs")

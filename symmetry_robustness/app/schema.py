@@ -52,7 +52,8 @@ class CallbackConfig:
     """How often, and on how many images, robustness is evaluated during training and after it."""
 
     every_n_epochs: int = 1  # the most often; 0: only at the end
-    num_images: int = 256  # the most, of the validation split
+    split: str | None = None  # whose images, during training; null: validation, or train where nothing is held out
+    num_images: int = 256  # the most, of that split
     min_images: int | None = None  # the least; null: a quarter of num_images
     max_share_of_epoch: float | None = 0.1  # of the training time; kept by fewer images, then epochs; null: no limit
     final_num_images: int = 1000  # of the test set, once at the end, whatever it takes

@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100, from the official binary or Python layout."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -68,6 +69,9 @@ class CIFARDataModule(ImageDataModule):
     Args:
         root: Directory that holds the unpacked folder.
         copy: `official` compares checksums; `other` accepts a deliberate other copy and says so in `origin`.
+        inexact: Under `copy="other"`, the images whose pixels are known to differ from the official ones, numbered
+            over the training images and then the test images, from 0; `origin` counts them, and those of the test
+            set are never among the images on which robustness is measured. None where nothing is known.
         num_classes: Must be the data set's own number.
         batch_size: Images per optimiser step, summed over all ranks.
         evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
@@ -88,6 +92,7 @@ class CIFARDataModule(ImageDataModule):
         root: str | Path,
         num_classes: int,
         copy: Copy = "official",
+        inexact: Sequence[int] | None = None,
         batch_size: int = 128,
         evaluation_batch_size: int = 512,
         validation_size: int = 5_000,
@@ -110,10 +115,25 @@ class CIFARDataModule(ImageDataModule):
         if copy not in ("official", "other"):
             raise UserError(f"data.copy={copy!r} is unknown; choose official, or other for a deliberate other copy")
         self.root, self.copy = Path(root).expanduser(), copy
+        self.inexact = inexact if inexact is None else sorted({*inexact})
+        self._check_inexact()
+
+    def _check_inexact(self) -> None:
+        if self.inexact is None:
+            return
+        if self.copy == "official":
+            raise UserError("data.inexact is for other copies, but data.copy=official; set data.copy=other")
+        train, total = self.cifar.train_images, self.cifar.train_images + self.cifar.test_images
+        if wrong := [number for number in self.inexact if not 0 <= number < total]:
+            raise UserError(f"data.inexact has {wrong[0]}; images are numbered from 0 to {total - 1}")
+        self.excluded_test_images = [number - train for number in self.inexact if number >= train]
 
     @property
     def origin(self) -> str:
         """The data set, and whether its files are the official ones."""
+        if self.inexact is not None:
+            total = self.cifar.train_images + self.cifar.test_images
+            return f"{self.cifar.title}, {total - len(self.inexact):,} of {total:,} images exact"
         return (
             f"{self.cifar.title}, {'official files' if self.copy == 'official' else 'another copy (data.copy=other)'}"
         )

@@ -77,6 +77,8 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     image_shape: tuple[int, int, int] = (3, 32, 32)
+    excluded_test_images: Sequence[int] = ()
+    """Positions in the test sets, one after the other, that `subset` never chooses."""
 
     def __init__(
         self,
@@ -226,9 +228,13 @@ class ImageDataModule(LightningDataModule, ABC):
         total = sum(map(len, parts))
         if total == 0:
             raise UserError("data.validation_size=0 leaves no validation images; set a size or choose another split")
+        order = torch.randperm(total, generator=seeded_generator(seed, 0, _SUBSET))
+        if split == "test":
+            order = order[torch.isin(order, torch.tensor(self.excluded_test_images, dtype=torch.int64), invert=True)]
+            total = len(order)
         if size is not None and not 1 <= size <= total:
             raise UserError(f"{setting}={size}, but the {split} split has {total} images; choose 1 to {total}")
-        chosen = torch.randperm(total, generator=seeded_generator(seed, 0, _SUBSET))[:size].sort().values
+        chosen = order[:size].sort().values
         images, labels, indices, start = [], [], [], 0
         for part in parts:
             positions = chosen[(chosen >= start) & (chosen < start + len(part))]

@@ -25,7 +25,7 @@ from symmetry_robustness.reporting.settings import data_title, training_settings
 VIEWS = {"rotation": "angle (degrees, counter-clockwise)", "scale": "scale"}
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, and not everywhere
-_DURING = re.compile(r"(train|validation)-epoch=(\d+)")
+_DURING = re.compile(r"(train|validation|test)-epoch=(\d+)")
 _DAMAGE = (*DAMAGED_ARCHIVE, TypeError, AttributeError, OverflowError, yaml.YAMLError, csv.Error)
 
 

@@ -46,7 +46,10 @@ def data_title(data: Settings) -> str:
             continue
         if key == "corruptions" and value == "all":
             continue
-        unusual.append({"copy": f"{value} copy", "pose": str(value)}.get(key, f"{key}={plain(value)}"))
+        if key == "inexact":
+            unusual.append(f"all but {len(value)} images exact")
+        elif key != "copy" or data.get("inexact") is None:
+            unusual.append({"copy": f"{value} copy", "pose": str(value)}.get(key, f"{key}={plain(value)}"))
     return f"{name} ({', '.join(unusual)})" if unusual else name
 
 

@@ -42,8 +42,9 @@ class RobustnessCallback(pl.Callback):
     Args:
         protocol: attacks, epsilons, CLEVER.
         every_n_epochs: how often at most; 0 evaluates only at the end.
-        num_images: how many images at most each time: of the validation split, or of the training split where nothing
-            is held out, so that no checkpoint is ever chosen by the test set. Smaller choices lie in larger ones.
+        split: whose images during training: train, validation or test; None for the validation split, or the training
+            split where nothing is held out. Test images may be watched, but no checkpoint may be chosen by them.
+        num_images: how many images of that split at most each time. Smaller choices lie in larger ones.
         min_images: how many at least; None for a quarter of `num_images`.
         max_share_of_epoch: budget of the evaluations during training, as a share of the training time so far, see
             `Budget`; None evaluates `num_images` after every n-th epoch, whatever it takes.
@@ -59,6 +60,7 @@ class RobustnessCallback(pl.Callback):
         self,
         protocol: EvaluationProtocol,
         every_n_epochs: int = 1,
+        split: str | None = None,
         num_images: int = 256,
         min_images: int | None = None,
         max_share_of_epoch: float | None = 0.1,
@@ -82,7 +84,10 @@ class RobustnessCallback(pl.Callback):
                 f"callback.max_share_of_epoch must be positive, got {max_share_of_epoch}; null sets no limit, "
                 "callback.every_n_epochs=0 leaves only the evaluation at the end"
             )
+        if split not in (None, "train", "validation", "test"):
+            raise UserError(f"callback.split must be train, validation, test or null, got {split}")
         self.protocol = protocol
+        self.split = split
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
         self.final_num_images = final_num_images
@@ -105,7 +110,7 @@ class RobustnessCallback(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the images, so that a mistake about them shows before the training and not after it."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        self._during = "validation" if datamodule.validation_size else "train"
+        self._during = self.split or ("validation" if datamodule.validation_size else "train")
         if self.every_n_epochs:
             datamodule.subset(self._during, self.num_images, self.seed, setting="callback.num_images")
             if trainer.is_global_zero:

@@ -185,3 +185,25 @@ def test_full_size_files_stay_uint8_and_are_held_once(tmp_path: Path) -> None:
     assert sum(storages.values()) == 60_000 * 3072
     assert (len(train), len(validation), len(test)) == (45_000, 5_000, 10_000)
     assert torch.equal(train.images[:, 0, 0, 0], (torch.arange(50_000) % 10_000 % 251).to(torch.uint8))
+
+
+def test_inexact_images_of_a_copy_are_counted_and_never_judged(cifar10: CIFAR, tmp_path: Path) -> None:
+    write_binary(cifar10, tmp_path)
+    first_test = cifar10.train_images
+    module = make(tmp_path, copy="other", inexact=[3, first_test + 2, first_test + 19])
+    total = first_test + cifar10.test_images
+    assert module.provenance == f"CIFAR-10, {total - 3} of {total} images exact"
+    assert module.subset("test", None, 0)[2].tolist() == [n for n in range(20) if n not in (2, 19)]
+    with pytest.raises(UserError, match="choose 1 to 18"):
+        module.subset("test", 19, 0)
+    module.setup("fit")
+    assert len(module.subset("train", None, 0)[2]) == first_test - 30  # training keeps them
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"inexact": [0]}, "data.copy=other"), ({"copy": "other", "inexact": [-1]}, "data.inexact has -1")],
+)
+def test_inexact_images_must_exist_and_be_of_another_copy(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(Path("data"), **settings)

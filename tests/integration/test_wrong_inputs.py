@@ -77,6 +77,11 @@ AT_COMPOSITION = {
         ["train", "checkpoint.monitor=train/loss", "checkpoint.mode=best"],
         "checkpoint.mode",
     ),
+    "checkpoint chosen by test images": (
+        ["train", "checkpoint.monitor=robust/clean", "callback.split=test"],
+        "callback.split=test",
+    ),
+    "unknown split of the callback": (["train", "callback.split=tset"], "callback.split"),
     "unknown precision": (["train", "compute.precision=13-bit"], "13-bit"),
     "no devices": (["train", "trainer.devices=0"], "trainer.devices=0"),
     "no devices, and no launcher": (["train", "hydra.launcher=null", "trainer.devices=0"], "trainer.devices=0"),
