@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from symmetry_robustness import build_network, load_config
-from symmetry_robustness.app.memory import keep_freed_memory
+from symmetry_robustness.runs.malloc import keep_freed_memory
 from symmetry_robustness.training import Classifier
 from symmetry_robustness.training.compute import fastest_precision
 

@@ -23,8 +23,8 @@ from playwright.sync_api import sync_playwright
 
 from symmetry_robustness import load_config
 from symmetry_robustness.robustness import RobustnessReport
-from symmetry_robustness.robustness.soundness import Check
-from symmetry_robustness.sweeps.run_directory import environment
+from symmetry_robustness.robustness.checks.derived import Check
+from symmetry_robustness.runs.directory import environment
 
 RUNS = 1000
 NETWORKS = ("standard", "parallel_rotation", "parallel_scale", "parallel_rotation_scale", "cascaded", "weighted")

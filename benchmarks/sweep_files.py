@@ -20,7 +20,7 @@ from typing import Any
 from symmetry_robustness import load_config
 from symmetry_robustness.app.collect import final_table
 from symmetry_robustness.sweeps.manifest import PlannedJob
-from symmetry_robustness.sweeps.state import sweep_states
+from symmetry_robustness.sweeps.status import sweep_states
 
 JOBS = 1000
 RUNNING = 32
@@ -51,7 +51,7 @@ def tell():
             json.dump(counts, file)
 atexit.register(tell)
 sys.argv[1:] = [directory]
-runpy.run_module("symmetry_robustness.app.job", run_name="__main__", alter_sys=True)
+runpy.run_module("symmetry_robustness.runs.train", run_name="__main__", alter_sys=True)
 """
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.attacks import FGSM, PGD, LibraryAttack
-from symmetry_robustness.layers.kept import steady_weights
+from symmetry_robustness.layers.expansion_cache import steady_weights
 from symmetry_robustness.layers.rotation import RotationConv
 from symmetry_robustness.models import export
 from symmetry_robustness.precision import float32

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.data.shapes import Look, make_shapes
+from symmetry_robustness.layers.downsampling import shrink
 from symmetry_robustness.layers.fields import InnerBatchNorm
 from symmetry_robustness.layers.groups import FieldType
-from symmetry_robustness.layers.hermite import ScaleGroup
 from symmetry_robustness.layers.rotation import RotationConv
 from symmetry_robustness.layers.scale import MultiScaleConv, ScaleConv, ScaleLifting, shrink_fields
-from symmetry_robustness.layers.shrinking import shrink
+from symmetry_robustness.layers.scale_group import ScaleGroup
 from symmetry_robustness.models.equivariant import EquivariantNetwork, rotation_block
 from symmetry_robustness.models.network import Network, export
 from symmetry_robustness.models.stems import ConvStem, ScaleStem
 from symmetry_robustness.reporting.figures import COLORS as COLORS
 from symmetry_robustness.reporting.figures import MARKERS as MARKERS
 from symmetry_robustness.robustness import Symmetry
-from symmetry_robustness.robustness.measure import Arrays, Subject
-from symmetry_robustness.robustness.symmetry import relative_error
+from symmetry_robustness.robustness.measures.base import Arrays, Subject
+from symmetry_robustness.robustness.measures.equivariance import relative_error
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SEEDS = (0, 1, 2)

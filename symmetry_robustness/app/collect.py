@@ -20,12 +20,12 @@ from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.status_view import MARKS, TROUBLE, counts, why
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file
-from symmetry_robustness.reporting import formats
-from symmetry_robustness.reporting.formats import Cell, markdown
+from symmetry_robustness.reporting import table_formats as formats
+from symmetry_robustness.reporting.table_formats import Cell, markdown
+from symmetry_robustness.runs.directory import PROVENANCE
+from symmetry_robustness.runs.liveness import read_mapping
 from symmetry_robustness.sweeps.manifest import JOBS
-from symmetry_robustness.sweeps.run_directory import PROVENANCE
-from symmetry_robustness.sweeps.signs import read_mapping
-from symmetry_robustness.sweeps.state import JobState, sweep_states
+from symmetry_robustness.sweeps.status import JobState, sweep_states
 
 Row = dict[str, str]
 _MOST: Final = 30  # rows of a kind on a terminal; the files hold all

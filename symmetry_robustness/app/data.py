@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from symmetry_robustness.app.cli import guarded
+from symmetry_robustness.data.archives import CIFAR10, CIFAR100
 from symmetry_robustness.data.corruptions import CIFAR10C_ARCHIVE, CIFAR100C_ARCHIVE
 from symmetry_robustness.data.download import ask_zenodo, fetch, unpack
-from symmetry_robustness.data.files import Archive, check_files
-from symmetry_robustness.data.official import CIFAR10, CIFAR100
+from symmetry_robustness.data.integrity import Archive, check_files
 from symmetry_robustness.errors import UserError
 
 ARCHIVES = {

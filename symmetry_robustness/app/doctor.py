@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from symmetry_robustness.app import examinations
+from symmetry_robustness.app import doctor_checks as examinations
 from symmetry_robustness.app.cli import guarded
-from symmetry_robustness.app.examinations import WANDB_S, Finding
+from symmetry_robustness.app.doctor_checks import WANDB_S, Finding
 
 _STYLE: Final = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 

@@ -21,15 +21,15 @@ from torch import nn
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.config import check_targets, finalize_config, require_own_classes
 from symmetry_robustness.app.hydra_main import run_hydra
-from symmetry_robustness.app.memory import keep_freed_memory
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_network
 from symmetry_robustness.reporting.figures import save_figure
 from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
-from symmetry_robustness.robustness.soundness import count_checks
-from symmetry_robustness.sweeps.run_directory import CONFIG, read_config
-from symmetry_robustness.sweeps.snapshot import package_digest
+from symmetry_robustness.robustness.checks.derived import count_checks
+from symmetry_robustness.runs.directory import CONFIG, read_config
+from symmetry_robustness.runs.malloc import keep_freed_memory
+from symmetry_robustness.runs.snapshot import package_digest
 from symmetry_robustness.training.pictures import measure_figures
 
 

@@ -14,16 +14,16 @@ from rich.console import Console
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.explanations import EXPLANATIONS
+from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.claims import Outcome, judge_claims, load_claims
 from symmetry_robustness.reporting.claims_table import claims_sheet
-from symmetry_robustness.reporting.formats import terminal
 from symmetry_robustness.reporting.frame import frame_of
-from symmetry_robustness.reporting.overview import overview
 from symmetry_robustness.reporting.page import render_page
 from symmetry_robustness.reporting.page_data import all_details, make_page
 from symmetry_robustness.reporting.report_figures import write_figures
-from symmetry_robustness.reporting.results import Summary, summarize
+from symmetry_robustness.reporting.run_table import overview
 from symmetry_robustness.reporting.runs import Problem, Run, find_runs
+from symmetry_robustness.reporting.table_formats import terminal
 from symmetry_robustness.reporting.tables import Sheet, sheets
 
 
@@ -78,7 +78,7 @@ def remove_values(
     images: NDArray[np.float32], shares: NDArray[np.float64], numbers: NDArray[np.int64], seed: int
 ) -> NDArray[np.float32]:
     """What is left of images at their removal tolerance; only reports that measured it wait for torch."""
-    from symmetry_robustness.robustness.removal import removed
+    from symmetry_robustness.robustness.measures.pixel_removal import removed
 
     return removed(images, shares, numbers, seed)
 

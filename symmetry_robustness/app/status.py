@@ -20,9 +20,9 @@ from rich.text import Text
 
 from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.status_view import counts, forecast, sweep_view
-from symmetry_robustness.sweeps.forecast import seconds_left
-from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
-from symmetry_robustness.sweeps.state import JobState, sweep_states
+from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
+from symmetry_robustness.sweeps.eta import seconds_left
+from symmetry_robustness.sweeps.status import JobState, sweep_states
 
 States = dict[Path, list[JobState]]
 _PAUSE: Final = 1.0  # seconds between two looks at the files

@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from symmetry_robustness.app.durations import duration
-from symmetry_robustness.sweeps.forecast import seconds_left
-from symmetry_robustness.sweeps.state import JobState, State
+from symmetry_robustness.sweeps.eta import seconds_left
+from symmetry_robustness.sweeps.status import JobState, State
 
 # In the order in which they are told.
 MARKS: Final[dict[State, tuple[str, str]]] = {

@@ -14,12 +14,12 @@ from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.collect import final_table
 from symmetry_robustness.app.config import finalize_config
 from symmetry_robustness.app.hydra_main import is_sweep, run_hydra
-from symmetry_robustness.app.job import check_devices, checkpoints, refuse_overruled, robustness_callback
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.runs.directory import find_run, freeze, is_done, renew
+from symmetry_robustness.runs.process import INTERRUPTED, run_job
+from symmetry_robustness.runs.train import check_devices, checkpoints, refuse_overruled, robustness_callback
 from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep
-from symmetry_robustness.sweeps.process import INTERRUPTED, run_job
-from symmetry_robustness.sweeps.run_directory import find_run, freeze, is_done, renew
-from symmetry_robustness.training import tracking
+from symmetry_robustness.training import wandb_logger as tracking
 
 _DETACH = "--detach"
 

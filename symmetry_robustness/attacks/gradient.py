@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.losses import LOSSES, attack_loss
-from symmetry_robustness.attacks.randomness import RandomSource, example_generator
+from symmetry_robustness.attacks.rng import RandomSource, example_generator
 from symmetry_robustness.attacks.threat import Norm, ThreatModel, check_images, parse_epsilon, per_image, project
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32

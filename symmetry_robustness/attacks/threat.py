@@ -9,7 +9,7 @@ from typing import Literal, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.randomness import RandomSource, draw
+from symmetry_robustness.attacks.rng import RandomSource, draw
 from symmetry_robustness.errors import UserError
 
 NormName = Literal["linf", "l2"]

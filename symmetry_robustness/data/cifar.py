@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
 from symmetry_robustness.data.augmentation import RandomCropFlip
-from symmetry_robustness.data.batches import Batch, Split
-from symmetry_robustness.data.files import Copy, check_files, find_directory
+from symmetry_robustness.data.cifar_format import read_binary, read_python
+from symmetry_robustness.data.integrity import Copy, check_files, find_directory
+from symmetry_robustness.data.loaders import Batch, Split
 from symmetry_robustness.data.module import ImageDataModule
-from symmetry_robustness.data.official import CIFAR, CIFAR10, CIFAR100
-from symmetry_robustness.data.readers import read_binary, read_python
-from symmetry_robustness.data.views import Views
+from symmetry_robustness.data.test_transforms import Views
 from symmetry_robustness.errors import UserError
 
 

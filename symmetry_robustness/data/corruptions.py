@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
 from symmetry_robustness.data.augmentation import RandomCropFlip
-from symmetry_robustness.data.batches import Split
 from symmetry_robustness.data.cifar import CIFARDataModule, read_cifar
-from symmetry_robustness.data.files import Archive, Copy, check_files, find_directory
-from symmetry_robustness.data.official import CIFAR, CIFAR10, CIFAR100
-from symmetry_robustness.data.views import Views
+from symmetry_robustness.data.integrity import Archive, Copy, check_files, find_directory
+from symmetry_robustness.data.loaders import Split
+from symmetry_robustness.data.test_transforms import Views
 from symmetry_robustness.errors import UserError
 
 # The benchmark, in the order of its paper. Source: arXiv 1903.12261, sec. 4.1.

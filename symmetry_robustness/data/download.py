@@ -15,7 +15,7 @@ from pypdl import Pypdl
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from symmetry_robustness.data.files import CHECKSUMS, Archive, check_files, digest
+from symmetry_robustness.data.integrity import CHECKSUMS, Archive, check_files, digest
 from symmetry_robustness.errors import UserError
 
 ZENODO = "https://zenodo.org/api/records/"

@@ -11,14 +11,14 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from symmetry_robustness.data.augmentation import RandomCropFlip
-from symmetry_robustness.data.batches import (
+from symmetry_robustness.data.loaders import (
     Batch,
     EvaluationBatches,
     Split,
     TrainingBatches,
     seeded_generator,
 )
-from symmetry_robustness.data.views import Views
+from symmetry_robustness.data.test_transforms import Views
 from symmetry_robustness.errors import UserError
 
 SplitName = Literal["train", "validation", "test"]

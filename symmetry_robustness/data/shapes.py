@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from symmetry_robustness.data.augmentation import RandomCropFlip
-from symmetry_robustness.data.batches import Batch, Split, seeded_generator
+from symmetry_robustness.data.loaders import Batch, Split, seeded_generator
 from symmetry_robustness.data.module import ImageDataModule
-from symmetry_robustness.data.views import Views
+from symmetry_robustness.data.test_transforms import Views
 from symmetry_robustness.errors import UserError
 
 SIZE = 32

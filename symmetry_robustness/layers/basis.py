@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.checks import require_odd
+from symmetry_robustness.layers.disk_cache import Arrays, cached
 from symmetry_robustness.layers.groups import FieldType
-from symmetry_robustness.layers.kernel_cache import Arrays, cached
+from symmetry_robustness.layers.validation import require_odd
 
 # Goes up when the same settings are to give another basis, so that older files are no longer found.
 BASIS_FORMAT = 1

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from symmetry_robustness.layers.checks import require_odd, require_positive
+from symmetry_robustness.layers.validation import require_odd, require_positive
 
 
 def conv_block(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.groups import FieldType
+from symmetry_robustness.layers.validation import require_positive
 
 Nonlinearity = Literal["relu", "norm"]
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.checks import require_positive
+from symmetry_robustness.layers.validation import require_positive
 
 # The basis of a larger group takes long, and kernels of a few pixels hardly tell its rotations apart.
 MAX_ORDER = 16

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.fields import by_part, field_length
 from symmetry_robustness.layers.groups import FieldType
+from symmetry_robustness.layers.validation import require_positive
 
 Pool = Literal["max", "average"]
 

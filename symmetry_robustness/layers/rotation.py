@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.basis import steerable_basis
-from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.convolution import plain_convolution
+from symmetry_robustness.layers.expansion_cache import Kept, Kernels
 from symmetry_robustness.layers.groups import FieldType
-from symmetry_robustness.layers.kept import Kept, Kernels
+from symmetry_robustness.layers.validation import require_positive
 
 
 class RotationConv(nn.Module):

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.convolution import conv_block, plain_convolution
-from symmetry_robustness.layers.hermite import ScaleGroup, hermite_basis
-from symmetry_robustness.layers.kept import Kept, Kernels
-from symmetry_robustness.layers.shrinking import shrink
+from symmetry_robustness.layers.downsampling import shrink
+from symmetry_robustness.layers.expansion_cache import Kept, Kernels
+from symmetry_robustness.layers.scale_group import ScaleGroup, hermite_basis
+from symmetry_robustness.layers.validation import require_positive
 
 
 class MultiScaleConv(nn.Module):

@@ -7,10 +7,10 @@ from functools import partial
 from torch import nn
 
 from symmetry_robustness.layers.fields import InnerBatchNorm
-from symmetry_robustness.layers.hermite import ScaleGroup
 from symmetry_robustness.layers.normalize import Normalize
 from symmetry_robustness.layers.pooling import GroupPool, TilingPool
 from symmetry_robustness.layers.scale import ScaleConv, ScaleLifting
+from symmetry_robustness.layers.scale_group import ScaleGroup
 from symmetry_robustness.models.network import Trunk, build_trunk, classifier
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.checks import require_positive
 from symmetry_robustness.layers.convolution import conv_block
 from symmetry_robustness.layers.fields import InnerBatchNorm
 from symmetry_robustness.layers.groups import group_order
-from symmetry_robustness.layers.hermite import ScaleGroup
 from symmetry_robustness.layers.pooling import GroupPool
 from symmetry_robustness.layers.rotation import RotationConv
 from symmetry_robustness.layers.scale import ScaleLifting
+from symmetry_robustness.layers.scale_group import ScaleGroup
+from symmetry_robustness.layers.validation import require_positive
 
 
 def channels_of(stem: nn.Module) -> int:

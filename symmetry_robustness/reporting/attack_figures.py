@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pandas as pd
 
+from symmetry_robustness.reporting.aggregate import Section, Summary
 from symmetry_robustness.reporting.evaluations import FINAL
 from symmetry_robustness.reporting.figure_parts import (
     NETWORKS,
@@ -15,10 +16,9 @@ from symmetry_robustness.reporting.figure_parts import (
     shown_network,
 )
 from symmetry_robustness.reporting.figures import Bar, Line, bars, curve_grid, epsilon_name
-from symmetry_robustness.reporting.formats import flag
 from symmetry_robustness.reporting.frame import records, split
 from symmetry_robustness.reporting.protocols import NORMS, describe_attack
-from symmetry_robustness.reporting.results import Section, Summary
+from symmetry_robustness.reporting.table_formats import flag
 
 _FAMILIES: Final = 4  # protocols that are drawn
 _COLUMNS: Final = 4  # panels side by side on a page

@@ -10,8 +10,7 @@ import pandas as pd
 import yaml
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.reporting.protocols import SAME_AS
-from symmetry_robustness.reporting.results import (
+from symmetry_robustness.reporting.aggregate import (
     Seeds,
     Summary,
     alone,
@@ -19,8 +18,9 @@ from symmetry_robustness.reporting.results import (
     evaluations_by_section,
     trained_settings,
 )
+from symmetry_robustness.reporting.comparability import flatten, images_per_test_set
+from symmetry_robustness.reporting.protocols import SAME_AS
 from symmetry_robustness.reporting.runs import YAML_LOADER, Run
-from symmetry_robustness.reporting.settings import flatten, images_per_test_set
 from symmetry_robustness.reporting.statistics import Difference
 
 HOLDS = "holds"

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from symmetry_robustness.reporting.claims import FAILS, HOLDS, NOT_MEASURED, ONLY_RELEASED, Claim, Outcome
-from symmetry_robustness.reporting.formats import Cell, Table
 from symmetry_robustness.reporting.statistics import Difference
+from symmetry_robustness.reporting.table_formats import Cell, Table
 from symmetry_robustness.reporting.tables import Sheet
 
 

@@ -5,12 +5,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from symmetry_robustness.reporting.comparability import data_title, digest
 from symmetry_robustness.reporting.figure_parts import NETWORKS, Drawn, first_of
 from symmetry_robustness.reporting.figures import Line, curve_grid, epsilon_name
 from symmetry_robustness.reporting.protocols import NORMS
 from symmetry_robustness.reporting.runs import Run
 from symmetry_robustness.reporting.schema import EpochFile, read_checked
-from symmetry_robustness.reporting.settings import data_title, digest
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
 
 _SEEDS: Final = 5  # runs of a network whose epochs are read

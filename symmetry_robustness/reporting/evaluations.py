@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.protocols import describe_protocol, is_released, protocol_name, protocol_settings
-from symmetry_robustness.reporting.schema import EvaluationFile, read_checked
-from symmetry_robustness.reporting.settings import (
+from symmetry_robustness.reporting.comparability import (
     data_title,
     digest,
     evaluation_data,
     has_versions,
     images_per_test_set,
 )
+from symmetry_robustness.reporting.protocols import describe_protocol, is_released, protocol_name, protocol_settings
+from symmetry_robustness.reporting.schema import EvaluationFile, read_checked
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]

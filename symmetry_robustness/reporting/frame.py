@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from symmetry_robustness.reporting.comparability import data_title, digest, evaluation_data, images_per_test_set
 from symmetry_robustness.reporting.evaluations import Evaluation
 from symmetry_robustness.reporting.runs import Problem, Run, find_runs
-from symmetry_robustness.reporting.settings import data_title, digest, evaluation_data, images_per_test_set
 from symmetry_robustness.reporting.statistics import mean_and_error, shares_and_errors
 
 # What the columns mean stands in docs/reporting.md.

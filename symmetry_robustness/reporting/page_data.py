@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from symmetry_robustness.reporting.aggregate import Section, Summary
 from symmetry_robustness.reporting.claims import Outcome
+from symmetry_robustness.reporting.comparability import data_title
 from symmetry_robustness.reporting.evaluations import FINAL
 from symmetry_robustness.reporting.frame import records
 from symmetry_robustness.reporting.page import (
@@ -27,9 +29,7 @@ from symmetry_robustness.reporting.page import (
 from symmetry_robustness.reporting.page_answers import find_answers, place
 from symmetry_robustness.reporting.page_measures import find_measures
 from symmetry_robustness.reporting.page_run import run_details
-from symmetry_robustness.reporting.results import Section, Summary
 from symmetry_robustness.reporting.runs import Run, shown_path
-from symmetry_robustness.reporting.settings import data_title
 from symmetry_robustness.reporting.statistics import Difference
 
 _ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy")

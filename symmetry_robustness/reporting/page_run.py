@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from symmetry_robustness.reporting.comparability import flatten
 from symmetry_robustness.reporting.evaluations import Evaluation, Examples
 from symmetry_robustness.reporting.figures import epsilon_name, magnified_difference, outcome_name
-from symmetry_robustness.reporting.overview import measure_title
 from symmetry_robustness.reporting.page import finite
+from symmetry_robustness.reporting.run_table import measure_title
 from symmetry_robustness.reporting.runs import Run
-from symmetry_robustness.reporting.settings import flatten
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2

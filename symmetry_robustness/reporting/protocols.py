@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from symmetry_robustness.reporting.settings import Settings, flatten
+from symmetry_robustness.reporting.comparability import Settings, flatten
 
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
 # Sound settings, which reports of early versions leave unsaid.

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from symmetry_robustness.reporting.aggregate import Summary
 from symmetry_robustness.reporting.attack_figures import attack_figures
 from symmetry_robustness.reporting.figure_parts import (
     NETWORKS,
@@ -22,7 +23,6 @@ from symmetry_robustness.reporting.figure_parts import (
 from symmetry_robustness.reporting.figures import accuracy_circle, corruption_map, curve_grid, save_figure
 from symmetry_robustness.reporting.frame import BENCHMARK, CORRUPTED, SEVERITIES, records, split
 from symmetry_robustness.reporting.measure_figures import Remove
-from symmetry_robustness.reporting.results import Summary
 from symmetry_robustness.reporting.run_figures import LAST, run_figures
 from symmetry_robustness.reporting.runs import VIEWS, Run
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from symmetry_robustness.reporting.comparability import digest, evaluation_data
 from symmetry_robustness.reporting.epoch_figures import epoch_figures
 from symmetry_robustness.reporting.evaluations import FINAL, Evaluation
 from symmetry_robustness.reporting.figure_parts import NETWORKS, Drawn, first_of
@@ -20,7 +21,6 @@ from symmetry_robustness.reporting.frame import settings_key
 from symmetry_robustness.reporting.measure_figures import Remove, Shown, measure_figures, shares_of
 from symmetry_robustness.reporting.protocols import NORMS
 from symmetry_robustness.reporting.runs import Run
-from symmetry_robustness.reporting.settings import digest, evaluation_data
 
 LAST: Final = "last.ckpt"  # the weights that a figure shows unless it says so
 _PANELS: Final = 6  # networks whose CLEVER scores are drawn

@@ -16,10 +16,10 @@ import yaml
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import DAMAGED_ARCHIVE
+from symmetry_robustness.reporting.comparability import data_title, training_settings
 from symmetry_robustness.reporting.evaluations import FINAL, Evaluation, read_evaluation
 from symmetry_robustness.reporting.figures import Curve
 from symmetry_robustness.reporting.schema import Provenance, RunSummary, read_checked
-from symmetry_robustness.reporting.settings import data_title, training_settings
 
 # Kinds of views that a test set may have been shown in, and the axis that they are drawn along.
 VIEWS = {"rotation": "angle (degrees, counter-clockwise)", "scale": "scale"}

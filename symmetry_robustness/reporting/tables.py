@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from symmetry_robustness.reporting.aggregate import COLUMN, SHARES, Section, Summary
 from symmetry_robustness.reporting.figures import epsilon_name
-from symmetry_robustness.reporting.formats import Cell, Table, flag, latex, markdown
 from symmetry_robustness.reporting.frame import BENCHMARK, CORRUPTED, COSTS, SEVERITIES, records, split
-from symmetry_robustness.reporting.overview import measure_title
-from symmetry_robustness.reporting.results import COLUMN, SHARES, Section, Summary
+from symmetry_robustness.reporting.run_table import measure_title
+from symmetry_robustness.reporting.table_formats import Cell, Table, flag, latex, markdown
 
 _INTERVALS = "Mean and 95 % interval: over seeds and images, with one seed over images, as the column says."
 _BEST = "Bold: better than every other in a paired test over several seeds (5 % for each column, after Holm)."

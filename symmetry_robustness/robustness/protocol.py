@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal, final
 
-from symmetry_robustness.attacks.library import LibraryAttack
 from symmetry_robustness.attacks.threat import Attack, NormName, ThreatModel, check_bounds, find_norm, parse_epsilon
+from symmetry_robustness.attacks.torchattacks import LibraryAttack
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.clever import Clever
-from symmetry_robustness.robustness.measure import Measure
+from symmetry_robustness.robustness.measures.base import Measure
+from symmetry_robustness.robustness.measures.clever import Clever
 
 _CHOICES: Final = {
     "judge": ("any", "returned"),

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.clever import CleverScores
-from symmetry_robustness.robustness.measure import Measures, concatenate_measures, order_measures, per_image_means
-from symmetry_robustness.robustness.soundness import Check, conclude, merge_checks
-from symmetry_robustness.robustness.storage import read_pair, write_pair
+from symmetry_robustness.robustness.checks.derived import Check, conclude, merge_checks
+from symmetry_robustness.robustness.measures.base import Measures, concatenate_measures, order_measures, per_image_means
+from symmetry_robustness.robustness.measures.clever import CleverScores
+from symmetry_robustness.robustness.report_files import read_pair, write_pair
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

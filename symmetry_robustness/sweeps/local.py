@@ -13,8 +13,8 @@ from joblib import Parallel, delayed
 from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.runs.process import INTERRUPTED, JobProcess, RunningJobs, forwarded_signals
 from symmetry_robustness.sweeps.executor import Executor, OnError, stop_line
-from symmetry_robustness.sweeps.process import INTERRUPTED, JobProcess, RunningJobs, forwarded_signals
 
 OUTPUT: Final = "output.txt"
 _CORES_PER_JOB: Final = 4

@@ -9,8 +9,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.run_directory import CONFIG, freeze, is_done, job_key, renew, write_json
-from symmetry_robustness.sweeps.signs import read_mapping
+from symmetry_robustness.runs.directory import CONFIG, freeze, is_done, job_key, renew, write_json
+from symmetry_robustness.runs.liveness import read_mapping
 
 JOBS = "jobs"
 SWEEP = "sweep.json"

@@ -22,8 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.files import locked
+from symmetry_robustness.runs.directory import ELSEWHERE, SUMMARY, is_done, read_json
 from symmetry_robustness.sweeps.manifest import PlannedJob
-from symmetry_robustness.sweeps.run_directory import ELSEWHERE, SUMMARY, is_done, read_json
 
 STORAGE: Final = "search.db"
 _STUDY: Final = "search"

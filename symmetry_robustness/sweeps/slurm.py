@@ -21,12 +21,12 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import locked
-from symmetry_robustness.sweeps.allocation import Allocation, allocation
+from symmetry_robustness.runs.directory import SUBMISSION, read_config, write_json
+from symmetry_robustness.runs.liveness import read_mapping, text
+from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.executor import Executor, OnError
-from symmetry_robustness.sweeps.following import follow
-from symmetry_robustness.sweeps.run_directory import SUBMISSION, read_config, write_json
-from symmetry_robustness.sweeps.signs import read_mapping, text
-from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
+from symmetry_robustness.sweeps.resources import Allocation, allocation
+from symmetry_robustness.sweeps.slurm_wait import follow
 
 FILES: Final = "slurm"
 _UNNOTED: Final = ".unnoted"
@@ -209,7 +209,7 @@ def become_job(directory: str) -> None:
         directory: the run directory.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))  # lasts beyond the next line
-    os.execv(sys.executable, [sys.executable, "-u", "-m", "symmetry_robustness.app.job", directory])
+    os.execv(sys.executable, [sys.executable, "-u", "-m", "symmetry_robustness.runs.train", directory])
 
 
 def _cancel_unnoted(files: Path, patience_s: float = 60) -> None:

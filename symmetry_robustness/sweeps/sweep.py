@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from hydra.core.utils import JobReturn, JobStatus
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.runs.directory import is_done
+from symmetry_robustness.runs.snapshot import snapshot
 from symmetry_robustness.sweeps.executor import Executor, OnError
 from symmetry_robustness.sweeps.manifest import PlannedJob, describe_sweep
-from symmetry_robustness.sweeps.run_directory import is_done
-from symmetry_robustness.sweeps.snapshot import snapshot
 
 
 def run_planned(returns: Sequence[JobReturn], executor: Executor, on_error: OnError) -> None:

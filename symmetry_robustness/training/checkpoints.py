@@ -13,8 +13,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from symmetry_robustness.files import DAMAGED_ARCHIVE
 from symmetry_robustness.models.checkpoint import DAMAGE
+from symmetry_robustness.training.best_effort_file import Outlet
 from symmetry_robustness.training.callback import RobustnessCallback
-from symmetry_robustness.training.outlet import Outlet
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.kept import steady_weights
+from symmetry_robustness.layers.expansion_cache import steady_weights
 from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives import Objective
 

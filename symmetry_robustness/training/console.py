@@ -8,7 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
-from symmetry_robustness.training.cost import TrainingClock
+from symmetry_robustness.training.throughput import TrainingClock
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from symmetry_robustness.training.outlet import Outlet
+from symmetry_robustness.training.best_effort_file import Outlet
 
 log = logging.getLogger(__name__)
 

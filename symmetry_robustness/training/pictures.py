@@ -6,7 +6,7 @@ from symmetry_robustness.reporting import measure_figures as drawn
 from symmetry_robustness.reporting.figures import Figures
 from symmetry_robustness.reporting.measure_figures import Shown
 from symmetry_robustness.robustness import RobustnessReport
-from symmetry_robustness.robustness.removal import removed
+from symmetry_robustness.robustness.measures.pixel_removal import removed
 
 
 def measure_figures(report: RobustnessReport) -> Figures:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from symmetry_robustness.app import doctor, examinations
-from symmetry_robustness.app.examinations import Finding
+from symmetry_robustness.app import doctor
+from symmetry_robustness.app import doctor_checks as examinations
+from symmetry_robustness.app.doctor_checks import Finding
 
 
 def found(check: Iterator[Finding]) -> dict[str, Finding]:
@@ -134,7 +135,7 @@ def test_wandb_that_accepts_and_never_answers_makes_runs_offline(tmp_path: Path)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         clean = {key: value for key, value in os.environ.items() if key != "WANDB_MODE"}
-        script = "from symmetry_robustness.app import examinations as e; print(*e.wandb())"
+        script = "from symmetry_robustness.app import doctor_checks as e; print(*e.wandb())"
         done = subprocess.run(
             [sys.executable, "-c", script],
             env=clean | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": url, "HOME": str(tmp_path)},

@@ -9,7 +9,7 @@ import pytest
 from hydra.utils import instantiate
 
 from symmetry_robustness import load_config
-from symmetry_robustness.app.ranks import Ranks
+from symmetry_robustness.runs.ranks import Ranks
 
 
 def test_a_rank_that_is_just_being_killed_is_named(tmp_path: Path) -> None:

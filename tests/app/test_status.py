@@ -17,7 +17,7 @@ from rich.console import Console
 from symmetry_robustness.app.status import main
 from symmetry_robustness.app.status_view import sweep_view
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.state import JobState
+from symmetry_robustness.sweeps.status import JobState
 
 NOW = 1_000_000.0
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks import FGSM, PGD, ThreatModel
 from symmetry_robustness.attacks.gradient import GradientAttack
-from symmetry_robustness.attacks.randomness import example_generator
+from symmetry_robustness.attacks.rng import example_generator
 from symmetry_robustness.attacks.threat import NORMS
 from symmetry_robustness.errors import UserError
 

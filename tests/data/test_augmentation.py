@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from symmetry_robustness.data.augmentation import RandomCropFlip
-from symmetry_robustness.data.batches import rank_slice, seeded_generator
+from symmetry_robustness.data.loaders import rank_slice, seeded_generator
 
 
 def augment(images: torch.Tensor, augmentation: RandomCropFlip, rank: int = 0, world_size: int = 1) -> torch.Tensor:

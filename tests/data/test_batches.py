@@ -5,7 +5,7 @@ from itertools import chain
 import pytest
 import torch
 
-from symmetry_robustness.data.batches import (
+from symmetry_robustness.data.loaders import (
     EvaluationBatches,
     Split,
     TrainingBatches,

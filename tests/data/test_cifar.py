@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from symmetry_robustness.data import CIFAR10DataModule, CIFAR100DataModule
-from symmetry_robustness.data.files import CHECKSUMS, digest
-from symmetry_robustness.data.official import CIFAR, CIFAR10, CIFAR100
+from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
+from symmetry_robustness.data.integrity import CHECKSUMS, digest
 from symmetry_robustness.errors import UserError
 
 from .conftest import write_binary, write_python

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from symmetry_robustness.app import data as command
 from symmetry_robustness.data import CIFAR10DataModule, download
-from symmetry_robustness.data.files import CHECKSUMS, Archive, digest
-from symmetry_robustness.data.official import CIFAR
+from symmetry_robustness.data.archives import CIFAR
+from symmetry_robustness.data.integrity import CHECKSUMS, Archive, digest
 from symmetry_robustness.errors import UserError
 
 from .conftest import write_binary, write_corrupted

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.data import RandomCropFlip, ShapesDataModule
-from symmetry_robustness.data.batches import training_order
+from symmetry_robustness.data.loaders import training_order
 
 
 class Recorder(pl.LightningModule):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from symmetry_robustness.data.archives import CIFAR
 from symmetry_robustness.data.cifar import read_cifar
-from symmetry_robustness.data.official import CIFAR
-from symmetry_robustness.data.readers import read_python
+from symmetry_robustness.data.cifar_format import read_python
 from symmetry_robustness.errors import UserError
 
 from .conftest import PER_FILE, batch, python2_pickle, write_binary, write_python

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from symmetry_robustness.data import ShapesDataModule
-from symmetry_robustness.data.batches import seeded_generator
+from symmetry_robustness.data.loaders import seeded_generator
 from symmetry_robustness.data.shapes import SHAPES, Look, draw_shapes, make_shapes
 from symmetry_robustness.errors import UserError
 

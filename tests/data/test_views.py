@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from symmetry_robustness.data import CIFAR10C, RotatedViews, ScaledViews, ShapesDataModule, Views
-from symmetry_robustness.data.official import CIFAR
-from symmetry_robustness.data.views import rescale, rotate
+from symmetry_robustness.data.archives import CIFAR
+from symmetry_robustness.data.test_transforms import rescale, rotate
 from symmetry_robustness.errors import UserError
 
 NOISE = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

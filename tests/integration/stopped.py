@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness import load_config
-from symmetry_robustness.app import job, train  # noqa: F401 - everything that a job imports
-from symmetry_robustness.sweeps.run_directory import freeze
+from symmetry_robustness.runs import train as job
+from symmetry_robustness.runs.directory import freeze
 from symmetry_robustness.training import Classifier, callback
 from symmetry_robustness.training.checkpoints import CheckpointFiles, EpochCheckpoint
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from symmetry_robustness import load_config
-from symmetry_robustness.sweeps.run_directory import freeze
+from symmetry_robustness.runs.directory import freeze
 
 from ..training.wandb_server import offline_runs
 from .commands import TINY
@@ -49,7 +49,7 @@ def test_the_run_ends_with_the_exit_status_of_the_job(
     freeze(load_config("train", [*TRACKED, *words]), tmp_path / "run", ["symrob", "train"])
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "symmetry_robustness.app.job", str(tmp_path / "run")],
+        [sys.executable, "-m", "symmetry_robustness.runs.train", str(tmp_path / "run")],
         env=os.environ | {"PYTHONPATH": path, "WANDB_MODE": "offline"},
         capture_output=True,
         text=True,

@@ -8,11 +8,11 @@ import pytest
 
 from symmetry_robustness import load_config
 from symmetry_robustness.app.evaluate import evaluate
-from symmetry_robustness.app.job import train
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import RobustnessReport
-from symmetry_robustness.sweeps.run_directory import freeze
-from symmetry_robustness.training.interruption import Signals
+from symmetry_robustness.runs.directory import freeze
+from symmetry_robustness.runs.preemption import Signals
+from symmetry_robustness.runs.train import train
 
 SMALL = [
     "model=standard_4layer",

@@ -6,7 +6,7 @@ import torch
 from scipy.special import eval_hermite, factorial
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.hermite import ScaleGroup, hermite_basis
+from symmetry_robustness.layers.scale_group import ScaleGroup, hermite_basis
 
 
 def test_basis_is_the_hermite_functions_of_scipy_up_to_one_factor_each():

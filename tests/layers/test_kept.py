@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.layers.kept import Kept, steady_weights
+from symmetry_robustness.layers.expansion_cache import Kept, steady_weights
 
 
 class Doubling(nn.Module):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from symmetry_robustness.layers import kernel_cache
+from symmetry_robustness.layers import disk_cache as kernel_cache
 from symmetry_robustness.layers.basis import steerable_basis
-from symmetry_robustness.layers.kernel_cache import cache_folder
+from symmetry_robustness.layers.disk_cache import cache_folder
 
 ARGUMENTS = ("C4", "trivial", "regular", 3)
 BUILD = """

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from symmetry_robustness.data.shapes import make_shapes
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.layers.downsampling import shrink
 from symmetry_robustness.layers.fields import InnerBatchNorm
-from symmetry_robustness.layers.hermite import ScaleGroup, hermite_basis
 from symmetry_robustness.layers.pooling import GroupPool
 from symmetry_robustness.layers.scale import MultiScaleConv, ScaleConv, ScaleLifting, SplitConv, shrink_fields
-from symmetry_robustness.layers.shrinking import shrink
+from symmetry_robustness.layers.scale_group import ScaleGroup, hermite_basis
 
 SCALES, ROTO_SCALES = ScaleGroup(), ScaleGroup(rotations=4)
 GROUPS = pytest.mark.parametrize("group", [SCALES, ROTO_SCALES], ids=["C1", "C4"])

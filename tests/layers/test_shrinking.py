@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.shrinking import shrink
+from symmetry_robustness.layers.downsampling import shrink
 
 
 def wave(size: int, frequency: float, factor: float = 1.0) -> torch.Tensor:

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from symmetry_robustness.robustness import RobustnessReport
-from symmetry_robustness.robustness.clever import CleverFit, CleverScores
-from symmetry_robustness.robustness.soundness import Check
+from symmetry_robustness.robustness.checks.derived import Check
+from symmetry_robustness.robustness.measures.clever import CleverFit, CleverScores
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 CIFAR = {"_target_": "symmetry_robustness.data.CIFAR10DataModule", "root": "data", "copy": "official"}

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from symmetry_robustness import load_config
 from symmetry_robustness.app.config import config_directory
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.reporting.aggregate import summarize
 from symmetry_robustness.reporting.claims import (
     FAILS,
     HOLDS,
@@ -25,7 +26,6 @@ from symmetry_robustness.reporting.claims import (
 from symmetry_robustness.reporting.claims_table import claims_sheet
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.protocols import SAME_AS, is_released, protocol_name
-from symmetry_robustness.reporting.results import summarize
 from symmetry_robustness.reporting.runs import find_runs
 
 from .made import make_report, make_run

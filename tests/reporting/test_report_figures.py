@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.attack_figures import attack_figures
 from symmetry_robustness.reporting.figure_parts import NETWORKS, shown_data
 from symmetry_robustness.reporting.figures import Figures
@@ -17,7 +18,6 @@ from symmetry_robustness.reporting.report_figures import (
     view_figures,
     write_figures,
 )
-from symmetry_robustness.reporting.results import Summary, summarize
 from symmetry_robustness.reporting.run_figures import run_figures
 from symmetry_robustness.reporting.runs import Run, find_runs
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.frame import frame_of
-from symmetry_robustness.reporting.results import Summary, summarize
 from symmetry_robustness.reporting.runs import find_runs
-from symmetry_robustness.robustness.soundness import Check
+from symmetry_robustness.robustness.checks.derived import Check
 
 from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_clever, make_report, make_run
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.reporting.overview import overview, run_row
+from symmetry_robustness.reporting.run_table import overview, run_row
 from symmetry_robustness.reporting.runs import find_runs
 
 from .made import ALL_BROKEN_AT, draw_broken_at, make_clever, make_report, make_run

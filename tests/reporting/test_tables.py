@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from symmetry_robustness.reporting.formats import Cell, Table, escaped, latex, markdown, terminal
+from symmetry_robustness.reporting.aggregate import summarize
 from symmetry_robustness.reporting.frame import BENCHMARK, frame_of
-from symmetry_robustness.reporting.results import summarize
 from symmetry_robustness.reporting.runs import find_runs
+from symmetry_robustness.reporting.table_formats import Cell, Table, escaped, latex, markdown, terminal
 from symmetry_robustness.reporting.tables import Sheet, sheets
-from symmetry_robustness.robustness.soundness import Check
+from symmetry_robustness.robustness.checks.derived import Check
 
 from .made import CIFAR, EPSILONS, draw_broken_at, make_clever, make_report, make_run
 

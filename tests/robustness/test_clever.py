@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import Clever, CleverScores
-from symmetry_robustness.robustness.clever import _unit_ball
-from symmetry_robustness.robustness.weibull import fit_reverse_weibull
+from symmetry_robustness.robustness.measures.clever import _unit_ball
+from symmetry_robustness.robustness.measures.weibull import fit_reverse_weibull
 
 DUAL = {"l1": float("inf"), "l2": 2.0, "linf": 1.0}
 SMALL = {"num_batches": 20, "samples_per_batch": 40}

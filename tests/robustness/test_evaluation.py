@@ -95,9 +95,9 @@ def test_trying_ahead_changes_nothing(
     network: nn.Module, images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attacks = {"a": PGD(steps=4, random_start=True, restarts=2), "b": FGSM()}
-    monkeypatch.setattr("symmetry_robustness.robustness.walk._AHEAD", {"cpu": 0})
+    monkeypatch.setattr("symmetry_robustness.robustness.continuous_batching._AHEAD", {"cpu": 0})
     plain = evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64))
-    monkeypatch.setattr("symmetry_robustness.robustness.walk._AHEAD", {"cpu": 64})
+    monkeypatch.setattr("symmetry_robustness.robustness.continuous_batching._AHEAD", {"cpu": 64})
     same(plain, evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64)))
 
 
@@ -118,7 +118,7 @@ def test_windows_change_nothing(
     network: nn.Module, images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluate_robustness(network, images, labels, protocol(), indices=range(30, 0, -1))
-    monkeypatch.setattr("symmetry_robustness.robustness.evaluation._WINDOW", 8)
+    monkeypatch.setattr("symmetry_robustness.robustness.evaluate._WINDOW", 8)
     same(whole, evaluate_robustness(network, images, labels, protocol(), indices=range(30, 0, -1)))
 
 

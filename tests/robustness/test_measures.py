@@ -22,8 +22,8 @@ from symmetry_robustness.robustness import (
     Symmetry,
     evaluate_in_shares,
     evaluate_robustness,
-    evaluation,
 )
+from symmetry_robustness.robustness import evaluate as evaluation
 
 MEASURES: dict[str, Measure] = {
     "steepness": GradientNorm(norm="l1"),

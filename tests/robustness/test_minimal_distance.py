@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import MinimalDistance, Subject, evaluate_robustness
-from symmetry_robustness.robustness.minimal_distance import shorten
+from symmetry_robustness.robustness.measures.minimal_distance import shorten
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 

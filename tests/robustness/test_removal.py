@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.removal import removal_ranks, removal_tolerance, remove
+from symmetry_robustness.robustness.measures.pixel_removal import removal_ranks, removal_tolerance, remove
 
 
 class Total(nn.Module):
@@ -36,7 +36,7 @@ def test_each_image_has_its_own_seeded_order(network: nn.Module, images: Tensor)
 
 
 def test_the_definition_image_by_image(network: nn.Module, images: Tensor) -> None:
-    from symmetry_robustness.attacks.randomness import example_generator
+    from symmetry_robustness.attacks.rng import example_generator
 
     result = removal_tolerance(network, images[:6], levels=8)
     for number, image in enumerate(images[:6]):

@@ -17,8 +17,8 @@ from symmetry_robustness.robustness import (
     Turn,
     evaluate_in_shares,
     evaluate_robustness,
-    shares,
 )
+from symmetry_robustness.robustness import sharding as shares
 
 PROTOCOL = EvaluationProtocol(
     attacks={"fgsm": FGSM(), "pgd": PGD(steps=4, random_start=True)},

@@ -15,7 +15,8 @@ from symmetry_robustness.attacks import FGSM, PGD, LibraryAttack, ThreatModel
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.explanations import EXPLANATIONS
 from symmetry_robustness.layers.normalize import Normalize
-from symmetry_robustness.robustness import Clever, EvaluationProtocol, MinimalDistance, evaluate_robustness, soundness
+from symmetry_robustness.robustness import Clever, EvaluationProtocol, MinimalDistance, evaluate_robustness
+from symmetry_robustness.robustness.checks import derived as soundness
 
 from .trained import SOUND, blobs, shapes
 

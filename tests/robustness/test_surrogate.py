@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from symmetry_robustness.robustness.surrogate import Unmasked
+from symmetry_robustness.robustness.checks.bpda import Unmasked
 
 
 class Masked(nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import Subject, Symmetry
-from symmetry_robustness.robustness.symmetry import relative_error
+from symmetry_robustness.robustness.measures.equivariance import relative_error
 
 
 class LiftingConv(nn.Conv2d):

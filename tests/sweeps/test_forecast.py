@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from symmetry_robustness.sweeps.forecast import seconds_left
-from symmetry_robustness.sweeps.state import JobState
+from symmetry_robustness.sweeps.eta import seconds_left
+from symmetry_robustness.sweeps.status import JobState
 
 
 def job(state: Any, **fields: Any) -> JobState:

@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import locked
-from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep, describe_sweep
-from symmetry_robustness.sweeps.run_directory import (
+from symmetry_robustness.runs.directory import (
     find_run,
     first_difference,
     freeze,
@@ -23,7 +22,8 @@ from symmetry_robustness.sweeps.run_directory import (
     read_json,
     write_json,
 )
-from symmetry_robustness.sweeps.state import sweep_states
+from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep, describe_sweep
+from symmetry_robustness.sweeps.status import sweep_states
 
 WORDS = ("-m", "seed=0,1")
 

@@ -6,7 +6,7 @@ import pytest
 
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.run_directory import (
+from symmetry_robustness.runs.directory import (
     add_environment,
     freeze,
     job_key,
@@ -47,7 +47,7 @@ import sys
 from pathlib import Path
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.run_directory import freeze
+from symmetry_robustness.runs.directory import freeze
 config = load_config("train", [f"seed={sys.argv[2]}"])
 input()
 try:

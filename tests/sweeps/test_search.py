@@ -28,7 +28,7 @@ EXECUTOR = """
 import json, math, os
 from dataclasses import dataclass
 from symmetry_robustness.sweeps.executor import Executor
-from symmetry_robustness.sweeps.run_directory import read_config
+from symmetry_robustness.runs.directory import read_config
 
 @dataclass(frozen=True)
 class Instant(Executor):

@@ -5,7 +5,7 @@ import pytest
 
 from symmetry_robustness.app.config import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.allocation import Allocation, allocation
+from symmetry_robustness.sweeps.resources import Allocation, allocation
 from symmetry_robustness.sweeps.slurm import SlurmExecutor, split, what_sbatch_said
 
 

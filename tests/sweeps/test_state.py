@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.squeue import SlurmJob, ask_squeue
-from symmetry_robustness.sweeps.state import JobState, job_state, sweep_states
+from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
+from symmetry_robustness.sweeps.status import JobState, job_state, sweep_states
 
 LONG_AGO = time.time() - 5000
 

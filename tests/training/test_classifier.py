@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from symmetry_robustness.layers import kept
+from symmetry_robustness.layers import expansion_cache as kept
 from symmetry_robustness.layers.rotation import RotationConv
 from symmetry_robustness.training.classifier import Classifier, Meter
 from symmetry_robustness.training.objectives import CleanAndFGSM

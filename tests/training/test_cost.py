@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.training import Classifier, CrossEntropy
-from symmetry_robustness.training.cost import TrainingClock, count_flops, training_cost
+from symmetry_robustness.training.throughput import TrainingClock, count_flops, training_cost
 
 from .slow_motion import Clock, Ticks
 

@@ -11,7 +11,7 @@ from symmetry_robustness.robustness import (
     Symmetry,
     evaluate_robustness,
 )
-from symmetry_robustness.robustness.removal import removal_ranks, remove
+from symmetry_robustness.robustness.measures.pixel_removal import removal_ranks, remove
 from symmetry_robustness.training.pictures import measure_figures
 
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.layers.fields import InnerBatchNorm, VectorBatchNorm
 from symmetry_robustness.models import export
-from symmetry_robustness.training.shared_norm import SharedBatchNorm
+from symmetry_robustness.training.sync_batch_norm import SharedBatchNorm
 
 RANK = """
 import os, sys
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from symmetry_robustness.training.shared_norm import SharedBatchNorm
+from symmetry_robustness.training.sync_batch_norm import SharedBatchNorm
 
 torch.set_num_threads(1)
 rank, folder = int(sys.argv[1]), sys.argv[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.training.tracking import unreachable, wandb_logger
+from symmetry_robustness.training.wandb_logger import unreachable, wandb_logger
 
 from .wandb_server import WandbServer, history, offline_runs
 
@@ -20,7 +20,7 @@ from .wandb_server import WandbServer, history, offline_runs
 SCRIPT = """
 import sys
 from pathlib import Path
-from symmetry_robustness.training import tracking
+from symmetry_robustness.training import wandb_logger as tracking
 from symmetry_robustness.training.console import set_up_logging
 directory, mode, first, status = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 set_up_logging(directory, leader=True)

@@ -1,0 +1,247 @@
+"""What `symrob doctor` looks at."""
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from hydra.utils import instantiate
+from torch.nn import functional as F
+
+from symmetry_robustness.app.config import load_config
+from symmetry_robustness.attacks import PGD, ThreatModel
+from symmetry_robustness.data.archives import CIFAR10, CIFAR100
+from symmetry_robustness.data.corruptions import CIFAR10C_ARCHIVE, CIFAR100C_ARCHIVE
+from symmetry_robustness.data.integrity import CHECKSUMS, check_files
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.layers.disk_cache import cache_folder
+from symmetry_robustness.models import build_network
+from symmetry_robustness.training import wandb_logger as tracking
+from symmetry_robustness.training.compute import fastest_precision
+
+Status = Literal["ok", "warning", "problem"]
+
+# Seconds for what may never answer; together they stay well below the 15 that the whole command may take.
+WANDB_S: Final = 5.0
+_SINFO_S: Final = 3.0
+_ENOUGH_GB, _LITTLE_GB = 5.0, 0.5  # of disk: a run of the paper's size keeps some hundred megabytes
+_REQUIRED: Final = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
+_APART: Final = {"escnn": "rotation layers", "torchattacks": "LibraryAttack and robustness=strong"}
+_SLURM: Final = ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel", "sinfo")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        topic: what, in a word or two.
+        status: "warning" where something will be missed or slow, "problem" where commands will fail.
+        found: what is there.
+        remedy: what to do about it; empty where nothing is to be done.
+    """
+
+    topic: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def versions() -> Iterator[Finding]:
+    """This package, Python and what they need."""
+    python = platform.python_version()
+    if (3, 11) <= sys.version_info[:2] <= (3, 12):
+        yield Finding("Python", "ok", f"{python}, symmetry-robustness {_version('symmetry-robustness')}")
+    else:
+        yield Finding("Python", "problem", python, "use Python 3.11 or 3.12")
+    found = {name: _version(name) for name in _REQUIRED}
+    lacking = [name for name, version in found.items() if version is None]
+    yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in found.items() if version))
+    if lacking:
+        yield Finding("packages", "problem", f"not installed: {', '.join(lacking)}", "make setup")
+    for name, use in _APART.items():
+        version = _version(name)
+        remedy = f"needed for {use}: pip install --no-deps {name}"
+        yield Finding(name, "ok", version) if version else Finding(name, "warning", "not installed", remedy)
+    if (version := _version("torchvision")) is not None:
+        reason = "nothing here needs it, and a build that does not fit torch's breaks `import pytorch_lightning`"
+        yield Finding("torchvision", "warning", version, f"{reason}: pip uninstall torchvision")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def devices() -> Iterator[Finding]:
+    """GPUs, cores, threads and the precision that `compute.precision=auto` takes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = f"{cores} cores, {torch.get_num_threads()} threads, {fastest_precision('cpu')}"
+    if torch.get_num_threads() > cores:
+        yield Finding("processor", "warning", text, f"threads will wait for each other: OMP_NUM_THREADS={cores}")
+    else:
+        yield Finding("processor", "ok", text)
+    for index in range(torch.cuda.device_count()):
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
+        name = torch.cuda.get_device_name(index)
+        text = f"{name}, {free:.1f} of {total:.1f} GiB free, {fastest_precision('gpu')}"
+        yield Finding(f"GPU {index}", "ok", text)
+    if not torch.cuda.is_available():
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for CPUs"
+        if shutil.which("nvidia-smi"):
+            yield Finding("GPU", "warning", f"none that torch can use; {built}", "install a torch that fits the driver")
+        else:
+            yield Finding("GPU", "ok", f"none; {built}")
+
+
+def slurm() -> Iterator[Finding]:
+    """Slurm's commands, its partitions, and whether this is a job."""
+    there = [name for name in _SLURM if shutil.which(name)]
+    if not there:
+        yield Finding("Slurm", "ok", "not here; sweeps run on this machine")
+        return
+    if absent := [name for name in _SLURM if name not in there]:
+        yield Finding("Slurm", "warning", f"without {', '.join(absent)}", "install Slurm's client commands")
+    if job := os.environ.get("SLURM_JOB_ID"):
+        yield Finding("Slurm job", "ok", f"this is job {job} on {platform.node()}")
+    if "sinfo" not in there:
+        return
+    try:
+        asked = ["sinfo", "--noheader", "--format=%P %a, %D nodes, %l"]
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_SINFO_S, check=True).stdout
+    except subprocess.CalledProcessError as error:
+        why = (error.stderr.strip() or f"exit status {error.returncode}").splitlines()[-1]
+        yield Finding("partitions", "warning", f"sinfo fails ({why})", "ask whether the controller runs")
+    except subprocess.TimeoutExpired:
+        yield Finding("partitions", "warning", f"sinfo does not answer in {_SINFO_S:.0f} s", "try again later")
+    else:
+        yield Finding("partitions", "ok", "; ".join(answer.splitlines()) or "none")
+
+
+def wandb() -> Iterator[Finding]:
+    """The mode that a run with `logger=wandb` would have."""
+    mode = tracking.told_mode("online")
+    if mode != "online":
+        yield Finding("W&B", "ok", f"{mode}, as WANDB_MODE says")
+    elif reason := tracking.why_offline(WANDB_S):
+        yield Finding("W&B", "warning", f"runs would be offline, {reason}", "upload them later: wandb sync RUN/wandb")
+    else:
+        yield Finding("W&B", "ok", "online: there is a key, and the server answers")
+
+
+def data(root: Path) -> Iterator[Finding]:
+    """Which data sets are in place, and whether all their files are."""
+    archives = {
+        "CIFAR-10": (CIFAR10.binary, CIFAR10.python),
+        "CIFAR-100": (CIFAR100.binary, CIFAR100.python),
+        "CIFAR-10-C": (CIFAR10C_ARCHIVE,),
+        "CIFAR-100-C": (CIFAR100C_ARCHIVE,),
+    }
+    yield Finding("shapes", "ok", "drawn by code, always there")
+    for title, layouts in archives.items():
+        places = [(archive, root / archive.folder) for archive in layouts if (root / archive.folder).is_dir()]
+        if not places:
+            yield Finding(title, "ok", f"not in {root}; {layouts[0].mend(root)} gets it")
+            continue
+        archive, directory = places[0]
+        try:
+            check_files(archive, directory, list(archive.files), "other")
+        except UserError as error:
+            yield Finding(title, "problem", str(error))
+            continue
+        official = archive.file_md5 or (directory / CHECKSUMS).exists()
+        note = "" if official else "nothing shows that it is the official copy; use it with data.copy=other"
+        yield Finding(title, "ok" if official else "warning", f"complete in {directory}", note)
+
+
+def output(directory: Path) -> Iterator[Finding]:
+    """Whether runs can be written: atomic renames, locks that exclude each other, free disk."""
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    elsewhere = "choose another place with output=…"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".symrob-doctor-", dir=existing) as name:
+            works = {"locks of files (flock)": _locks(Path(name)), "replacing files": _replaces(Path(name))}
+    except OSError as error:
+        yield Finding("output", "problem", f"{existing} cannot be written ({error.strerror})", elsewhere)
+        return
+    yield Finding("output", "ok", f"{existing} can be written")
+    for what, fine in works.items():
+        if not fine:
+            yield Finding("output", "problem", f"{what} does not work in {existing}", elsewhere)
+    free = shutil.disk_usage(existing).free / 1e9
+    status: Status = "ok" if free >= _ENOUGH_GB else "warning" if free >= _LITTLE_GB else "problem"
+    yield Finding(
+        "free disk", status, f"{free:.1f} GB in {existing}", "" if status == "ok" else f"make room, or {elsewhere}"
+    )
+
+
+def _locks(directory: Path) -> bool:
+    """Whether a lock keeps a second opener out, and lets it in afterwards."""
+    with (directory / "lock").open("w") as first, (directory / "lock").open("w") as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(first, fcntl.LOCK_UN)
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+
+def _replaces(directory: Path) -> bool:
+    """Whether a file takes another's place, and a directory refuses one that is taken."""
+    old, new = directory / "old", directory / "new"
+    old.write_text("old")
+    new.write_text("new")
+    new.replace(old)
+    return old.read_text() == "new" and not new.exists()
+
+
+def kernel_cache() -> Iterator[Finding]:
+    """Whether bases of rotation layers can be kept."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = "rotation networks build slower; set SYMMETRY_ROBUSTNESS_CACHE to a directory that can be written"
+        yield Finding("kernel cache", "warning", f"{folder} cannot be written ({error.strerror})", remedy)
+    else:
+        yield Finding("kernel cache", "ok", str(folder))
+
+
+def batch_and_attack() -> Iterator[Finding]:
+    """A real batch forward and backward through a small network, and one attack step, on the device runs would take."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    small = ["data.train_size=64", "data.validation_size=0", "data.test_size=32"]
+    config = load_config("train", ["model=standard_4layer", *small])
+    images, labels, _ = instantiate(config.data).subset("test", 32, seed=0)
+    images, labels = images.to(device), labels.to(device)
+    network = build_network(config).to(device)
+    loss = F.cross_entropy(network(images), labels)
+    gradients = torch.autograd.grad(loss, [*network.parameters()])
+    if all(bool(gradient.isfinite().all()) for gradient in gradients):
+        yield Finding("one batch", "ok", f"32 images forward and backward on {device}, loss {loss.item():.3f}")
+    else:
+        yield Finding("one batch", "problem", f"gradients on {device} are not finite", "reinstall torch")
+    threat = ThreatModel(norm="linf", epsilon=8 / 255)
+    attacked = PGD(steps=1)(network.eval(), images, labels, threat)
+    moved = (attacked - images).abs().max().item()
+    inside = 0 < moved <= threat.epsilon + 1e-6 and attacked.min() >= 0 and attacked.max() <= 1
+    found = f"moves pixels by {moved * 255:.2f}/255 of 8/255"
+    yield Finding("one attack step", "ok" if inside else "problem", found, "" if inside else "reinstall torch")

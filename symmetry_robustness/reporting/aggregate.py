@@ -1,0 +1,254 @@
+"""Numbers of single runs brought together: means over seeds with intervals, and which network is best."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from symmetry_robustness.reporting.comparability import differing, name_difference
+from symmetry_robustness.reporting.evaluations import Evaluation
+from symmetry_robustness.reporting.frame import NUMBER, records, settings_key, split
+from symmetry_robustness.reporting.protocols import describe_protocol, protocol_name
+from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.statistics import (
+    LEVEL,
+    Difference,
+    holm,
+    independent,
+    mean_interval,
+    paired_difference,
+    seeds_interval,
+    share_interval,
+)
+
+# Measures that are shares of images.
+SHARES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy", "mean_corruption_error")
+# Measures by which networks are compared image by image; of each, more is better.
+COMPARED = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "clever")
+# What must agree for the numbers of several networks to be compared.
+COLUMN = ["section", "view", "measure", "attack", "norm", "epsilon"]
+
+_DESCRIBED = ["network", "data", "split", "protocol", "released", "weights", "epochs", "images"]
+_STATES = ["", "passed", "warned", "failed"]
+
+# Evaluations of one network on one section, by seed and seed of the data.
+Seeds = dict[tuple[int, Any], Evaluation]
+
+
+class Section(NamedTuple):
+    """What numbers that may be compared have in common.
+
+    `known` is the name of the file in conf/robustness whose attacks and judging are the protocol's, empty where there
+    is none; `description` says the protocol in words; `training_differs_in` names the settings, beside the network's
+    own, in which the trainings of the networks differ; `images` is None where it is not known.
+    """
+
+    key: str
+    data: str
+    split: str
+    protocol: str
+    known: str
+    released: bool
+    description: str
+    images: int | None
+    training_differs_in: str
+
+
+class Summary(NamedTuple):
+    """What many runs come to.
+
+    Attributes:
+        results: one row per number of each network: mean over seeds, interval, whether it is the best.
+        comparisons: one row per network that was compared with the leader of its column.
+        sections: what the numbers of a section have in common.
+    """
+
+    results: pd.DataFrame
+    comparisons: pd.DataFrame
+    sections: dict[str, Section]
+
+
+def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
+    """Means over seeds, and the comparisons that decide which is the best; docs/reporting.md explains the columns.
+
+    Only numbers that agree in everything but the seed are averaged.
+
+    Args:
+        frame: of `frame_of`.
+        runs: the same runs; their per-image results decide which network is best.
+    """
+    frame = frame.copy(deep=False)
+    frame.attrs = {}  # pandas copies them at every step
+    frame["state"] = frame["checks"].map(_STATES.index)
+    grouped = frame.groupby(NUMBER, dropna=False, sort=False)
+    results = grouped[_DESCRIBED].first()
+    results["value"], results["standard_error"] = grouped["value"].mean(), grouped["standard_error"].mean()
+    results["seeds"] = grouped.size()
+    results["seed_list"] = grouped["seed"].agg(lambda seeds: " ".join(map(str, seeds)))
+    results["checks"] = grouped["state"].max().map(_STATES.__getitem__)
+    results["commits"] = grouped["commit"].nunique()
+    results["runs"] = grouped["run"].agg(tuple)
+    deviation = grouped["value"].std().to_numpy()
+    results = results.reset_index()
+    _add_intervals(results, deviation)
+    trained = trained_settings(runs)
+    results.insert(0, "label", _labels(results, trained))
+    comparisons = _compare(results, evaluations_by_section(runs))
+    _mark_best(results, comparisons)
+    return Summary(results, comparisons, _sections(results, runs, trained))
+
+
+def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> None:
+    """Add `low`, `high` and `interval`, which says what the interval is over; NaN and empty where there is none."""
+    value, error, seeds, images = (
+        results[name].astype("Float64").to_numpy(np.float64, na_value=np.nan)
+        for name in ("value", "standard_error", "seeds", "images")
+    )
+    is_share = results["measure"].isin(SHARES).to_numpy()
+    known, several = ~np.isnan(error), seeds > 1
+    of_shares = share_interval(np.where(is_share & known, value, np.nan), error, images)
+    over_seeds, over_images = seeds_interval(value, deviation, seeds, error), mean_interval(value, error, images)
+    # Seeds that agree by chance say nothing of other images: shares have no narrower interval than for one seed.
+    wider = np.fmin(of_shares[0], over_seeds[0]), np.fmax(of_shares[1], over_seeds[1])
+    kinds = [several & is_share, several, is_share, known]
+    for name, *ends in zip(("low", "high"), wider, over_seeds, of_shares, over_images, strict=True):
+        results[name] = np.select(kinds, ends, np.nan)
+        results[name] = results[name].mask(is_share, results[name].clip(0, 1))
+    over = [f"{count} images" for count in results["images"]]
+    both = [
+        f"{count} seeds{' and their images' if has_error else ''}"
+        for count, has_error in zip(results["seeds"], known, strict=True)
+    ]
+    results["interval"] = np.select([several, known], [both, over], "")
+
+
+def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """All that decides the weights, by settings key."""
+    return {
+        settings_key(run, weights): {**run.training, "weights": weights}
+        for run in runs
+        for weights in ("last.ckpt", *(evaluation.weights for evaluation in run.evaluations.values()))
+    }
+
+
+def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What tables call each row's network: its name, and how it differs from others of that name in its section."""
+    texts: dict[tuple[str, str], str] = {}
+    for section, found in split(results.drop_duplicates(["section", "settings"]), "section").items():
+        for network, same in split(found, "network").items():
+            keys = list(same["settings"])
+            names = differing([trained[key] for key in keys]) if len(keys) > 1 else []
+            for key in keys:
+                texts[section, key] = f"{network} ({name_difference(trained[key], names)})" if names else network
+    return [texts[pair] for pair in zip(results["section"], results["settings"], strict=True)]
+
+
+def _sections(results: pd.DataFrame, runs: Sequence[Run], trained: Mapping[str, dict[str, Any]]) -> dict[str, Section]:
+    """What each section's numbers have in common, and in what, beside the network, the trainings in it differ."""
+    settings = {evaluation.section: evaluation.settings for run in runs for evaluation in run.evaluations.values()}
+    sections = {}
+    for key, found in split(results[results["section"] != ""], "section").items():
+        first = records(found.head(1))[0]
+        trainings = [trained[network] | {"model": None} for network in found["settings"].unique()]
+        sections[key] = Section(
+            key,
+            first.data,
+            first.split,
+            first.protocol,
+            protocol_name(settings[key]) if key in settings else "",
+            first.released,
+            describe_protocol(settings[key]) if key in settings else "no attack",
+            None if pd.isna(first.images) else int(first.images),
+            ", ".join(differing(trainings)),
+        )
+    return sections
+
+
+def evaluations_by_section(runs: Sequence[Run]) -> dict[tuple[str, str], Seeds]:
+    """Evaluations by section and settings; of several of one seed the first counts, as in the frame."""
+    found: dict[tuple[str, str], Seeds] = {}
+    for run in runs:
+        seed = (run.seed, run.config["data"].get("seed"))
+        for evaluation in run.evaluations.values():
+            seeds = found.setdefault((evaluation.section, settings_key(run, evaluation.weights)), {})
+            seeds.setdefault(seed, evaluation)
+    return found
+
+
+def _compare(results: pd.DataFrame, evaluations: dict[tuple[str, str], Seeds]) -> pd.DataFrame:
+    """Each network against the one with the largest mean, column by column."""
+    rows: list[dict[str, Any]] = []
+    for _, group in results[results["measure"].isin(COMPARED)].groupby(COLUMN, dropna=False, sort=False):
+        sound = group[group["checks"] != "failed"]  # what failed a soundness check cannot lead where others did not
+        group = sound if len(sound) else group
+        if len(group) < 2:
+            continue
+        leader, *others = records(group.sort_values("value", ascending=False, kind="stable"))
+        first = evaluations[leader.section, leader.settings]
+        found = [
+            compare(first, evaluations[row.section, row.settings], row.measure, row.attack, row.epsilon)
+            for row in others
+        ]
+        adjusted = holm([result.p_value for result in found])
+        about = {name: getattr(leader, name) for name in (*COLUMN, "label", "settings")}
+        # A comparison that could not be made is NaN, and not won; one training each says nothing of the next.
+        about["best"] = bool(np.all(adjusted <= 1 - LEVEL)) and all(result.seeds > 1 for result in found)
+        for other, result, p_value in zip(others, found, adjusted, strict=True):
+            names = {"other": other.label, "other_settings": other.settings, "adjusted": p_value}
+            rows.append(about | names | result._asdict())
+    fields = [*COLUMN, "label", "other", *Difference._fields, "settings", "other_settings", "adjusted", "best"]
+    return pd.DataFrame(rows, columns=fields)
+
+
+def compare(
+    first: Seeds, second: Seeds, measure: str, attack: str = "", epsilon: float = 0.0, *, coverage: float = 0.0
+) -> Difference:
+    """Two networks on the same images, by the seeds they have in common; NaN where they have none, or other images."""
+    common = [seed for seed in first if seed in second]
+    if not common:
+        return Difference(np.nan, np.nan, np.nan, np.nan, 0, 0, "no seed in common")
+    pairs = [
+        _per_image(evaluations[seed], measure, attack, epsilon) for evaluations in (first, second) for seed in common
+    ]
+    if len({images for images, _ in pairs}) > 1:
+        return Difference(np.nan, np.nan, np.nan, np.nan, len(common), 0, "not on the same images")
+    values = np.stack([found for _, found in pairs]).reshape(2, len(common), -1)
+    return paired_difference(values[0], values[1], coverage=coverage)
+
+
+def alone(seeds: Seeds, measure: str, attack: str = "", epsilon: float = 0.0, *, coverage: float = 0.0) -> Difference:
+    """One network, with the interval that `compare` would give it against a network that is always 0."""
+    found = [_per_image(evaluation, measure, attack, epsilon) for evaluation in seeds.values()]
+    if len({images for images, _ in found}) > 1:
+        return Difference(np.nan, np.nan, np.nan, np.nan, len(found), 0, "not on the same images")
+    values = np.stack([per_image for _, per_image in found])
+    return paired_difference(values, np.zeros_like(values), coverage=coverage)
+
+
+def _per_image(evaluation: Evaluation, measure: str, attack: str, epsilon: float) -> tuple[str, NDArray[np.float64]]:
+    """Which images, as a digest, and what was found at each that is independent of the others."""
+    if measure not in COMPARED or measure == "clever":
+        name, _, array = measure.partition(".")
+        indices, values = evaluation.measured(name, array or "value")
+        return str(hash(indices.tobytes())), independent(values, evaluation.original_of(indices))
+    if measure == "clean_accuracy":
+        correct = evaluation.correct()
+    else:
+        name = "worst_case" if measure == "worst_case_accuracy" else attack
+        correct = evaluation.correct(name, evaluation.epsilons.index(epsilon))
+    return evaluation.images_key, independent(correct.astype(np.float64), evaluation.originals)
+
+
+def _mark_best(results: pd.DataFrame, comparisons: pd.DataFrame) -> None:
+    """Add `best`, and `p_value`: of the difference to the leader, adjusted; of the leader the largest of all."""
+    keys = [*COLUMN, "settings"]
+    found = comparisons.fillna({"epsilon": -1})  # NaN finds nothing in an index
+    leading = found.groupby(keys, sort=False)
+    largest = leading["adjusted"].agg(lambda values: values.max(skipna=False))
+    own = found.drop(columns="settings").rename(columns={"other_settings": "settings"}).set_index(keys)["adjusted"]
+    index = pd.MultiIndex.from_frame(results[keys].fillna({"epsilon": -1}))
+    results["p_value"] = pd.concat([largest, own]).reindex(index).to_numpy(np.float64)
+    won = leading["best"].first()
+    results["best"] = index.isin(won.index[won.astype(bool)])

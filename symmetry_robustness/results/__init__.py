@@ -1,0 +1,1 @@
+"""What an evaluation found: reports, soundness checks, names and files; numpy only."""

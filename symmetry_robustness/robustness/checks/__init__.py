@@ -1,0 +1,1 @@
+"""Soundness checks: whether the numbers of an evaluation can be believed."""

@@ -1,0 +1,150 @@
+"""Soundness checks of the network itself: what it does with images close to the clean ones, without any attack."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.attacks.rng import example_generator
+from symmetry_robustness.precision import float32
+from symmetry_robustness.robustness.checks.derived import Check, Status
+
+# Length of a change too small to bend a network much, and large enough for float32 to show it.
+_STEP: Final = 1 / 512
+_DIRECTIONS: Final = 4
+# Batches times momentum from which on running statistics have forgotten where they started, to a hundredth.
+_SETTLED: Final = 5
+_BINS: Final = 10
+
+
+class Sample(NamedTuple):
+    """A few images (n, C, H, W) with their labels and the seed of what is drawn for them."""
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    seed: int
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The network's logits (n, K) in float32, without gradients."""
+        with torch.no_grad(), float32(images.device):
+            result: Tensor = self.network(images)
+        return result
+
+    def draw(self, *key: int) -> Tensor:
+        """Uniform numbers in [0, 1) of the images' shape, a function of seed and key."""
+        generator = example_generator(self.seed, *key)
+        return torch.rand(self.images.shape, generator=generator).to(self.images.device)
+
+
+def batch_independent(sample: Sample) -> Check:
+    """Half of a batch, in another order, gives the same logits as the whole. Source: arXiv 1902.06705, sec. 5."""
+    name, half = "batch_independent", len(sample.images) // 2
+    if half < 2:
+        return Check(name, "passed", "too few images to compare a batch with its half")
+    whole = sample.logits(sample.images)[:half]
+    worst = float((sample.logits(sample.images[:half].flip(0)).flip(0) - whole).abs().nan_to_num(0.0).max())
+    size = float(whole.abs().nan_to_num(0.0).max())
+    status: Status = "failed" if worst > 0.01 * size else "passed"
+    return Check(name, status, f"logits of {half} images differ by up to {worst:.2g} (largest logit {size:.2g})")
+
+
+def gradient_matches_difference(sample: Sample, directions: int = _DIRECTIONS) -> Check:
+    """Along random directions the margin changes as its gradient says. Source: arXiv 1802.00420, sec. 3.
+
+    A branch cut from the graph changes the logits but not the gradient; a quantised input has no gradient at all.
+    """
+    name = "gradient_matches_difference"
+    low, high = (float(value) for value in torch.aminmax(sample.images))
+    centre = sample.images.clamp(low + _STEP, max(high - _STEP, low + _STEP))
+    rival = sample.logits(centre).scatter(1, sample.labels[:, None], -torch.inf).argmax(1)
+
+    def margin(images: Tensor) -> Tensor:
+        logits = sample.network(images)
+        gap: Tensor = logits.gather(1, sample.labels[:, None]) - logits.gather(1, rival[:, None])
+        return gap.squeeze(1)
+
+    gradient = _gradient(margin, centre)
+    missing = torch.zeros(len(centre), dtype=torch.float64, device=centre.device)
+    total = missing.clone()
+    for number in range(directions):
+        direction = torch.where(sample.draw(1, number) < 0.5, -1.0, 1.0)
+        with torch.no_grad(), float32(centre.device):
+            change = margin(centre + _STEP * direction) - margin(centre - _STEP * direction)
+        measured = change.double() / (2 * _STEP)
+        expected = (gradient * direction).flatten(1).double().sum(1)
+        missing += (measured - expected).square()
+        total += measured.square()
+    share = (missing / total.clamp_min(1e-30)).nan_to_num(1.0, 1.0, 1.0)
+    middle = float(share.median())
+    status: Status = "failed" if middle > 0.5 else "warned" if middle > 0.2 else "passed"
+    detail = f"the gradient misses {min(middle, 1):.0%} of the squared change (median of {len(centre)} images)"
+    return Check(name, status, detail)
+
+
+def _gradient(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Gradient (n, ...) of a function with one value per image; zero where the graph is cut."""
+    with torch.enable_grad(), float32(images.device):
+        variable = images.detach().requires_grad_()
+        value = function(variable)
+        found = torch.autograd.grad(value.sum(), variable, allow_unused=True)[0] if value.requires_grad else None
+    return torch.zeros_like(images) if found is None else found
+
+
+def sees_whole_range(sample: Sample) -> Check:
+    """Redrawing all pixels of a tenth of [0, 1] within that tenth changes the logits."""
+    name = "sees_whole_range"
+    reference, fresh, blind = sample.logits(sample.images), sample.draw(2), []
+    for number in range(_BINS):
+        low, high = number / _BINS, (number + 1) / _BINS
+        chosen = (sample.images >= low) & (sample.images <= high)
+        if float(chosen.float().mean()) < 0.01:
+            continue  # too few pixels to matter
+        moved = torch.where(chosen, low + (high - low) * fresh, sample.images)
+        if torch.equal(sample.logits(moved), reference):
+            blind.append(f"[{low:g}, {high:g}]")
+    if blind:
+        return Check(name, "failed", f"no logit changes with the pixels in {', '.join(blind)}")
+    return Check(name, "passed", f"logits of {len(reference)} images change with pixels of every brightness")
+
+
+def statistics_match(sample: Sample) -> Check:
+    """The first batch norm with weights meets the statistics it has learned; normalising twice multiplies variances.
+
+    Without such a layer nothing can be compared, and the check passes and says so.
+    """
+    name = "statistics_match"
+    met: list[tuple[nn.modules.batchnorm._BatchNorm, Tensor]] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not met and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            met.append((module, inputs[0].detach()))
+
+    layers = [layer for layer in sample.network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    learned = [layer for layer in layers if layer.affine and layer.running_mean is not None and not layer.training]
+    learned = [layer for layer in learned if bool(layer.running_mean.any())]  # type: ignore[union-attr]
+    hooks = [layer.register_forward_pre_hook(note) for layer in learned]
+    try:
+        sample.logits(sample.images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not met:
+        return Check(name, "passed", "no trained batch norm in evaluation mode to compare with")
+    layer, values = met[0]
+    if (
+        layer.momentum
+        and layer.num_batches_tracked is not None
+        and layer.num_batches_tracked * layer.momentum < _SETTLED
+    ):
+        return Check(name, "passed", f"the first batch norm has learned from {layer.num_batches_tracked} batches only")
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    channels = values.transpose(0, 1).flatten(1).double()
+    spread = layer.running_var.double() + layer.eps
+    shift = float(((channels.mean(1) - layer.running_mean).abs() / spread.sqrt()).median())
+    factor = float(((channels.var(1) + layer.eps) / spread).log2().abs().median().exp2())
+    status: Status = "passed" if shift <= 1 and factor <= 2 else "warned"
+    detail = f"means are off by {shift:.2g} standard deviations, variances by a factor of {factor:.2g}"
+    return Check(name, status, f"{detail} (medians over channels, {len(sample.images)} images)")

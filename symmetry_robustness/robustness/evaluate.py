@@ -1,0 +1,350 @@
+"""`evaluate_robustness`: one network, one protocol, one report."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.attacks.gradient import PGD, check_labels, loss_gradient, training_layers
+from symmetry_robustness.attacks.threat import check_images
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
+from symmetry_robustness.robustness.attack_batch import (
+    Clean,
+    Outcome,
+    Progress,
+    Reporter,
+    Setting,
+    apply_attack,
+    follow,
+    given,
+)
+from symmetry_robustness.robustness.checks import derived as soundness
+from symmetry_robustness.robustness.checks.derived import Check
+from symmetry_robustness.robustness.checks.run import place_of, run_checks
+from symmetry_robustness.robustness.continuous_batching import misclassified
+from symmetry_robustness.robustness.fusion import fuse
+from symmetry_robustness.robustness.measures.run import with_measures
+from symmetry_robustness.robustness.protocol import EvaluationProtocol
+from symmetry_robustness.robustness.report import RobustnessReport, concatenate
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Images evaluated together: bounds memory, and is so large that half-empty last batches cost little.
+_WINDOW: Final = 4096
+
+
+def evaluate_robustness(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    protocol: EvaluationProtocol,
+    *,
+    indices: Tensor | Sequence[int] | IntArray | None = None,
+    compiled: bool = False,
+    progress: Reporter | None = None,
+    extra_checks: bool = True,
+) -> RobustnessReport:
+    """Measure clean accuracy, robustness under the protocol's attacks, CLEVER and the like, and whether to believe it.
+
+    The network's mode, parameters, buffers and gradients and all global random states are afterwards as before. Results
+    of an image depend on the network, the image, its number and the protocol, not on the images evaluated with it
+    (attacks of a library draw their randomness per call and are the exception).
+
+    Args:
+        network: images in [0, 1] to logits (B, K), in evaluation mode.
+        images: float32 (N, C, H, W), on the network's device.
+        labels: (N,) int64.
+        protocol: what is to be measured.
+        indices: (N,) numbers of the images in their data set; without it 0, 1, 2, ...
+        compiled: let torch.compile build the network for gradient attacks, with CUDA graphs on a GPU. It takes a minute
+            and a C++ compiler, and pays where the attacks take many.
+        progress: called now and then with how far each stage has come.
+        extra_checks: whether `add_checks` is part of it; False where the caller does that for a larger report.
+
+    Raises:
+        UserError: for unsuitable images, labels or indices, or a call inside inference mode.
+    """
+    if torch.is_inference_mode_enabled():
+        raise UserError(
+            "evaluate_robustness called inside torch.inference_mode, where no gradients exist; call it outside"
+        )
+    numbers = check_numbers(indices, len(images))
+    _check_device(network, images)
+    _check_inputs(images, labels, protocol)
+    images = images.detach().clone() if images.is_inference() else images.detach()
+    labels = labels.clone() if labels.is_inference() else labels
+    started = time.perf_counter()
+    keep = _lowest(numbers, protocol.keep_examples)
+    scored = _lowest(numbers, len(numbers) if protocol.clever_images is None else protocol.clever_images)
+    with _in_mode(network, protocol.mode), _untouched(network, images.device):
+        _check_classes(network, images, labels)
+        forms = _prepare(network, images[: protocol.batch_size], compiled)
+        parts = []
+        for start in range(0, max(len(images), 1), _WINDOW):
+            window = slice(start, start + _WINDOW)
+            notify = _shifted(progress, start, len(images))
+            batch = images[window], labels[window], numbers[window]
+            parts.append(_evaluate(forms, *batch, protocol, keep[window], notify))
+        report = concatenate(parts)
+        order = np.argsort(numbers[keep])
+        report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
+        if protocol.clever is not None:
+            report = _with_clever(forms.attacked, images, protocol, report, np.flatnonzero(scored), progress)
+        report = with_measures(network, images, labels, protocol, report, progress)
+        if extra_checks:
+            report = add_checks(network, images, labels, protocol, report)
+    report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
+    return replace(report, checks=soundness.conclude(report))
+
+
+def add_checks(
+    network: nn.Module, images: Tensor, labels: Tensor, protocol: EvaluationProtocol, report: RobustnessReport
+) -> RobustnessReport:
+    """The report with the checks that follow from the protocol or pass some of its images through the network again.
+
+    Args:
+        network: as evaluated; afterwards as before.
+        images: (N, C, H, W), in the order of the report, on any device.
+        labels: (N,) int64.
+        protocol: decides which checks run.
+        report: without these checks.
+    """
+    with _in_mode(network, protocol.mode), _untouched(network, place_of(network, images)):
+        found = run_checks(network, images, labels, protocol, report)
+    return replace(report, checks=(*report.checks, *found))
+
+
+class _Forms(NamedTuple):
+    """The network in three forms that compute the same; `compiled`, for one shape, only where it was asked for."""
+
+    network: nn.Module
+    attacked: nn.Module
+    compiled: nn.Module | None
+
+
+def _prepare(network: nn.Module, images: Tensor, compiled: bool) -> _Forms:
+    attacked = fuse(network, images)
+    if not compiled:
+        return _Forms(network, attacked, None)
+    mode = "reduce-overhead" if images.device.type == "cuda" else "default"  # the former uses CUDA graphs
+    return _Forms(network, attacked, cast(nn.Module, torch.compile(attacked, dynamic=False, mode=mode)))
+
+
+def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
+    """Numbers of the images, (N,).
+
+    Raises:
+        UserError: where they are not as many different numbers as there are images.
+    """
+    numbers = np.arange(count) if indices is None else np.array(torch.as_tensor(indices).cpu(), dtype=np.int64)
+    if numbers.shape != (count,) or len(np.unique(numbers)) != count or (count and numbers.min() < 0):
+        raise UserError(
+            f"indices must be {count} different numbers of images, got shape {numbers.shape}; one per image"
+        )
+    return numbers
+
+
+def _check_inputs(images: Tensor, labels: Tensor, protocol: EvaluationProtocol) -> None:
+    # Whether pixels lie in the bounds is a soundness check of the report; what is checked here could not run at all.
+    check_images(images, (-np.inf, np.inf))
+    check_labels(labels, images)
+    if protocol.attacks and len(images) and not bool(torch.isfinite(images).all()):
+        raise UserError("images must be finite, got NaN or infinity; check the data")
+
+
+def _check_device(network: nn.Module, images: Tensor) -> None:
+    if (place := place_of(network, images)) != images.device:
+        raise UserError(f"network is on {place} but images are on {images.device}; move one of them")
+
+
+def _check_classes(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Refuse labels the network has no logit for: a GPU would report those by aborting."""
+    if not len(images):
+        return
+    with torch.no_grad(), float32(images.device):
+        classes = network(images[:2]).shape[-1]  # two, for batch norms in training mode
+    low, high = (int(value) for value in torch.aminmax(labels))
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"labels must lie in 0 ... {classes - 1}, got {low} ... {high}; use the data the network is for"
+        )
+
+
+def _lowest(numbers: IntArray, count: int) -> BoolArray:
+    """Mask, (N,), of the images with the lowest numbers."""
+    mask = np.zeros(len(numbers), dtype=bool)
+    mask[np.argsort(numbers, kind="stable")[:count]] = True
+    return mask
+
+
+def _shifted(progress: Reporter | None, offset: int, total: int) -> Reporter:
+    """Reports of a window as reports of the whole."""
+    if progress is None:
+        return lambda _: None
+    return lambda state: progress(Progress(state.stage, offset + state.done, total))
+
+
+@contextlib.contextmanager
+def _in_mode(network: nn.Module, mode: str) -> Iterator[None]:
+    """Let batch norms use the batch at hand where the mode says so; those without weights normalise the input."""
+    kind = nn.modules.batchnorm._BatchNorm
+    layers = [m for m in network.modules() if isinstance(m, kind) and m.affine] if mode != "evaluation" else []
+    before = [layer.training for layer in layers]
+    try:
+        for layer in layers:
+            layer.train()
+        yield
+    finally:
+        for layer, training in zip(layers, before, strict=True):
+            layer.train(training)
+
+
+@contextlib.contextmanager
+def _untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put global random states back, and buffers of layers that were left in training mode by mistake."""
+    training = set(training_layers(network))
+    layers = [m for name, m in network.named_modules() if (name or type(m).__name__) in training]
+    buffers = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, copy in buffers:
+                    buffer.copy_(copy)
+
+
+def _clean_pass(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int, notify: Reporter) -> Clean:
+    """One pass that gives predictions, the evidence about gradients, and the first step of most attacks."""
+    logits, gradients, rule = [], [], PGD(steps=1)
+    for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+        output, gradient = loss_gradient(network, x.contiguous(memory_format=torch.channels_last), y, rule)
+        logits.append(output)
+        gradients.append(gradient)
+        notify(Progress("clean", min(len(images), batch_size * len(logits)), len(images)))
+    return Clean(torch.cat(logits), torch.cat(gradients))
+
+
+def _evaluate(
+    forms: _Forms,
+    images: Tensor,
+    labels: Tensor,
+    numbers: IntArray,
+    protocol: EvaluationProtocol,
+    keep: BoolArray,
+    notify: Reporter,
+) -> RobustnessReport:
+    """Report of one window of images, without CLEVER and other measures."""
+    checks = [soundness.evaluation_mode(forms.network), soundness.images_in_bounds(images, protocol.bounds)]
+    if not len(images):
+        return _empty_report(images, protocol, checks)
+    checks.append(soundness.deterministic_forward(forms.network, images[: protocol.batch_size]))
+    network = forms.attacked
+    clean = _clean_pass(network, images, labels, protocol.batch_size, notify)
+    correct = ~misclassified(clean.logits, labels).cpu().numpy()
+    limit = np.full(len(images), np.inf)
+    setting = Setting(network, images, labels, numbers, protocol, clean, correct, keep, notify, limit, forms.compiled)
+    outcomes, effort = _apply_all(setting)
+    checks.append(soundness.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
+    finite = torch.isfinite(clean.logits).all(1)
+    return RobustnessReport(
+        norm=protocol.norm,
+        epsilons=protocol.grid,
+        indices=numbers,
+        labels=labels.cpu().numpy(),
+        predictions=torch.where(finite, clean.logits.argmax(1), -1).cpu().numpy(),
+        broken_at={name: outcome.broken_at for name, outcome in outcomes.items()},
+        distance={name: outcome.distance for name, outcome in outcomes.items()},
+        fooled={name: outcome.fooled for name, outcome in outcomes.items() if outcome.fooled is not None},
+        examples=_examples(images, np.flatnonzero(keep), outcomes),
+        checks=tuple(checks),
+        settings=protocol.describe(),
+        counts=_counts(clean, correct, outcomes) | effort,
+    )
+
+
+def _apply_all(setting: Setting) -> tuple[dict[str, Outcome], dict[str, float]]:
+    """All attacks of the protocol; in a cascade also how many images each was given, and broke further."""
+    protocol = setting.protocol
+    if not protocol.cascade:
+        return {name: apply_attack(setting, name, attack) for name, attack in protocol.attacks.items()}, {}
+    start = np.where(setting.correct, np.inf, 0.0)
+    outcome, outcomes, effort = Outcome(start, start, {}, []), {}, {}
+    for name, attack in protocol.attacks.items():
+        setting = setting._replace(limit=outcome.broken_at)
+        effort[f"given.{name}"] = float(given(setting).sum())
+        outcome = outcomes[name] = follow(outcome, apply_attack(setting, name, attack))
+        effort[f"broken.{name}"] = float((outcome.broken_at < setting.limit).sum())
+    return outcomes, effort
+
+
+def _empty_report(images: Tensor, protocol: EvaluationProtocol, checks: Sequence[Check]) -> RobustnessReport:
+    nothing = np.zeros(0)
+    shape = (0, *images.shape[1:])
+    return RobustnessReport(
+        norm=protocol.norm,
+        epsilons=protocol.grid,
+        indices=nothing.astype(np.int64),
+        labels=nothing.astype(np.int64),
+        predictions=nothing.astype(np.int64),
+        broken_at={name: nothing for name in protocol.attacks},
+        distance={name: nothing for name in protocol.attacks},
+        fooled={n: np.zeros((0, len(protocol.grid)), dtype=bool) for n in protocol.attacks if protocol.judge != "any"},
+        examples={name: np.zeros(shape, dtype=np.float32) for name in ("clean", *protocol.attacks)},
+        checks=tuple(checks),
+        settings=protocol.describe(),
+    )
+
+
+def _counts(clean: Clean, correct: BoolArray, outcomes: dict[str, Outcome]) -> dict[str, float]:
+    """Numbers that add up over windows and shares: the evidence of some checks, and the cost."""
+    gradient = clean.gradient.flatten(1)
+    zero = (gradient == 0).all(1).cpu().numpy() & correct
+    nonfinite = int((~torch.isfinite(gradient.sum(1))).sum())
+    return {
+        "nonfinite_logits": float((~torch.isfinite(clean.logits)).any(1).sum()),
+        "nonfinite_gradients": float(nonfinite + sum(outcome.nonfinite for outcome in outcomes.values())),
+        "zero_gradients": float(zero.sum()),
+        "gradients.clean": float(len(correct)),
+        **{f"gradients.{name}": float(outcome.gradients) for name, outcome in outcomes.items()},
+    }
+
+
+def _examples(images: Tensor, rows: IntArray, outcomes: dict[str, Outcome]) -> dict[str, npt.NDArray[np.float32]]:
+    """Clean and adversarial images (k, C, H, W) of the kept rows."""
+    shape = (len(rows), *images.shape[1:])
+    examples = {"clean": images[torch.as_tensor(rows, device=images.device)].cpu().numpy().reshape(shape)}
+    for name, outcome in outcomes.items():
+        shown = [outcome.adversarial.get(int(row), images[row]).cpu().numpy() for row in rows]
+        examples[name] = np.stack(shown) if shown else np.zeros(shape, dtype=np.float32)
+    return examples
+
+
+def _with_clever(
+    network: nn.Module,
+    images: Tensor,
+    protocol: EvaluationProtocol,
+    report: RobustnessReport,
+    rows: IntArray,
+    progress: Reporter | None,
+) -> RobustnessReport:
+    """The report with CLEVER scores of some rows."""
+    assert protocol.clever is not None
+    rows = rows[report.predictions[rows] >= 0]  # non-finite logits have no margin
+    numbers = report.indices[rows]
+    scores = protocol.clever(
+        network,
+        images[torch.as_tensor(rows, device=images.device)],
+        indices=numbers,
+        progress=None if progress is None else lambda done: progress(Progress("clever", done, len(rows))),
+    )
+    return replace(report, clever=scores, clever_indices=numbers)

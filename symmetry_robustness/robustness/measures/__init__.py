@@ -1,0 +1,1 @@
+"""Measures beside attacks: CLEVER, gradient norm, removed pixels, smallest distances, equivariance."""

@@ -1,0 +1,373 @@
+"""CLEVER: an estimate of the smallest perturbation that could change a prediction. Source: arXiv 1801.10578."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, NamedTuple, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.attacks.gradient import check_evaluation_mode, check_logits
+from symmetry_robustness.attacks.rng import example_generator
+from symmetry_robustness.attacks.threat import ball_radius, check_images, per_image
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
+from symmetry_robustness.robustness.fusion import fuse
+from symmetry_robustness.robustness.measures.weibull import fit_reverse_weibull
+
+# The gradient norm that bounds a change of the logits under a perturbation of each norm: 1/p + 1/q = 1.
+_DUAL: Final = {"l1": float("inf"), "l2": 2.0, "linf": 1.0}
+
+# Samples drawn in one go, whatever the batch size, so that the batch size does not decide which points are drawn.
+_BLOCK: Final = 32
+
+# Images whose maxima are held before they are fitted; bounds memory.
+_GROUP: Final = 64
+
+
+class CleverFit(NamedTuple):
+    """Quality of the fits; all (B, K).
+
+    `lipschitz` is the estimated largest gradient norm in the ball, `p_value` that of the Kolmogorov-Smirnov test and
+    `shape` of the reverse Weibull. `fallback`: the fit was rejected, `degenerate`: the gradient is constant; both use
+    the largest norm found. `saturated`: the score is capped at the radius, so it only says "at least". Where a gradient
+    is not finite, `lipschitz` is infinite and the score 0.
+    """
+
+    lipschitz: Tensor
+    p_value: Tensor
+    shape: Tensor
+    fallback: Tensor
+    degenerate: Tensor
+    saturated: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class CleverScores:
+    """CLEVER scores with everything needed to judge and compare them, on the CPU.
+
+    Args:
+        value: (B,) score of each image, the least over its targets, in pixel units.
+        per_target: (B, K) score towards each target.
+        targets: (B, K) target classes; all wrong classes in order, or the chosen ones, most likely first.
+        predicted: (B,) predicted class, whose margin is measured whether or not it is the true one.
+        fit: quality of the fits.
+        settings: the settings; scores under others are not comparable.
+    """
+
+    value: Tensor
+    per_target: Tensor
+    targets: Tensor
+    predicted: Tensor
+    fit: CleverFit
+    settings: Mapping[str, Any]
+
+    @property
+    def saturated(self) -> Tensor:
+        """(B,) whether an image's score is capped at the radius."""
+        return self.fit.saturated.all(1)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> CleverScores:
+        """The scores of some images."""
+        index = torch.as_tensor(rows)
+        return _from_tensors({name: values[index] for name, values in self._tensors().items()}, self.settings)
+
+    @staticmethod
+    def concatenate(scores: Sequence[CleverScores]) -> CleverScores:
+        """Scores of several sets of images as one."""
+        parts = [score._tensors() for score in scores]
+        return _from_tensors({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, scores[0].settings)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All per-image values by name, for a file."""
+        return {name: values.numpy() for name, values in self._tensors().items()}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> CleverScores:
+        """Inverse of `arrays`."""
+        return _from_tensors({name: torch.from_numpy(values) for name, values in arrays.items()}, settings)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        own = {name: getattr(self, name) for name in ("value", "per_target", "targets", "predicted")}
+        return own | self.fit._asdict()
+
+
+def _from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> CleverScores:
+    own = {name: tensors[name] for name in ("value", "per_target", "targets", "predicted")}
+    return CleverScores(**own, fit=CleverFit(**{name: tensors[name] for name in CleverFit._fields}), settings=settings)
+
+
+@final
+@dataclass(frozen=True)
+class Clever:
+    """Settings of the CLEVER score, on logits.
+
+    For every image and target, `num_batches` times the largest gradient norm of the logit difference is taken over
+    `samples_per_batch` fresh points drawn uniformly from the ball of the given norm around the image; a reverse Weibull
+    distribution is fitted to these maxima (see `fit_reverse_weibull`), and the margin divided by its upper end is the
+    score. Points are uniform in the ball for all three norms, as in ART; with `clip` they are then clipped to [0, 1] as
+    in the original code (which draws the radius, not the volume, uniformly).
+
+    Args:
+        norm: of the perturbation: "l1", "l2" or "linf"; gradients are measured in the dual norm.
+        radius: of the ball, pixel units; also the cap of the score. The original's 5 for l2.
+        num_batches: number of maxima; the original's 500.
+        samples_per_batch: points per maximum; the original's 1024.
+        targets: "all" wrong classes, a number k (or "top-k") for the k most likely ones, "random" or "least_likely".
+        estimate: "weibull" divides by the upper end of the fitted distribution, "maximum" by the largest norm found,
+            which is better where few maxima are drawn; the original calls it maxsamp.
+        clip: keep sampled points inside [0, 1].
+        seed: of the points and of random targets, together with the number of the image.
+        batch_size: points per pass through the network.
+    """
+
+    norm: Literal["l1", "l2", "linf"] = "l2"
+    radius: float = 5.0
+    num_batches: int = 500
+    samples_per_batch: int = 1024
+    targets: str | int = "all"
+    estimate: Literal["weibull", "maximum"] = "weibull"
+    clip: bool = True
+    seed: int = 0
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        if self.norm not in _DUAL:
+            raise UserError(f"clever norm must be one of {', '.join(_DUAL)}, got {self.norm!r}; choose one of them")
+        if self.estimate not in ("weibull", "maximum"):
+            raise UserError(f"clever estimate must be weibull or maximum, got {self.estimate!r}; choose one of them")
+        if not (np.isfinite(self.radius) and self.radius > 0):
+            raise UserError(f"clever radius must be positive, got {self.radius}; the original uses 5 in l2")
+        for name in ("num_batches", "samples_per_batch", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"clever {name} must be at least 1, got {getattr(self, name)}; set it to 1 or more")
+        _ = self.top
+
+    @property
+    def top(self) -> int | None:
+        """Number of most likely targets, None for the other kinds.
+
+        Raises:
+            UserError: where `targets` cannot be read.
+        """
+        if self.targets in ("all", "random", "least_likely"):
+            return None
+        count = str(self.targets).removeprefix("top-")
+        if not count.isdecimal() or int(count) < 1:
+            raise UserError(
+                f"clever targets must be all, random, least_likely or a number of classes, got {self.targets!r}; "
+                'for the 10 most likely ones write "top-10"'
+            )
+        return int(count)
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        indices: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> CleverScores:
+        """Score images (B, C, H, W) in [0, 1].
+
+        Args:
+            network: images to logits (B, classes), in evaluation mode; neither its mode nor its gradients are touched.
+            images: float32 (B, C, H, W) in [0, 1].
+            generator: replaces the seed.
+            indices: (B,) numbers of the images in their data set; with the seed they decide the sampled points.
+            progress: called with the number of finished images, fractions included.
+
+        Raises:
+            UserError: for unsuitable images or logits, or a call inside inference mode.
+        """
+        check_images(images)
+        check_evaluation_mode(network)
+        if torch.is_inference_mode_enabled():
+            raise UserError("clever called inside torch.inference_mode, where no gradients exist; call it outside")
+        seed = self.seed if generator is None else generator.initial_seed()
+        numbers = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
+        images = images.detach().clone() if images.is_inference() else images.detach()
+        network = fuse(network, images)
+        logits = _logits(network, images, self.batch_size)
+        check_logits(logits)
+        targets = _targets(self, logits, numbers, seed)
+        settings = {name: value for name, value in asdict(self).items() if name != "batch_size"} | {"seed": seed}
+        parts = []
+        for start in range(0, len(images), _GROUP):
+            group = slice(start, start + _GROUP)
+            notify = _counter(progress, start)
+            stream = _Stream(network, images[group], logits[group], targets[group], numbers[group], seed, self)
+            parts.append(_scores(stream, gradient_maxima(stream, notify), settings))
+        if not parts:
+            return _empty(targets, settings)
+        return CleverScores.concatenate(parts)
+
+
+class _Stream(NamedTuple):
+    """A group of images, (B, ...), whose points pass through the network one after another."""
+
+    network: nn.Module
+    images: Tensor
+    logits: Tensor
+    targets: Tensor
+    numbers: npt.NDArray[np.int64]
+    seed: int
+    settings: Clever
+
+
+def gradient_maxima(stream: _Stream, notify: Callable[[float], None]) -> npt.NDArray[np.float64]:
+    """Largest gradient norm of each batch of points, (B, K, num_batches)."""
+    images, settings = stream.images, stream.settings
+    shape = (len(images) * settings.num_batches, stream.targets.shape[1])
+    maxima = torch.zeros(shape, device=images.device)
+    rows: list[int] = []  # of `maxima`, one per point that waits for its pass
+    points: list[Tensor] = []
+    for row, block in _blocks(stream):
+        if points and len(rows) + len(block) > settings.batch_size:
+            _pass(stream, points, rows, maxima)
+            notify(row / settings.num_batches)
+            rows, points = [], []
+        rows += [row] * len(block)
+        points.append(block)
+    _pass(stream, points, rows, maxima)
+    notify(len(images))
+    return maxima.reshape(len(images), settings.num_batches, -1).transpose(1, 2).double().cpu().numpy()
+
+
+def _blocks(stream: _Stream) -> Iterator[tuple[int, Tensor]]:
+    """Points around the images with their row of the maxima, a few at a time."""
+    settings, device = stream.settings, stream.images.device
+    for position, image in enumerate(stream.images):
+        for batch in range(settings.num_batches):
+            source = example_generator(stream.seed, int(stream.numbers[position]), batch, device=device)
+            for start in range(0, settings.samples_per_batch, _BLOCK):
+                count = min(_BLOCK, settings.samples_per_batch - start)
+                points = image + settings.radius * _unit_ball(settings.norm, (count, *image.shape), source)
+                yield position * settings.num_batches + batch, points.clamp_(0, 1) if settings.clip else points
+
+
+def _unit_ball(norm: str, shape: tuple[int, ...], source: torch.Generator) -> Tensor:
+    """Points (n, ...) uniform in the unit ball of the norm."""
+    device = source.device
+    if norm == "linf":
+        return torch.rand(shape, generator=source, device=device).mul_(2).sub_(1)
+    if norm == "l2":
+        gaussian = torch.randn(shape, generator=source, device=device)
+        length = torch.linalg.vector_norm(gaussian.flatten(1), dim=1)
+        return gaussian.mul_(per_image(ball_radius(length, gaussian[0].numel()), gaussian))
+    # Exponential variables over the sum of themselves and one more are uniform in the simplex.
+    size = torch.empty(shape, device=device).exponential_(generator=source)
+    extra = torch.empty(shape[0], device=device).exponential_(generator=source)
+    sign = torch.randint(0, 2, shape, generator=source, device=device).mul_(2).sub_(1)
+    return size.mul_(sign).div_(per_image(size.abs().flatten(1).sum(1) + extra, size))
+
+
+def _pass(stream: _Stream, points: list[Tensor], rows: list[int], maxima: Tensor) -> None:
+    """One forward pass of the points and one vector-Jacobian product per target; their norms enter the maxima."""
+    if not points:
+        return
+    index = torch.as_tensor(rows, device=maxima.device)
+    owner = index // stream.settings.num_batches
+    predicted, targets = stream.logits[owner].argmax(1), stream.targets[owner]
+    norms = gradient_norms(stream.network, torch.cat(points), predicted, targets, _DUAL[stream.settings.norm])
+    maxima.scatter_reduce_(0, index[:, None].expand_as(norms), norms, "amax")
+
+
+def gradient_norms(network: nn.Module, points: Tensor, predicted: Tensor, targets: Tensor, order: float) -> Tensor:
+    """Norm of the gradient of logit `predicted` (n,) minus each of the logits `targets` (n, K) at points: (n, K)."""
+    with torch.enable_grad(), float32(points.device):
+        variable = points.contiguous(memory_format=torch.channels_last).requires_grad_()
+        logits = network(variable)
+        if not logits.requires_grad:
+            return torch.zeros(targets.shape, device=points.device)
+        norms = []
+        for position in range(targets.shape[1]):
+            direction = torch.zeros_like(logits)
+            direction.scatter_(1, predicted[:, None], 1.0)
+            direction.scatter_(1, targets[:, position, None], -1.0)
+            last = position == targets.shape[1] - 1
+            (gradient,) = torch.autograd.grad(logits, variable, direction, retain_graph=not last, allow_unused=True)
+            if gradient is None:
+                return torch.zeros(targets.shape, device=points.device)
+            norms.append(_flat_norm(gradient, order))
+    return torch.stack(norms, dim=1)
+
+
+def _flat_norm(gradient: Tensor, order: float) -> Tensor:
+    """Norm of each image's gradient, (n,), without copying it into another memory order."""
+    norm: Tensor = torch.linalg.vector_norm(gradient, ord=order, dim=tuple(range(1, gradient.dim())))
+    return norm
+
+
+def _scores(stream: _Stream, maxima: npt.NDArray[np.float64], settings: Mapping[str, Any]) -> CleverScores:
+    """Fit the maxima (B, K, num_batches) and divide the margins by the result."""
+    shape = maxima.shape[:2]
+    maxima = maxima.reshape(-1, maxima.shape[2])
+    unbounded = ~np.isfinite(maxima).all(1)
+    maxima = np.where(unbounded[:, None], 0.0, maxima)
+    fit = fit_reverse_weibull(maxima if stream.settings.estimate == "weibull" else maxima.max(1, keepdims=True))
+    lipschitz = np.where(unbounded, np.inf, fit.location).reshape(shape)
+    logits = stream.logits.double().cpu().numpy()
+    predicted = logits.argmax(1)
+    targets = stream.targets.cpu().numpy()
+    margin = np.take_along_axis(logits, predicted[:, None], 1) - np.take_along_axis(logits, targets, 1)
+    radius = stream.settings.radius
+    # Where the gradient vanishes nothing in the ball changes the margin.
+    ratio = np.divide(margin, lipschitz, out=np.full(shape, np.inf), where=lipschitz > 0)
+    per_target = np.minimum(ratio, radius)
+    return CleverScores(
+        value=torch.from_numpy(per_target.min(1)),
+        per_target=torch.from_numpy(per_target),
+        targets=torch.from_numpy(targets),
+        predicted=torch.from_numpy(predicted),
+        fit=CleverFit(
+            lipschitz=torch.from_numpy(lipschitz),
+            p_value=torch.from_numpy(fit.p_value.reshape(shape)),
+            shape=torch.from_numpy(fit.shape.reshape(shape)),
+            fallback=torch.from_numpy(fit.fallback.reshape(shape)),
+            degenerate=torch.from_numpy(fit.degenerate.reshape(shape)),
+            saturated=torch.from_numpy(ratio >= radius),
+        ),
+        settings=settings,
+    )
+
+
+def _empty(targets: Tensor, settings: Mapping[str, Any]) -> CleverScores:
+    values, flags = torch.zeros(targets.shape, dtype=torch.float64), torch.zeros(targets.shape, dtype=torch.bool)
+    whole = torch.zeros(0, dtype=torch.int64)
+    fit = CleverFit(values, values, values, flags, flags, flags)
+    return CleverScores(values[:, :0].sum(1), values, targets.cpu(), whole, fit, settings)
+
+
+def _logits(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    with torch.no_grad(), float32(images.device):
+        batches = torch.split(images, batch_size) if len(images) else [images]
+        return torch.cat([network(x.contiguous(memory_format=torch.channels_last)) for x in batches])
+
+
+def _targets(settings: Clever, logits: Tensor, numbers: npt.NDArray[np.int64], seed: int) -> Tensor:
+    """Target classes (B, K) of each image."""
+    classes = logits.shape[1]
+    if classes < 2:
+        raise UserError(f"clever needs at least 2 classes, got {classes}; score a classifier")
+    ranked = logits.argsort(1, descending=True)[:, 1:]
+    if settings.top is not None:
+        return ranked[:, : settings.top]
+    if settings.targets == "least_likely":
+        return ranked[:, -1:]
+    if settings.targets == "all":
+        return ranked.sort(1).values
+    draws = [torch.randint(classes - 1, (1,), generator=example_generator(seed, int(number))) for number in numbers]
+    chosen = torch.stack(draws) if draws else torch.zeros((0, 1), dtype=torch.int64)
+    return ranked.gather(1, chosen.to(ranked.device))
+
+
+def _counter(progress: Callable[[float], None] | None, offset: int) -> Callable[[float], None]:
+    """Report images of a group as images of the whole."""
+    return (lambda _: None) if progress is None else (lambda done: progress(offset + done))

@@ -1,0 +1,128 @@
+"""The smallest perturbation found that changes a prediction, in one norm."""
+
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode
+from symmetry_robustness.attacks.threat import NORMS, NormName, check_images, find_norm, parse_epsilon, per_image
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
+from symmetry_robustness.robustness.continuous_batching import Grid, distances, misclassified, walk
+from symmetry_robustness.robustness.fusion import fuse
+from symmetry_robustness.robustness.measures.base import Arrays, Subject
+
+# Halvings of the way back to the image: the end is known to a 256th of the length.
+_HALVINGS: Final = 8
+
+
+@final
+@dataclass(frozen=True)
+class MinimalDistance:
+    """Measures `distance` (N,), the length of the smallest perturbation found, and where it is `saturated` (N,).
+
+    PGD tries radii that grow by a constant factor until it succeeds at one; the perturbation is then shortened by
+    bisection as long as it deceives the network. Its direction stays, so lengths are upper bounds: on linear networks
+    they are a quarter above the true ones (median) with a factor of 1.5, and closer with more radii.
+
+    An image that is misclassified as it is has the distance 0; one that withstands the largest radius has that radius
+    and is saturated, which says "at least". The mean over all images is therefore the area under the curve of robust
+    accuracy over epsilon.
+
+    Costs `steps` gradients for each radius that an image withstands, and 8 passes.
+
+    Args:
+        norm: "linf" or "l2"; radii and result are lengths in it, pixel units.
+        smallest: first radius, a number or a fraction such as "1/255".
+        largest: last radius, and the cap of the result.
+        radii: number of radii, in geometric progression.
+        steps: of PGD at each radius.
+        images: on how many images, those with the lowest numbers, it is taken; None for all.
+
+    Raises:
+        UserError: an unknown norm, or radii that do not grow.
+    """
+
+    norm: NormName = "linf"
+    smallest: float | str = "0.25/255"
+    largest: float | str = "64/255"
+    radii: int = 9
+    steps: int = 20
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        find_norm(self.norm)
+        low, high = parse_epsilon(self.smallest, "smallest"), parse_epsilon(self.largest, "largest")
+        if not low < high or self.radii < 2:
+            raise UserError(
+                f"radii must grow from smallest to largest, got {self.radii} from {self.smallest} to {self.largest}; "
+                "give at least 2"
+            )
+        _ = self.rule
+
+    @property
+    def rule(self) -> PGD:
+        """The attack at each radius."""
+        return PGD(steps=self.steps)
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The radii, increasing."""
+        ends = parse_epsilon(self.smallest, "smallest"), parse_epsilon(self.largest, "largest")
+        return tuple(float(radius) for radius in np.geomspace(*ends, self.radii))
+
+    def __call__(self, subject: Subject) -> Arrays:
+        """Distance of each image."""
+        check_images(subject.images)
+        check_evaluation_mode(subject.network)
+        batches = torch.split(subject.images, subject.batch_size)
+        logits = torch.cat([_logits(subject.network, images) for images in batches])
+        wrong = misclassified(logits, subject.labels).cpu().numpy()
+        distance = np.where(wrong, 0.0, self.grid[-1])
+        saturated = ~wrong
+        standing = np.flatnonzero(~wrong)
+        attacked = subject.take(standing)
+        result = walk(
+            fuse(attacked.network, attacked.images[: subject.batch_size]),
+            attacked.images,
+            attacked.labels,
+            self.rule,
+            Grid(NORMS[self.norm], self.grid, (0.0, 1.0)),
+            indices=attacked.numbers,
+            logits=logits[torch.as_tensor(standing, device=logits.device)],
+            seed=subject.seed,
+            batch_size=subject.batch_size,
+            keep=range(len(standing)),
+            progress=lambda done: subject.notify(len(wrong) - len(standing) + done),
+        )
+        found = np.array(sorted(result.adversarial), dtype=np.int64)
+        for rows in np.array_split(found, range(subject.batch_size, len(found), subject.batch_size)):
+            if len(rows):
+                part = attacked.take(rows)
+                changed = torch.stack([result.adversarial[int(row)] for row in rows])
+                shortened = shorten(part.network, part.images, part.labels, changed)
+                distance[standing[rows]] = distances(NORMS[self.norm], shortened, part.images)
+        saturated[standing[found]] = False
+        return {"distance": distance, "saturated": saturated}
+
+
+def shorten(network: nn.Module, images: Tensor, labels: Tensor, adversarial: Tensor) -> Tensor:
+    """Move adversarial images (B, ...) straight towards the images by bisection; all results are misclassified."""
+    low, high = (torch.full_like(images[:, 0, 0, 0], end) for end in (0.0, 1.0))
+    best = adversarial
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        tried = images + per_image(middle, images) * (adversarial - images)
+        wrong = misclassified(_logits(network, tried), labels)
+        high, low = torch.where(wrong, middle, high), torch.where(wrong, low, middle)
+        best = torch.where(per_image(wrong, images), tried, best)
+    return best
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad(), float32(images.device):
+        logits: Tensor = network(images)
+    return logits

@@ -1,0 +1,1 @@
+"""One run: its directory, process, ranks, signals, resuming."""

@@ -1,0 +1,252 @@
+"""Weights & Biases, without letting it stop or slow a run."""
+
+import contextlib
+import logging
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, cast, final
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.runs.preemption import REQUEUED
+
+log = logging.getLogger(__name__)
+
+_MODES: Final = ("online", "offline")
+# How W&B is to behave where the user's environment does not say otherwise.
+_MANNERS: Final = {
+    "WANDB_SILENT": "true",  # what a user should know is logged here, in one line
+    # Its own error reports and measurements would keep the process waiting at the end for a server that hangs.
+    "WANDB_ERROR_REPORTING": "false",
+    # Seconds for the server to start a run, and to take what is left at the end; W&B's own are 90 and no limit. A job
+    # that Slurm ends has 30 by default (KillWait) before it is killed.
+    "WANDB_INIT_TIMEOUT": "30",
+    "WANDB_FINISH_TIMEOUT": "20",
+    "WANDB_FINISH_TIMEOUT_RAISES": "true",
+}
+# Exit statuses of a job that has saved itself and can go on.
+_RESUMABLE: Final = (REQUEUED, 130, 143)
+
+
+@final
+class WandbTracker(Logger):
+    """Hands metrics, tables and pictures to a W&B run; the first failure ends tracking, with one line, not the run.
+
+    Args:
+        run: a started run; None where none could be started, or on ranks that have none.
+    """
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self._run = run
+
+    @property
+    def name(self) -> str | None:
+        """The project."""
+        return str(self._run.project) if self._run else None
+
+    @property
+    def version(self) -> str | None:
+        """The run's id."""
+        return str(self._run.id) if self._run else None
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run got the whole configuration when it started."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Add metrics of a step. W&B's own step is left alone: it only counts, and drops what comes out of order."""
+        self._attempt(lambda run: run.log({**metrics, "trainer/global_step": step}))
+
+    @rank_zero_only
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int) -> None:
+        """Show a table."""
+        import wandb
+
+        self._attempt(lambda run: run.log({key: wandb.Table(columns=columns, data=data), "trainer/global_step": step}))
+
+    @rank_zero_only
+    def log_image(self, key: str, images: Sequence[Any], step: int) -> None:
+        """Show pictures, given as arrays of pixels."""
+        import wandb
+
+        self._attempt(lambda run: run.log({key: [wandb.Image(image) for image in images], "trainer/global_step": step}))
+
+    def _attempt(self, action: Callable[[Any], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # whatever it is, a training of days is worth more than its curves
+            log.warning("W&B: no longer tracked (%s); metrics.csv has all metrics", one_line(error))
+            self._run = None
+
+
+def wandb_logger(
+    *,
+    directory: Path,
+    project: str,
+    entity: str | None,
+    mode: str,
+    run_id: str,
+    name: str,
+    group: str,
+    job_type: str,
+    tags: list[str],
+    config: dict[str, Any],
+) -> WandbTracker:
+    """One W&B run for one job, started on global rank 0 alone.
+
+    Args:
+        directory: the run directory; W&B's files go to its folder wandb/.
+        project: project of the run.
+        entity: user or team; None is the key's own.
+        mode: "online" or "offline". Without a key, or an answer from the server, an online run starts offline;
+            `wandb sync` uploads it later. WANDB_MODE wins over this setting.
+        run_id: identity of the run, kept by the caller so that a resumed job finds its run.
+        name: display name.
+        group: what belongs together, e.g. a sweep.
+        job_type: kind of job, e.g. the model.
+        tags: labels.
+        config: the resolved configuration, nested.
+
+    Raises:
+        UserError: an unknown mode, or a name that W&B does not take.
+    """
+    run = _start(
+        mode=told_mode(mode),
+        arguments={
+            "dir": str(directory),
+            "project": project,
+            "entity": entity,
+            "id": run_id,
+            "name": name,
+            "group": group,
+            "job_type": job_type,
+            "tags": tags,
+            "config": config,
+            "resume": "allow",
+        },
+    )
+    return WandbTracker(run)
+
+
+def refuse_settings(mode: str, project: str, entity: str | None) -> None:
+    """Refuse what a run could not be started with.
+
+    Raises:
+        UserError: an unknown mode, or a name that W&B does not take.
+    """
+    told_mode(mode)
+    wandb = _wandb()
+    try:
+        wandb.Settings(project=project, entity=entity)
+    except wandb.errors.UsageError as error:
+        raise UserError(f"logger.wandb.project: {one_line(error)}") from error
+
+
+def told_mode(mode: str) -> str:
+    """The mode of the settings, unless the environment says otherwise.
+
+    Raises:
+        UserError: an unknown mode.
+    """
+    if mode not in _MODES:
+        raise UserError(f"logger.wandb.mode must be one of {', '.join(_MODES)}, got {mode!r}")
+    told = os.environ.get("WANDB_MODE") or mode
+    if told not in (*_MODES, "disabled"):
+        raise UserError(f"the environment sets WANDB_MODE={told}; make it online, offline or disabled, or unset it")
+    return told
+
+
+@rank_zero_only
+def _start(mode: str, arguments: dict[str, Any]) -> Any:
+    """The run, online where that is wanted and can be had; None where not even W&B's files can be written."""
+    wandb = _wandb()
+    # Seconds of metrics that the end of W&B's service may cost; Slurm's signals reach it as they reach every process.
+    settings = wandb.Settings(x_transaction_log_flush_interval=1.0)
+    reason = why_offline() if mode == "online" else None
+    if reason:
+        mode = "offline"
+        log.warning("W&B: offline, %s", reason)
+    for chosen in dict.fromkeys((mode, "offline")):
+        try:
+            run = wandb.init(mode=cast(Any, chosen), settings=settings, **arguments)
+            run.define_metric("trainer/global_step")
+            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        except wandb.errors.UsageError as error:
+            raise UserError(f"logger.wandb: {one_line(error)}") from error
+        except Exception as error:
+            what = "offline, could not start online" if chosen == "online" else "not tracked"
+            log.warning("W&B: %s (%s)", what, one_line(error))
+            _tear_down()  # the service would hold on to the run's id
+        else:
+            return run
+    return None
+
+
+@rank_zero_only
+def finish(exit_code: int) -> None:
+    """End the job's run, if there is one, with the job's true exit status, and say how to upload what lies here."""
+    wandb = sys.modules.get("wandb")
+    run = wandb.run if wandb else None
+    if run is None:
+        return
+    files, offline = Path(run.settings.sync_dir), run.settings.mode == "offline"
+    upload = f"upload with: wandb sync {files.parent if offline else f'--include-online {files}'}"
+    try:
+        if exit_code in _RESUMABLE:
+            run.mark_preempting()
+        run.finish(exit_code=exit_code)
+    except Exception as error:
+        log.warning("W&B: incomplete (%s); %s", one_line(error), upload)
+    else:
+        if offline:
+            log.info("W&B: offline run; %s", upload)
+    _tear_down()
+
+
+def why_offline(patience: float = 10.0) -> str | None:
+    """Why an online run cannot start, or None: no key, or no answer from the server in time.
+
+    Args:
+        patience: seconds for the server's first answer.
+    """
+    wandb = _wandb()
+    if not wandb.login(prompt=False, verify=False):
+        return "no API key (wandb login)"
+    return unreachable(wandb.setup().settings.base_url, patience)
+
+
+def unreachable(url: str, patience: float) -> str | None:
+    """What keeps a web server, or the proxy before it, from answering in time; None if it answers anything at all."""
+    try:
+        urllib.request.urlopen(url, timeout=patience).close()
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"{url} does not answer ({one_line(error)})"
+    return None
+
+
+def _wandb() -> Any:
+    for name, value in _MANNERS.items():
+        os.environ.setdefault(name, value)
+    import wandb
+
+    return wandb
+
+
+def _tear_down() -> None:
+    """End W&B's service now; left to the end of the process, one that has died would print a traceback."""
+    import wandb
+
+    with contextlib.suppress(Exception, SystemExit):  # it passes on the service's exit status
+        wandb.teardown()
