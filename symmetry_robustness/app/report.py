@@ -18,8 +18,7 @@ from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.claims import Outcome, judge_claims, load_claims
 from symmetry_robustness.reporting.claims_table import claims_sheet
 from symmetry_robustness.reporting.frame import frame_of
-from symmetry_robustness.reporting.page import render_page
-from symmetry_robustness.reporting.page_data import all_details, make_page
+from symmetry_robustness.reporting.page.page import write_page
 from symmetry_robustness.reporting.report_figures import write_figures
 from symmetry_robustness.reporting.run_table import overview
 from symmetry_robustness.reporting.runs import Problem, Run, find_runs
@@ -51,17 +50,17 @@ def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     """Write everything into `output`, and print the tables."""
     summary = summarize(frame, runs)
     claims = judge_claims(load_claims(), summary, runs)
-    write_tables(runs, frame, summary, claims, output / "tables")
+    tables = write_tables(runs, frame, summary, claims, output / "tables")
     for note in write_figures(runs, summary, output / "figures", remove_values):
         print(f"figures: {note}")
-    page = make_page(runs, frame, summary, claims, made=datetime.now(UTC).date().isoformat(), checks=EXPLANATIONS)
-    (output / "report.html").write_text(render_page(page, all_details(runs)), encoding="utf-8")
+    made = datetime.now(UTC).date().isoformat()
+    write_page(output / "report.html", runs, frame, summary, tables, made=made, checks=EXPLANATIONS)
     print(f"page: {output / 'report.html'}; tables and figures beside it")
 
 
 def write_tables(
     runs: list[Run], frame: pd.DataFrame, summary: Summary, claims: list[Outcome], directory: Path
-) -> None:
+) -> list[Sheet]:
     """Every kind of table as Markdown, LaTeX, CSV and Parquet; who leads, or single runs, on the terminal."""
     directory.mkdir(parents=True, exist_ok=True)
     every_run = Sheet("runs", [overview(runs)], frame)
@@ -72,6 +71,7 @@ def write_tables(
     for table in made.get("leaders", every_run).tables:
         for piece in terminal(table):
             console.print(piece)
+    return list(made.values())
 
 
 def remove_values(

@@ -1,6 +1,7 @@
 """Numbers of single runs brought together: means over seeds with intervals, and which network is best."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,8 +95,8 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     results = results.reset_index()
     _add_intervals(results, deviation)
     trained = trained_settings(runs)
-    results.insert(0, "label", _labels(results, trained))
-    comparisons = _compare(results, evaluations_by_section(runs))
+    results.insert(0, "label", _labels(results, trained, _titles(runs)))
+    comparisons = _compare(results, evaluations_by_section(runs), at_chance(results, runs))
     _mark_best(results, comparisons)
     return Summary(results, comparisons, _sections(results, runs, trained))
 
@@ -133,15 +134,36 @@ def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]]) -> list[str]:
-    """What tables call each row's network: its name, and how it differs from others of that name in its section."""
+def _titles(runs: Sequence[Run]) -> dict[str, str]:
+    """Network to the title of its configuration; one that several networks share names none of them."""
+    titles = {run.name: run.title for run in runs}
+    counts = Counter(titles.values())
+    return {name: title if counts[title] == 1 else name for name, title in titles.items()}
+
+
+def at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
+    """Settings keys of networks whose accuracy without attack may be that of guessing: its interval reaches down to it."""
+    classes = {run.name: run.config["model"].get("num_classes") for run in runs}
+    clean = results[results["measure"].isin(["clean_accuracy", "test_accuracy"]) & (results["view"] == "")]
+    guessing = clean["network"].map(lambda name: 1 / (classes[name] or np.inf))
+    return frozenset(clean.loc[clean["low"].fillna(clean["value"]) <= guessing, "settings"])
+
+
+def may_lead(rows: Sequence[Any], guessing: Collection[str]) -> list[Any]:
+    """The rows of a column that may lead it: better than guessing without attack, no failed check; all if none is left."""
+    better = [row for row in rows if row.settings not in guessing] or rows
+    return [row for row in better if row.checks != "failed"] or list(better)
+
+
+def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], titles: Mapping[str, str]) -> list[str]:
+    """What tables call each row's network: its title, and how it differs from others of its name in its section."""
     texts: dict[tuple[str, str], str] = {}
     for section, found in split(results.drop_duplicates(["section", "settings"]), "section").items():
         for network, same in split(found, "network").items():
-            keys = list(same["settings"])
+            keys, title = list(same["settings"]), titles[network]
             names = differing([trained[key] for key in keys]) if len(keys) > 1 else []
             for key in keys:
-                texts[section, key] = f"{network} ({name_difference(trained[key], names)})" if names else network
+                texts[section, key] = f"{title} ({name_difference(trained[key], names)})" if names else title
     return [texts[pair] for pair in zip(results["section"], results["settings"], strict=True)]
 
 
@@ -177,15 +199,16 @@ def evaluations_by_section(runs: Sequence[Run]) -> dict[tuple[str, str], Seeds]:
     return found
 
 
-def _compare(results: pd.DataFrame, evaluations: dict[tuple[str, str], Seeds]) -> pd.DataFrame:
-    """Each network against the one with the largest mean, column by column."""
+def _compare(
+    results: pd.DataFrame, evaluations: dict[tuple[str, str], Seeds], guessing: Collection[str]
+) -> pd.DataFrame:
+    """Each network against the one with the largest mean of those that may lead, column by column."""
     rows: list[dict[str, Any]] = []
     for _, group in results[results["measure"].isin(COMPARED)].groupby(COLUMN, dropna=False, sort=False):
-        sound = group[group["checks"] != "failed"]  # what failed a soundness check cannot lead where others did not
-        group = sound if len(sound) else group
-        if len(group) < 2:
+        able = may_lead(records(group.sort_values("value", ascending=False, kind="stable")), guessing)
+        if len(able) < 2:
             continue
-        leader, *others = records(group.sort_values("value", ascending=False, kind="stable"))
+        leader, *others = able
         first = evaluations[leader.section, leader.settings]
         found = [
             compare(first, evaluations[row.section, row.settings], row.measure, row.attack, row.epsilon)

@@ -79,6 +79,11 @@ class Run:
         return str(self.summary["name"])
 
     @property
+    def title(self) -> str:
+        """The network for a reader: the title of its configuration; runs from before there were titles have the name."""
+        return str(self.config["model"].get("title") or self.name)
+
+    @property
     def seed(self) -> int:
         """Of the training."""
         return int(self.summary["seed"])
