@@ -142,7 +142,7 @@ def _titles(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
-    """Settings keys of networks whose accuracy without attack may be that of guessing: its interval reaches down to it."""
+    """Settings of the networks whose accuracy without attack may be that of guessing: its interval reaches so low."""
     classes = {run.name: run.config["model"].get("num_classes") for run in runs}
     clean = results[results["measure"].isin(["clean_accuracy", "test_accuracy"]) & (results["view"] == "")]
     guessing = clean["network"].map(lambda name: 1 / (classes[name] or np.inf))
@@ -150,7 +150,7 @@ def at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
 
 
 def may_lead(rows: Sequence[Any], guessing: Collection[str]) -> list[Any]:
-    """The rows of a column that may lead it: better than guessing without attack, no failed check; all if none is left."""
+    """The rows of a column that may lead it: better than guessing without attack, no check failed; all if none is."""
     better = [row for row in rows if row.settings not in guessing] or rows
     return [row for row in better if row.checks != "failed"] or list(better)
 

@@ -26,7 +26,8 @@ def digest(*values: object) -> str:
 def training_settings(config: Settings) -> dict[str, Any]:
     """All that decides the weights, but for the seed: network, data, objective, optimisation, precision."""
     data = {key: value for key, value in config["data"].items() if key not in (*_FEEDING, *_TEST_ONLY)}
-    return {key: value for key, value in config.items() if key not in _BESIDE} | {"data": data}
+    model = {key: value for key, value in config["model"].items() if key != "title"}
+    return {key: value for key, value in config.items() if key not in _BESIDE} | {"data": data, "model": model}
 
 
 def evaluation_data(data: Settings, split: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The network for a reader: the title of its configuration; runs from before there were titles have the name."""
+        """The network for a reader: the title of its configuration, or its name where there is none."""
         return str(self.config["model"].get("title") or self.name)
 
     @property

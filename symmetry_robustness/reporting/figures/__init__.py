@@ -15,6 +15,7 @@ from symmetry_robustness.reporting.figures.examples import (
     magnified_difference,
     outcome_name,
     removal_panel,
+    side_by_side,
 )
 from symmetry_robustness.reporting.figures.style import (
     COLORS,
@@ -58,4 +59,5 @@ __all__ = [
     "outcome_name",
     "removal_panel",
     "save_figure",
+    "side_by_side",
 ]

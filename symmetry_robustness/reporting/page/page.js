@@ -1,28 +1,29 @@
 "use strict";
-// Chooses the question, sorts and filters tables, draws curves, opens runs. All texts and numbers come from Python.
+// Chooses the question, sorts and filters tables, draws curves, opens runs. Numbers come rounded, and texts worded, from Python.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+const SIGNS = { failed: "✕", warned: "▲", passed: "✓", unchecked: "–" };
 const GLYPHS = { circle: "●", square: "■", diamond: "◆", "triangle-up": "▲", "triangle-down": "▼", cross: "✚", x: "✖" };
-const MARKS = { failed: "✕", warned: "▲", passed: "✓", unchecked: "–" };
 const SHOWN = 25; // rows of a table, before more are asked for
 const PRINTED = 200;
 const SWITCHES = 24; // networks that can be drawn, the best first
 let printing = false;
 
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 function el(tag, attributes = {}, ...children) {
   const node = Object.assign(document.createElement(tag), attributes);
   node.append(...children.filter((child) => child != null && child !== false));
   return node;
 }
-const text = (number) => (number == null ? "–" : number.toFixed(1));
+const hiddenText = (words, className = "") => el("span", { className, ariaHidden: "true" }, words);
+const badge = ([status, words]) => el("span", { className: `badge ${status}` }, hiddenText(`${SIGNS[status]} `), words);
+const text = (number) => number?.toFixed(1) ?? "–";
 const interval = ([, low, high]) => (low == null ? "unknown" : `${text(low)} to ${text(high)}`);
-const badge = ([status, words]) => el("span", { className: `badge ${status}` }, el("span", { ariaHidden: "true" }, `${MARKS[status]} `), words);
-const look = (network) => {
-  const [color, symbol] = data.looks[network % data.looks.length];
-  const turn = (network + Math.floor(network / data.looks.length)) % data.looks.length; // other marks where colours repeat
-  return { color, symbol: network < data.looks.length ? symbol : data.looks[turn][1] };
-};
+function look(at) {
+  const [color, symbol] = data.looks[at % data.looks.length];
+  const [, other] = data.looks[(at + Math.floor(at / data.looks.length)) % data.looks.length]; // where colours repeat
+  return { color, symbol: at < data.looks.length ? symbol : other };
+}
 
 /** Text that is compressed in an element of the page. */
 async function unpack(id) {
@@ -32,301 +33,271 @@ async function unpack(id) {
 
 // Tables: rows that do not match, or that nobody asked for yet, are hidden.
 
-const tables = new Map();
-const collator = new Intl.Collator("en", { numeric: true });
-const valueOf = (row, { at, number }) => {
-  const cell = row.cells[at].dataset.sort ?? row.cells[at].textContent.trim();
-  return number ? parseFloat(cell.replace(/,/g, "").replace("−", "-")) : cell === "–" ? null : cell;
-};
-function order(a, b, { number, direction }) {
-  const missing = (value) => value == null || Number.isNaN(value);
-  if (missing(a) || missing(b)) return missing(a) - missing(b);
-  return direction * (number ? a - b : collator.compare(a, b));
-}
+const tables = new Map(); // id -> refresh
 function control(box) {
-  const [search] = all("input", box);
-  const [table] = all("table", box);
-  const [more, everything] = all(".more button", box);
-  const view = { limit: SHOWN, by: null };
+  const [[search], [table], [count], [more, everything], [rest]] = ["input", "table", ".count", ".more button", ".rest"].map((one) => all(one, box));
+  const view = { limit: SHOWN, at: -1, direction: 1 };
+  const collator = new Intl.Collator("en", { numeric: true });
+  const valueOf = (cell) => {
+    const words = cell.firstChild?.textContent.trim() ?? "";
+    return !cell.matches(".number") ? words : parseFloat(words.replace(/,/g, "").replace("−", "-"));
+  };
+  const missing = (value) => value === "" || value === "–" || Number.isNaN(value);
+  const order = (a, b) => missing(a) - missing(b) || view.direction * (typeof a === "number" ? a - b || 0 : collator.compare(a, b));
   const refresh = () => {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const rows = [...table.tBodies[0].rows];
-    if (view.by) {
-      const values = new Map(rows.map((row) => [row, valueOf(row, view.by)]));
-      table.tBodies[0].append(...rows.sort((a, b) => order(values.get(a), values.get(b), view.by)));
+    let rows = [...table.tBodies[0].rows];
+    const heads = all("thead th", table);
+    if (view.at >= 0 && view.at < heads.length) {
+      const values = new Map(rows.map((row) => [row, valueOf(row.cells[view.at])]));
+      table.tBodies[0].append(...rows.sort((a, b) => order(values.get(a), values.get(b))));
     }
-    const found = rows.filter((row) => words.every((word) => (row.dataset.text ??= row.textContent.toLowerCase()).includes(word)));
-    const limit = printing ? Math.max(view.limit, PRINTED) : view.limit;
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = words.map((word) => (/^\d+$/.test(word) ? ` ${word} ` : word)); // a number stands alone: 2 is not 12
+    const textOf = (row) => (row.text ??= ` ${[...row.cells].map((cell) => cell.textContent).join(" ")} `.toLowerCase());
+    const found = rows.filter((row) => wanted.every((word) => textOf(row).includes(word)));
+    const limit = Math.max(view.limit, printing ? PRINTED : 0);
     rows.forEach((row) => (row.hidden = true));
     found.slice(0, limit).forEach((row) => (row.hidden = false));
     const left = Math.max(0, found.length - limit);
-    const counted = (number) => number.toLocaleString("en");
-    all(".count", box)[0].textContent = `${left ? `${counted(limit)} of ` : ""}${counted(found.length)} row${found.length === 1 ? "" : "s"}${found.length < rows.length ? ` (${counted(rows.length)} without filter)` : ""}`;
-    all(".controls", box)[0].hidden = rows.length < 6;
+    const [shown, matching, whole] = [found.length - left, found.length, rows.length].map((number) => number.toLocaleString("en"));
+    count.textContent = `${left ? `${shown} of ` : ""}${matching} row${matching === "1" ? "" : "s"}${matching === whole ? "" : ` (${whole} without filter)`}`;
+    count.parentElement.hidden = rows.length < 6;
     more.hidden = everything.hidden = !left;
-    all(".unprinted", box)[0].textContent = printing && left ? `${counted(left)} more rows are not printed; the tables written beside the page have them.` : "";
-    all("thead th", table).forEach((head, at) => {
-      const direction = view.by?.at === at ? view.by.direction : 0;
-      direction ? head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending") : head.removeAttribute("aria-sort");
-      all(".arrow", head)[0].textContent = { 1: "▲", "-1": "▼", 0: "↕" }[direction];
+    rest.textContent = printing && left ? `${left.toLocaleString("en")} more rows are not printed; the tables written beside the page have them.` : "";
+    heads.forEach((head, at) => {
+      const sorted = at === view.at ? view.direction : 0;
+      head.ariaSort = sorted ? (sorted > 0 ? "ascending" : "descending") : null;
+      head.querySelector(".arrow").textContent = ["▼", "↕", "▲"][1 + sorted];
     });
   };
-  search.addEventListener("input", () => refresh((view.limit = SHOWN)));
   const show = (limit) => {
-    const first = all("tbody tr:not([hidden])", table).length;
+    const before = all("tbody tr:not([hidden])", table).length;
     refresh((view.limit = limit));
-    all("tbody tr:not([hidden])", table)[first]?.querySelector("a")?.focus();
+    all("tbody tr:not([hidden])", table)[before]?.querySelector("a")?.focus();
   };
+  search.addEventListener("input", () => show(SHOWN));
   more.addEventListener("click", () => show(view.limit + SHOWN));
   everything.addEventListener("click", () => show(Infinity));
   table.tHead.addEventListener("click", ({ target }) => {
-    const head = target.closest("button")?.parentElement;
-    if (!head) return;
-    const direction = view.by?.at === head.cellIndex ? -view.by.direction : 1;
-    view.by = { at: head.cellIndex, number: head.matches(".number"), direction };
+    const head = target.closest("th");
+    Object.assign(view, { at: head.cellIndex, direction: view.at === head.cellIndex ? -view.direction : 1 });
     refresh();
   });
-  /** Other rows, and other columns [title, kind] if given; the order by a column stays where the column stays. */
-  const fill = (rows, columns) => {
-    if (columns) {
-      const button = (title) => el("button", { type: "button" }, title, el("span", { className: "arrow", ariaHidden: "true" }));
-      const heads = columns.map(([title, kind]) => el("th", { scope: "col", className: kind }, button(title)));
-      if (view.by && table.tHead.textContent !== heads.map((head) => head.textContent + all(".arrow", head)[0].textContent).join("")) view.by = null;
-      table.tHead.rows[0].replaceChildren(...heads);
-    }
-    table.tBodies[0].replaceChildren(...rows);
-    refresh();
-  };
-  tables.set(box.id || box, { refresh, fill });
+  tables.set(box.id || box, refresh);
   refresh();
 }
-function row(status, cells) {
-  const line = el("tr", { className: status });
-  cells.forEach(([kind, ...content], at) => line.append(el(at ? "td" : "th", at ? { className: kind } : { scope: "row" }, ...content)));
-  return line;
+/** Other rows of a table: each a status and cells, each a kind and what is in it. */
+function fill(id, rows) {
+  const lines = rows.map(([className, ...cells]) =>
+    el("tr", { className }, ...cells.map(([kind, ...content], at) => el(at ? "td" : "th", at ? { className: kind } : { scope: "row" }, ...content))),
+  );
+  document.querySelector(`#${id} tbody`).replaceChildren(...lines);
+  tables.get(id)();
 }
 
-// The question: which data, attack, strength and protocol; everything that depends on it is shown anew.
+// The question: which data, attack, strength and protocol; all that depends on it is shown anew.
 
 const state = { question: 0, attack: 0, strength: 0 };
-const here = () => data.questions[state.question];
-const attackHere = () => here().attacks[state.attack];
-function choose(question, attack, strength) {
-  const before = { name: attackHere().name, place: attackHere().places[state.strength] };
-  const { attacks, data: set } = data.questions[question];
-  const same = attacks.findIndex((one) => one.name === before.name);
-  attack ??= same >= 0 ? same : 0;
-  const kept = attacks[attack].places.indexOf(before.place);
-  strength ??= kept >= 0 ? kept : question === data.start[0] ? data.start[2] : data.questions[question].first;
-  Object.assign(state, { question, attack, strength: Math.min(strength, attacks[attack].places.length - 1) });
-  show(set);
+const asked = () => data.questions[state.question];
+const attacked = () => asked().attacks[state.attack];
+/** Ask another question; of what is not given the present choice stays where there is such a one. */
+function ask(question, attack, strength) {
+  const before = attacked();
+  const { attacks, first } = data.questions[question];
+  attack ??= Math.max(0, attacks.findIndex((one) => one.name === before.name));
+  const same = attacks[attack].places.indexOf(before.places[state.strength]);
+  strength ??= same < 0 ? Math.min(first, attacks[attack].places.length - 1) : same;
+  Object.assign(state, { question, attack, strength });
+  all(".question select").forEach(offer);
+  const answer = document.getElementById(`answer-${question}-${attack}-${strength}`);
+  document.getElementById("said").replaceChildren(answer.content.cloneNode(true));
+  showNetworks();
+  showRuns();
 }
-function options(select) {
-  const sets = [...new Set(data.questions.map((one) => one.data))];
-  const index = (names) => names.map((name, at) => [at, name]);
-  const protocols = index(data.questions.map((one) => one.name)).filter(([at]) => data.questions[at].data === here().data);
-  const [list, chosen] = {
-    data: [sets.map((name) => [name, name]), here().data],
-    protocol: [protocols, state.question],
-    attack: [index(here().attacks.map((one) => one.name)), state.attack],
-    strength: [index(attackHere().places), state.strength],
+function offer(select) {
+  const numbered = (names) => names.map((name, at) => [at, name]);
+  const [choices, chosen] = {
+    data: [[...new Set(data.questions.map((one) => one.data))].map((name) => [name, name]), asked().data],
+    protocol: [numbered(data.questions.map((one) => one.name)).filter(([at]) => data.questions[at].data === asked().data), state.question],
+    attack: [numbered(asked().attacks.map((one) => one.name)), state.attack],
+    strength: [numbered(attacked().places), state.strength],
   }[select.name];
-  select.replaceChildren(...list.map(([value, words]) => el("option", { value, selected: value === chosen }, words)));
+  select.replaceChildren(...choices.map(([value, words]) => el("option", { value, selected: value === chosen }, words)));
 }
-document.addEventListener("change", ({ target: { name, value, checked, id } }) => {
-  if (name === "data") {
-    // The same protocol on the other data if it has it.
-    const others = data.questions.map((one, at) => [at, one]).filter(([, one]) => one.data === value);
-    const [at] = others.find(([, one]) => one.name === here().name) ?? others.find(([at]) => at === data.best[value]) ?? others[0];
-    choose(at);
-  } else if (name === "protocol") choose(Number(value));
-  else if (name === "attack") choose(state.question, Number(value));
-  else if (name === "strength") choose(state.question, state.attack, Number(value));
-  else if (name === "network") {
-    checked ? drawn.add(Number(value)) : drawn.delete(Number(value));
-    drawCurves();
-  }
+document.addEventListener("change", ({ target: { name, value, checked } }) => {
+  const on = (data_) => data.order.filter((at) => data.questions[at].data === data_);
+  if (name === "data") ask(on(value).find((at) => data.questions[at].name === asked().name) ?? on(value)[0]);
+  if (name === "protocol") ask(Number(value));
+  if (name === "attack") ask(state.question, Number(value));
+  if (name === "strength") ask(state.question, state.attack, Number(value));
+  if (name === "network") drawCurves(drawn[checked ? "add" : "delete"](Number(value)));
 });
-function show() {
-  const { networks, checks, attacks } = here();
-  const { rows, places, runs } = attackHere();
-  all(".question select").forEach(options);
-  const said = document.getElementById(`answer-${state.question}-${state.attack}-${state.strength}`);
-  document.getElementById("said").replaceChildren(said.content.cloneNode(true));
-  const aside = (network) => networks[network][1] === "failed";
-  const ranked = rows.filter((one) => one[1 + state.strength]).sort((a, b) => aside(a[0]) - aside(b[0]) || b[1 + state.strength][0] - a[1 + state.strength][0]);
-  const end = Math.max(1, ...ranked.map((one) => Math.max(...one[1 + state.strength])));
-  tables.get("ranking").fill(
-    ranked.map(([network, ...numbers]) => {
-      const [seeds, ...status] = networks[network];
-      const found = numbers[state.strength];
-      return row(status[0], [["", mark(network), data.networks[network]], ["bar", bar(found, end, look(network).color)], ["number", text(found[0])], ["number wide", interval(found)], ["number wide", seeds], ["", badge(status)]]);
-    }),
-  );
-  const columns = [["Network", ""], ["Seeds", "number"], ["Checks", ""], ...places.map((place) => [place, "number"])];
-  const lines = rows.map(([network, ...numbers]) => {
+/** Networks best first with bars, and their numbers at all strengths; the curves below. */
+function showNetworks() {
+  const { rows, places } = attacked();
+  const { networks } = asked();
+  const at = 1 + state.strength;
+  const last = ([network]) => networks[network][1] === "failed";
+  const ranked = rows.filter((one) => one[at]).sort((a, b) => last(a) - last(b) || b[at][0] - a[at][0]);
+  const end = Math.max(1, ...ranked.flatMap((one) => one[at]));
+  const titles = ["Network", "Accuracy", "% correct", "95 % interval", "Seeds", "Checks", ...places];
+  const head = (title, column) => el("th", { scope: "col", className: ["", "bar", "number", "number wide", "number wide", ""][column] ?? "number" }, el("button", { type: "button" }, title, hiddenText("", "arrow")));
+  document.querySelector("#ranking thead tr").replaceChildren(...titles.map(head));
+  fill("ranking", ranked.map(([network, ...found]) => {
     const [seeds, ...status] = networks[network];
-    const cells = numbers.map((found) => ["number", text(found?.[0]), found && el("small", {}, interval(found))]);
-    return row(status[0], [["", data.networks[network]], ["number", seeds], ["", badge(status)], ...cells]);
-  });
-  tables.get("by-network").fill(lines, columns);
-  fillRuns(runs, checks);
-  const order = [...new Set(attacks.flatMap((attack) => attack.rows.map(([network]) => network)))];
-  const place = new Map(ranked.map(([network], at) => [network, at]));
-  order.sort((a, b) => (place.get(a) ?? Infinity) - (place.get(b) ?? Infinity));
-  switches(order);
+    const cells = found.map((numbers) => ["number", text(numbers?.[0]), numbers && el("small", {}, interval(numbers))]);
+    const here = found[state.strength];
+    return [status[0], ["", data.networks[network]], ["bar", bar(here, end, network)], ["number", text(here[0])], ["number wide", interval(here)], ["number wide", seeds], ["", badge(status)], ...cells];
+  }));
+  const others = asked().attacks.flatMap((attack) => attack.rows.map(([network]) => network));
+  switches([...new Set([...ranked.map(([network]) => network), ...others])]);
 }
-function fillRuns(found, checks) {
-  tables.get("by-run").fill(
-    data.runs.map(([name, network, seed, set, clean], at) => {
-      const [value, error] = found[at]?.[state.strength] ?? [null, null];
-      const status = checks[at] ?? ["unchecked", "–"];
-      const link = el("a", { href: `#/run/${encodeURIComponent(name)}` }, `${network}, seed ${seed}`);
-      return row(status[0], [["", link], ["", set], ["number", seed], ["number", text(value), error != null && el("small", {}, `± ${text(error)}`)], ["number", text(clean)], ["", badge(status)]]);
-    }),
-  );
-}
-const mark = (network) => {
-  const { color, symbol } = look(network);
-  const glyph = el("span", { className: "mark", ariaHidden: "true" }, GLYPHS[symbol]);
-  glyph.style.color = color;
-  return glyph;
-};
-function bar([value, low, high], end, color) {
+function bar([value, low, high], end, network) {
   const part = (className, from, to) => {
     const node = el("i", { className });
     Object.assign(node.style, { left: `${(100 * from) / end}%`, width: `${(100 * (to - from)) / end}%` });
     return node;
   };
-  const fill = part("fill", 0, value);
-  fill.style.background = color;
-  return el("span", { className: "track", ariaHidden: "true" }, fill, low != null && part("whisker", low, high));
+  const filled = part("fill", 0, value);
+  filled.style.background = look(network).color;
+  return el("span", { className: "track", ariaHidden: "true" }, filled, low != null && part("whisker", low, high));
+}
+function showRuns() {
+  const { runs } = data.start ? attacked() : { runs: {} };
+  fill("by-run", data.runs.map(([name, network, seed, set, clean], at) => {
+    const [value, error] = runs[at]?.[state.strength] ?? [];
+    const status = asked()?.checks[at] ?? ["unchecked", "–"];
+    const link = el("a", { href: `#/run/${encodeURIComponent(name)}` }, `${network}, seed ${seed}`);
+    return [status[0], ["", link], ["", set], ["number", seed], ["number", text(value), error != null && el("small", {}, `± ${text(error)}`)], ["number", text(clean)], ["", badge(status)]];
+  }));
 }
 
 // Curves.
 
 let library;
 let drawn = new Set(); // networks
-const plotly = () =>
-  (library ??= unpack("plotly").then((source) => {
-    document.head.append(el("script", { textContent: source }));
-    return window.Plotly;
-  }));
-function switches(order) {
-  const before = all(".switches input").map((box) => box.value).sort().join();
-  const offered = order.slice(0, SWITCHES);
-  if (before !== [...offered].map(String).sort().join()) {
+function plotly() {
+  library ??= unpack("plotly").then((source) => document.head.append(el("script", { textContent: source })) ?? window.Plotly);
+  return library;
+}
+/** A switch for each network, the best of them on. */
+function switches(networks) {
+  const field = document.querySelector(".switches");
+  const offered = networks.slice(0, SWITCHES);
+  const names = [...offered].sort().join();
+  if (field.dataset.names !== names) {
+    field.dataset.names = names;
     drawn = new Set(offered.slice(0, data.looks.length));
-    const { networks } = here();
-    const [field] = all(".switches");
     const boxes = offered.map((network) => {
-      const [, ...status] = networks[network];
+      const [, ...status] = asked().networks[network];
+      const glyph = hiddenText(GLYPHS[look(network).symbol], "glyph");
+      glyph.style.color = look(network).color;
       const box = el("input", { type: "checkbox", name: "network", value: network, checked: drawn.has(network) });
-      return el("label", {}, box, mark(network), data.networks[network], /failed|warned/.test(status[0]) && badge(status));
+      return el("label", {}, box, glyph, data.networks[network], /failed|warned/.test(status[0]) && badge(status));
     });
-    const rest = order.length - offered.length;
-    field.replaceChildren(field.firstElementChild, ...boxes, rest > 0 ? el("small", {}, ` and ${rest} more in the table below`) : "");
+    const rest = networks.length - offered.length;
+    field.replaceChildren(field.firstElementChild, ...boxes, rest > 0 ? `and ${rest} more in the table above` : "");
   }
   drawCurves();
 }
 function drawCurves() {
-  const { attacks, networks } = here();
-  const charts = attacks.filter((attack) => attack.x.length > 1).map((attack) => {
-    const series = attack.rows.filter(([network]) => drawn.has(network)).map(([network, ...found]) => ({
-      name: data.networks[network],
-      ...look(network),
-      flagged: /failed|warned/.test(networks[network][1]),
-      status: networks[network][2],
-      y: found.map((one) => one?.[0] ?? null),
-      low: found.map((one) => one?.[1] ?? null),
-      high: found.map((one) => one?.[2] ?? null),
-    }));
-    return { title: `Accuracy under ${attack.name}`, x: attack.x, places: attack.places, xlabel: attack.label, ylabel: "accuracy (%)", percent: true, series };
+  const { attacks, networks } = asked();
+  const series = ({ rows }) => rows.filter(([network]) => drawn.has(network)).map(([network, ...found]) => {
+    const [y, low, high] = [0, 1, 2].map((at) => found.map((one) => one?.[at] ?? null));
+    return { name: data.networks[network], ...look(network), checks: networks[network].slice(1), y, low, high };
   });
-  const [box] = all("#curves .charts");
-  if (box.children.length !== charts.length) box.replaceChildren(...charts.map(() => el("figure", { className: "chart" }, el("figcaption"), el("div", { className: "plot", role: "img" }))));
+  const charts = attacks.filter(({ x }) => x.length > 1).map((attack) => ({ title: `Accuracy under ${attack.name}`, ...attack, xlabel: attack.label, ylabel: "accuracy (%)", percent: true, series: series(attack) }));
+  const box = document.querySelector("#curves .charts");
+  const figure = () => el("figure", { className: "chart" }, el("figcaption"), el("div", { className: "plot", role: "img" }));
+  if (box.children.length !== charts.length) box.replaceChildren(...charts.map(figure));
   charts.forEach((chart, at) => {
     const [caption, plot] = box.children[at].children;
     caption.textContent = chart.title;
-    plot.ariaLabel = `${chart.title}. The table below has the numbers.`;
+    plot.ariaLabel = `${chart.title}. The table above has the numbers.`;
     draw(plot, chart);
   });
 }
-async function draw(plot, { x, places, xlabel, ylabel, percent, series }) {
+/** The band and the line of one series. */
+function traces({ x, places, xlabel, percent }, { name, y, low, high, error, color, symbol, checks: [status, words] = [] }) {
+  const plain = String(name).replace(/&/g, "&amp;").replace(/</g, "&lt;");
+  const flagged = /failed|warned/.test(status); // hollow and dotted
+  const reach = (sign) => y.map((value, at) => (value == null || error[at] == null ? null : Math.min(100, Math.max(0, value + sign * 1.96 * error[at]))));
+  const [lows, highs] = low ? [low, high] : error ? [reach(-1), reach(1)] : [[], []];
+  const known = [...lows.keys()].filter((at) => lows[at] != null);
+  const around = (ends, back) => [...known.map((at) => ends[at]), ...known.map((at) => back[at]).reverse()];
+  const doubt = (at) => (low ? ` (95 %: ${interval([0, low[at], high[at]])})` : error ? ` ± ${text(error[at])}` : "");
+  const hover = y.map((value, at) => `${plain}: ${percent ? `${text(value)} %` : value}${doubt(at)}<br>${places?.[at] ?? `${xlabel} ${x[at]}`}${flagged ? `<br>soundness checks: ${words}` : ""}`);
+  const band = { x: around(x, x), y: around(highs, lows), mode: "none", fill: "toself", fillcolor: `${color}26`, hoverinfo: "skip", showlegend: false };
+  const marker = { color, size: x.length > 40 ? 4 : 8, symbol: flagged ? `${symbol}-open` : symbol };
+  const line = { x, y, name: plain, text: hover, hovertemplate: "%{text}<extra></extra>", mode: "lines+markers", connectgaps: true, cliponaxis: false, line: { color, dash: flagged ? "dot" : "solid" }, marker };
+  return known.length ? [band, line] : [line];
+}
+async function draw(plot, chart) {
   const Plotly = await plotly();
-  if (!plot.isConnected || !plot.clientWidth) return;
-  const plain = (words) => String(words).replace(/&/g, "&amp;").replace(/</g, "&lt;");
-  const traces = series.flatMap(({ name, y, low, high, error, flagged, status, ...given }, at) => {
-    const { color, symbol } = given.color ? given : look(at);
-    const [lows, highs] = low ? [low, high] : error ? [y.map((v, i) => v - 1.96 * error[i]), y.map((v, i) => v + 1.96 * error[i])] : [];
-    const known = (lows ?? []).map((_, i) => i).filter((i) => lows[i] != null && y[i] != null);
-    const bounds = (v) => (percent ? Math.min(100, Math.max(0, v)) : v);
-    const words = y.map((v, i) => `${plain(name)}: ${percent ? `${text(v)} %` : v}${low ? ` (95 %: ${interval([v, low[i], high[i]])})` : error ? ` ± ${text(error[i])}` : ""}<br>${places?.[i] ?? `${xlabel} ${x[i]}`}${flagged ? `<br>checks: ${status}` : ""}`);
-    const band = { x: [...known.map((i) => x[i]), ...known.map((i) => x[i]).reverse()], y: [...known.map((i) => bounds(highs[i])), ...known.map((i) => bounds(lows[i])).reverse()], type: "scatter", mode: "none", fill: "toself", fillcolor: `${color}26`, hoverinfo: "skip" };
-    const line = { x, y, name: plain(name), text: words, type: "scatter", mode: "lines+markers", connectgaps: true, cliponaxis: false, hovertemplate: "%{text}<extra></extra>", line: { color, width: 2, dash: flagged ? "dot" : "solid" }, marker: { size: x.length > 40 ? 4 : 8, color, symbol: flagged ? `${symbol}-open` : symbol } };
-    return known.length ? [band, line] : [line];
-  });
+  if (!plot.clientWidth) return;
+  const { x, places, xlabel, ylabel, percent, series } = chart;
   const axis = { automargin: true, fixedrange: true, rangemode: "tozero", nticks: 7 };
-  const ticks = places && x.length < 10 ? { tickvals: x, ticktext: places.map((place) => place.replace(/.*[=] ?|\)/g, "")) } : {};
+  const ticks = places && x.length < 10 ? { tickvals: x, ticktext: places.map((place) => place.match(/[\d./]+/g)?.at(-1) ?? place) } : {};
   const layout = {
-    xaxis: { ...axis, ...ticks, title: { text: plain(xlabel) } }, yaxis: { ...axis, title: { text: plain(ylabel) }, ...(percent && { range: [0, 102] }) },
-    margin: { l: 50, r: 12, t: 10, b: 44 }, height: 300, paper_bgcolor: "transparent", plot_bgcolor: "transparent", hovermode: "closest", dragmode: false,
-    font: { family: "inherit", size: 13 }, showlegend: !series[0]?.color, legend: { orientation: "h", y: -0.25 },
+    xaxis: { ...axis, ...ticks, title: { text: xlabel } },
+    yaxis: { ...axis, title: { text: ylabel }, ...(percent && { range: [0, 102] }) },
+    margin: { l: 50, r: 12, t: 10, b: 44 }, height: 300, font: { family: "inherit", size: 13 }, legend: { orientation: "h", y: -0.25 },
+    paper_bgcolor: "transparent", plot_bgcolor: "transparent", hovermode: "closest", dragmode: false, showlegend: !plot.closest("#curves"),
   };
-  await Plotly.react(plot, traces, layout, { displayModeBar: false, responsive: true });
-  for (const svg of all(".main-svg", plot)) svg.setAttribute("viewBox", `0 0 ${svg.getAttribute("width")} ${svg.getAttribute("height")}`); // paper scales it
+  const looks = series.map((one, at) => ({ ...look(at), ...one }));
+  await Plotly.react(plot, looks.flatMap((one) => traces(chart, one)), layout, { displayModeBar: false, responsive: true });
+  const fit = (svg) => svg.setAttribute("viewBox", `0 0 ${svg.getAttribute("width")} ${svg.getAttribute("height")}`);
+  const scalable = () => all(".main-svg", plot).forEach(fit); // to the width of paper
+  if (!plot.matches(".drawn")) plot.on("plotly_afterplot", scalable);
+  scalable();
   plot.classList.add("drawn");
 }
 
 // Pages of runs, and the address.
 
 const [report, article] = ["report", "run"].map((id) => document.getElementById(id));
-let left = 0; // how far the report was scrolled
+let scrolled = 0; // where the report was left
+let followed = false; // whether a link led here, and not the browser's Back
 async function route() {
   const [, kind, rest] = location.hash.match(/^#\/(run|ask)\/(.*)$/) ?? [];
-  if (kind === "ask") {
-    choose(...rest.split("-").map(Number));
-    document.getElementById("answer").scrollIntoView();
-  }
-  const name = kind === "run" ? decodeURIComponent(rest) : null;
-  const at = data.runs.findIndex((run) => run[0] === name);
-  if (name !== null) {
-    if (article.hidden) left = window.scrollY;
-    const missing = [el("h2", {}, "No such run"), el("p", {}, name), el("a", { href: "#runs" }, "All runs")];
-    if (at < 0) article.replaceChildren(...missing);
-    else article.innerHTML = await unpack(`run-${at}`);
-  }
-  const back = name === null && !article.hidden;
-  article.hidden = name === null;
-  report.hidden = name !== null;
-  document.title = at < 0 ? all("h1")[0].textContent : `${data.runs[at][1]}, seed ${data.runs[at][2]}`;
-  if (name !== null) {
+  if (kind === "ask") ask(...rest.split("-").map(Number));
+  const wanted = kind === "run" && decodeURIComponent(rest);
+  const at = data.runs.findIndex(([name]) => name === wanted);
+  if (wanted && article.hidden) scrolled = window.scrollY;
+  const none = [el("h2", {}, "No such run"), el("p", {}, wanted), el("a", { href: "#runs" }, "← All runs")];
+  if (wanted && at < 0) article.replaceChildren(...none);
+  if (at >= 0) article.innerHTML = await unpack(`run-${at}`);
+  const back = !wanted && !article.hidden;
+  article.hidden = !wanted;
+  report.hidden = Boolean(wanted);
+  document.title = [article.querySelector("h2"), document.querySelector("h1")][wanted ? 0 : 1].textContent;
+  if (wanted) {
     window.scrollTo(0, 0);
     article.focus({ preventScroll: true });
     all("[data-chart]", article).forEach((plot) => draw(plot, JSON.parse(plot.dataset.chart)));
-  } else if (back) followed ? document.getElementById(location.hash.slice(1))?.scrollIntoView() : window.scrollTo(0, left);
+  } else if (kind === "ask") document.getElementById("answer").scrollIntoView();
+  else if (back && followed) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  else if (back) window.scrollTo(0, scrolled);
   followed = false;
 }
-let followed = false; // whether a link led here, and not the browser's Back
 document.addEventListener("click", ({ target }) => (followed = target.closest("a") !== null));
-all(".skip")[0].addEventListener("click", (event) => {
+document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   document.getElementById("main").focus();
 });
 window.addEventListener("hashchange", route);
 
-// Paper: nothing can be opened there, so everything is open, and as it was afterwards.
+// Paper: nothing can be opened there, so that everything is open, and as it was afterwards.
 let closed = [];
 for (const event of ["beforeprint", "afterprint"])
   window.addEventListener(event, () => {
     printing = event === "beforeprint";
     if (printing) closed = all("details:not([open])");
     closed.forEach((details) => (details.open = printing));
-    tables.forEach(({ refresh }) => refresh());
+    tables.forEach((refresh) => refresh());
   });
 
 all(".table").forEach(control);
-if (data.start) choose(...data.start);
-else tables.get("by-run") && fillRuns({}, {});
+data.start ? ask(...data.start) : showRuns();
 route();
 document.documentElement.dataset.ready = "yes";

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,35 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from symmetry_robustness.reporting.aggregate import Summary
+from symmetry_robustness.reporting.aggregate import Summary, at_chance
 from symmetry_robustness.reporting.comparability import data_title
 from symmetry_robustness.reporting.figures import COLORS, MARKERS
 from symmetry_robustness.reporting.page.questions import (
+    Attack,
     Grid,
     Question,
     answer,
     find_questions,
-    first_asked,
+    in_order,
     readable,
     rows_by_question,
-    telling,
 )
 from symmetry_robustness.reporting.page.run import run_details
 from symmetry_robustness.reporting.runs import Run, shown_path
-from symmetry_robustness.reporting.tables import Sheet, Table
+from symmetry_robustness.reporting.table_formats import Table
+from symmetry_robustness.reporting.tables import Sheet
 
 _FOLDER = Path(__file__).parent
 # plotly's names of matplotlib's markers.
-_SYMBOLS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross", "X": "x"}
+_SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "D": "diamond",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+}
 # Runs whose adversarial examples are shown: those of a thousand runs would make a page of a hundred megabytes.
 _PICTURED = 40
 
@@ -65,12 +74,17 @@ def write_page(
         checks: name of a soundness check to what it asks.
     """
     environment = Environment(
-        loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"percent": percent, "signed": signed, "plural": plural, "readable": readable}
     environment.globals["readable"] = readable
-    questions = find_questions(summary, _norms(runs))
+    guessing = at_chance(summary.results, runs)
+    questions = find_questions(summary, _norms(runs), guessing)
     names = _run_names(runs)
     states = _states(runs)
     parts: Any = environment.get_template("parts.html.j2").module
@@ -81,7 +95,8 @@ def write_page(
     details = (
         parts.run(run_details(run, names[run.place], asked, pictures=run.place in pictured), checks) for run in runs
     )
-    start = first_asked(questions) if questions else None
+    order = in_order(questions)
+    start = (order[0], 0, questions[order[0]].first) if order else None
     stream = environment.get_template("page.html.j2").stream(
         title=_title(summary),
         made=made,
@@ -91,13 +106,15 @@ def write_page(
         library=_packed(library),
         data={
             "start": start,
+            "order": order,
             "looks": [[color, _SYMBOLS[marker]] for color, marker in zip(COLORS, MARKERS, strict=True)],
             **_choices(asked.values(), runs, states),
             "runs": [_run_row(run, names[run.place]) for run in runs],
         },
         questions=questions,
-        answers=[[_answers(question, attack, summary) for attack in question.attacks] for question in questions],
-        first=[telling(question.attacks[0]) for question in questions],
+        answers=[
+            [_answers(question, attack, summary, guessing) for attack in question.attacks] for question in questions
+        ],
         start=start,
         tables=_tables(sheets),
         counts=_counts(runs),
@@ -123,7 +140,7 @@ def signed(share: float) -> str:
 
 def plural(count: int, word: str) -> str:
     """`1 run`, `2 runs`."""
-    return f"{count:,} {word}{'s' * (count != 1)}"
+    return f"{count:,} {word}" + ("s" if count != 1 else "")
 
 
 def _packed(text: str) -> str:
@@ -177,7 +194,10 @@ def _choices(
                     "x": list(attack.points),
                     "places": attack.places,
                     "rows": [
-                        [networks[row.label], *(_numbers(at.get(settings), "low", "high") for at in attack.points.values())]
+                        [
+                            networks[row.label],
+                            *(_numbers(at.get(settings), "low", "high") for at in attack.points.values()),
+                        ]
                         for settings, row in rows.items()
                     ],
                     "runs": {
@@ -188,9 +208,16 @@ def _choices(
             )
         checks = {places[run]: _status([state]) for (section, run), state in states.items() if section == key}
         shown.append(
-            {"data": question.section.data, "name": question.name, "attacks": attacks, "networks": known, "checks": checks}
+            {
+                "data": question.section.data,
+                "name": question.name,
+                "first": question.first,
+                "attacks": attacks,
+                "networks": known,
+                "checks": checks,
+            }
         )
-    return {"questions": shown, "networks": [readable(label) for label in networks], "names": list(networks)}
+    return {"questions": shown, "networks": [readable(label) for label in networks]}
 
 
 def _numbers(row: Any | None, *others: str) -> list[float | None] | None:
@@ -210,7 +237,7 @@ def _status(found: Sequence[str]) -> tuple[str, str]:
     return ("passed", "passed") if counts["passed"] else ("unchecked", "not checked")
 
 
-def _answers(question: Question, attack: Any, summary: Summary) -> list[dict[str, Any]]:
+def _answers(question: Question, attack: Attack, summary: Summary, guessing: Collection[str]) -> list[dict[str, Any]]:
     """The answer at each strength of one attack."""
     tests = summary.comparisons
     tests = tests[(tests["section"] == question.section.key) & tests["measure"].isin(_measures(attack.key))]
@@ -219,7 +246,9 @@ def _answers(question: Question, attack: Any, summary: Summary) -> list[dict[str
         first = next(iter(rows.values()))
         same = (tests["measure"] == first.measure) & (tests["attack"] == first.attack) & (tests["view"] == first.view)
         at = tests[same & (tests["epsilon"].eq(first.epsilon) | (tests["epsilon"].isna() & math.isnan(first.epsilon)))]
-        found.append(answer(list(rows.values()), {row.other_settings: row for row in at.itertuples(index=False)}))
+        found.append(
+            answer(list(rows.values()), {row.other_settings: row for row in at.itertuples(index=False)}, guessing)
+        )
     return found
 
 
@@ -247,7 +276,7 @@ def _counts(runs: Sequence[Run]) -> Counter[str]:
 
 
 def _failing(runs: Sequence[Run], names: Mapping[str, str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Checks that did not pass somewhere: status, name, and the runs with their titles; failures and frequent ones first."""
+    """Checks that did not pass somewhere: status, name, and the titles of the runs by name; failures first."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
         for evaluation in run.evaluations.values():

@@ -1,8 +1,8 @@
-"""The questions that a page answers: which network is most robust on which data, under which attack and ε, judged by whom."""
+"""The questions that a page answers: which network is most robust on some data, under an attack, at an ε."""
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,12 +40,16 @@ class Attack(NamedTuple):
 
 
 class Question(NamedTuple):
-    """Numbers that may be compared: the section they are of, its name for a reader, and its attacks."""
+    """Numbers that may be compared: the section they are of, its name for a reader, and its attacks.
+
+    `first` is the strength of the first attack that is shown first: where the networks that may lead differ most.
+    """
 
     section: Section
     name: str
     norm: str
     attacks: list[Attack]
+    first: int
 
 
 def readable(label: str) -> str:
@@ -54,12 +58,13 @@ def readable(label: str) -> str:
     return name.replace("_", " ") + bracket + rest
 
 
-def find_questions(summary: Summary, norms: Mapping[str, str]) -> list[Question]:
+def find_questions(summary: Summary, norms: Mapping[str, str], guessing: Collection[str]) -> list[Question]:
     """One question for each section; those that would read alike are told apart by their images, then by their digest.
 
     Args:
         summary: of the runs.
         norms: section to norm of its perturbations.
+        guessing: networks that are at chance without attack, by their settings.
     """
     results = summary.results[summary.results["measure"].isin(ACCURACIES)]
     by_section = split(results, "section")
@@ -74,7 +79,7 @@ def find_questions(summary: Summary, norms: Mapping[str, str]) -> list[Question]
         count = sum(kind == "epsilon" for _, kind in grid) - 1
         attacks = [_attack(*pair, points, norms.get(key, ""), count) for pair, points in grid.items()]
         if attacks:
-            questions.append(Question(section, names[key], norms.get(key, ""), attacks))
+            questions.append(Question(section, names[key], norms.get(key, ""), attacks, _telling(attacks[0], guessing)))
     return questions
 
 
@@ -88,7 +93,7 @@ def _name(section: Section, norm: str) -> str:
 
 
 def grid_of(rows: pd.DataFrame, owner: str) -> Grid:
-    """Accuracies by attack, strength and what a column names; the worst case first, each attack beginning with ε = 0."""
+    """Accuracies by attack, strength and network or run; the worst case first, each attack beginning with ε = 0."""
     found: Grid = {}
     for row in records(rows):
         attack, kind, strength = _place(row)
@@ -122,19 +127,20 @@ def _attack(key: str, kind: str, points: dict[float, dict[str, Any]], norm: str,
     return Attack(key, title, label.format(norm=NORMS.get(norm, norm)), places, points)
 
 
-def answer(rows: Sequence[Any], tests: Mapping[str, Any]) -> dict[str, Any]:
+def answer(rows: Sequence[Any], tests: Mapping[str, Any], guessing: Collection[str]) -> dict[str, Any]:
     """The leader among networks at one strength of one attack, beside the next one and the standard one.
 
     Args:
         rows: of the networks there.
         tests: network to its comparison with the leader.
+        guessing: networks that are at chance without attack.
 
     Returns:
-        `best`, a row; `verdict`: "best" (it beats every other), "chance" (it may lead by chance), "single" (it beats every
-        other, of which one training each was compared), "untested", "equal" or "nobody"; `over`: others with their test;
-        `aside`: rows that may not lead, whatever their number.
+        `best`, a row; `verdict`: "best" (it beats every other), "chance" (it may lead by chance), "single" (it beats
+        every other, but one training each was compared), "untested", "equal" or "nobody"; `over`: others with their
+        tests; `aside`: rows that may not lead, whatever their number.
     """
-    able = may_lead(rows)
+    able = may_lead(rows, guessing)
     ranked = sorted(able, key=lambda row: -row.value)
     leader = next((test.settings for test in tests.values()), ranked[0].settings)
     best = next((row for row in ranked if row.settings == leader), ranked[0])
@@ -144,11 +150,15 @@ def answer(rows: Sequence[Any], tests: Mapping[str, Any]) -> dict[str, Any]:
     if standard is not None and standard is not best:
         alone = bool(others) and others[0] is standard
         pairs = [] if alone else pairs
-        pairs.append(("Ahead of the next, the standard network" if alone else "Ahead of the standard network", standard))
+        pairs.append(
+            ("Ahead of the next, the standard network" if alone else "Ahead of the standard network", standard)
+        )
     return {
         "best": best,
         "next": others[0] if others else None,
-        "verdict": _verdict(best, others, list(tests.values())),
+        "verdict": "nobody"
+        if not best.value or best.settings in guessing
+        else _verdict(best, others, list(tests.values())),
         "over": [(title, other, best.value - other.value, tests.get(other.settings)) for title, other in pairs],
         "aside": [row for row in rows if row not in able],
         "level": 1 - LEVEL,
@@ -156,8 +166,6 @@ def answer(rows: Sequence[Any], tests: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _verdict(best: Any, others: Sequence[Any], tests: Sequence[Any]) -> str:
-    if best.value == 0 or best.at_chance:
-        return "nobody"
     if others and best.value == others[0].value:
         return "equal"
     if not tests or any(math.isnan(test.adjusted) for test in tests):
@@ -173,11 +181,11 @@ def _standard(network: str, rows: Sequence[Any]) -> Any | None:
     return next((row for name in (f"standard{size}", "standard") for row in rows if row.network == name), None)
 
 
-def first_asked(questions: Sequence[Question]) -> tuple[int, int, int]:
-    """Question, attack and strength that a page begins with.
+def in_order(questions: Sequence[Question]) -> list[int]:
+    """Numbers of the questions in the order in which a page prefers to ask them.
 
-    Sound protocols come before re-enacted ones, those that judged most of the networks before those that judged few, and
-    of these the strongest: that which leaves the same networks the least accuracy at the same ε, then that of most attacks.
+    Those with attacks come first; of these sound protocols before re-enacted ones, then those that judged most of the
+    networks, then the strongest: what leaves the same networks less accuracy at the same ε, or has more attacks.
     """
 
     def weight(number: int) -> tuple[Any, ...]:
@@ -185,12 +193,11 @@ def first_asked(questions: Sequence[Question]) -> tuple[int, int, int]:
         attacked, networks = worst.key == "worst_case", len(worst.points[max(worst.points)])
         covers = 2 * networks > max(len(one.attacks[0].points[max(one.attacks[0].points)]) for one in questions)
         stronger = sum(_is_stronger(question, other) for other in questions)
-        usual = question.section.data.startswith("cifar10")
+        usual = question.section.data.partition(" ")[0] == "cifar10"
         sound = not question.section.released
         return attacked, sound, usual, covers, networks > 1, stronger, len(question.attacks), networks
 
-    number = max(range(len(questions)), key=weight)
-    return number, 0, telling(questions[number].attacks[0])
+    return sorted(range(len(questions)), key=weight, reverse=True)
 
 
 def _is_stronger(one: Question, other: Question) -> bool:
@@ -203,12 +210,14 @@ def _is_stronger(one: Question, other: Question) -> bool:
     return bool(gain) and sum(gain) > 0
 
 
-def telling(attack: Attack) -> int:
+def _telling(attack: Attack, guessing: Collection[str]) -> int:
     """Number of the strength at which the networks that may lead differ most, compared with their intervals."""
 
     def spread(at: float) -> tuple[bool, float]:
-        rows = may_lead(list(attack.points[at].values()))
-        values, low, high = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("value", "low", "high"))
+        rows = may_lead(list(attack.points[at].values()), guessing)
+        values, low, high = (
+            np.array([getattr(row, name) for row in rows], dtype=float) for name in ("value", "low", "high")
+        )
         halves = np.nan_to_num((high - low) / 2, nan=0.01).clip(1e-3)
         differing = float(np.mean(((values - values.mean()) / halves) ** 2))
         return values.max() >= _NEARLY_ZERO, differing

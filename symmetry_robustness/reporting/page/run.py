@@ -3,17 +3,15 @@
 import base64
 import io
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from symmetry_robustness.reporting.comparability import data_title, flatten
 from symmetry_robustness.reporting.evaluations import Evaluation, Examples
-from symmetry_robustness.reporting.figures import epsilon_name, magnified_difference, outcome_name
+from symmetry_robustness.reporting.figures import magnified_difference, outcome_name, side_by_side
 from symmetry_robustness.reporting.page.questions import Grid, Question, readable
 from symmetry_robustness.reporting.run_table import measure_title, measured
 from symmetry_robustness.reporting.runs import Run
@@ -22,10 +20,15 @@ from symmetry_robustness.reporting.runs import Run
 _IMAGES, _ATTACKS = 5, 2
 # Rows of metrics.csv that are drawn; a screen has no room for more points.
 _POINTS = 200
-# Kinds of training curves that come first.
-_FIRST = ("loss", "accuracy", "accuracy under worst case")
-_NOTHING: tuple[Any, ...] = (None, "", [], {})
-_UNDER_ATTACK = re.compile(r"robust/(?!measures/)(.+)/(linf|l[12])_(.+)")
+# Of test sets that show the images in several ways: nothing checks them.
+_UNCHECKED = {
+    "released": False,
+    "about": "all test images",
+    "worst": "unchecked",
+    "checks": (),
+    "measures": (),
+    "examples": (),
+}
 
 
 def run_details(
@@ -63,10 +66,12 @@ def run_details(
         },
         "evaluations": [
             *(_evaluation(one, *asked[one.section], run.place, pictures=pictures) for one in evaluations),
-            *({"name": question.name, "charts": charts} for question, charts in views if charts),
+            *(_UNCHECKED | {"name": question.name, "charts": charts} for question, charts in views if charts),
         ],
         "training": training_curves(run.metrics()),
-        "provenance": {name: _text(value) for name, value in flatten(run.provenance).items() if value not in _NOTHING},
+        "provenance": {
+            name: _text(value) for name, value in flatten(run.provenance).items() if value or value is False
+        },
         "config": (run.directory / "config.yaml").read_text(encoding="utf-8"),
     }
 
@@ -122,32 +127,23 @@ def _charts(question: Question, grid: Grid, run: str) -> list[dict[str, Any]]:
     return list(charts.values())
 
 
-def example_rows(examples: Examples) -> Iterator[dict[str, Any]]:
+def example_rows(examples: Examples) -> Iterator[dict[str, str]]:
     """Rows of pictures: clean, then for the strongest attacks the attacked images and what was changed.
 
     Yields:
-        title, pictures (PNG as data URIs) and a caption for each.
+        title, picture (a PNG as data URI) and caption of each.
     """
     clean = examples.clean[:_IMAGES]
-    if not len(clean):
-        return
-    yield {"title": "clean", "pictures": pngs(clean), "captions": [""] * len(clean)}
+    rows = {"clean": (clean, "")} if len(clean) else {}
     for name, found in list(examples.attacked.items())[:_ATTACKS]:
-        attacked = found[:_IMAGES]
-        change, factor = magnified_difference(clean, attacked)
-        captions = [outcome_name(epsilon) for epsilon in examples.broken_at[name][:_IMAGES]]
-        yield {"title": name, "pictures": pngs(attacked), "captions": captions}
-        yield {"title": f"{name}, change ×{factor}", "pictures": pngs(change), "captions": [""] * len(clean)}
-
-
-def pngs(images: NDArray[np.float32]) -> list[str]:
-    """Images (N, 3, H, W) in [0, 1] as data URIs."""
-    made = []
-    for image in np.round(255 * np.clip(images, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1):
+        change, factor = magnified_difference(clean, found[:_IMAGES])
+        rows[name] = found[:_IMAGES], "; ".join(map(outcome_name, examples.broken_at[name][:_IMAGES]))
+        rows[f"{name}, change ×{factor}"] = change, ""
+    for title, (images, caption) in rows.items():
         file = io.BytesIO()
-        Image.fromarray(image).save(file, format="png", optimize=True)
-        made.append(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}")
-    return made
+        Image.fromarray(np.round(255 * side_by_side(images)).astype(np.uint8)).save(file, format="png", optimize=True)
+        picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        yield {"title": title.replace("_", " "), "picture": picture, "caption": caption}
 
 
 def training_curves(metrics: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -157,33 +153,22 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> list[dict[str, An
         metrics: rows of the file.
     """
     rows = [row for row in metrics if "epoch" in row]
-    kinds: dict[str, dict[str, str]] = {}
+    kinds: dict[str, list[str]] = {}
     for metric in dict.fromkeys(name for row in rows for name in row):
-        if metric and metric not in ("step", "epoch", "robust/clean") and not metric.startswith("test/"):
-            kind, name = _kind(metric)
-            kinds.setdefault(kind, {})[metric] = name
-    curves = []
-    for kind in sorted(kinds, key=lambda kind: _FIRST.index(kind) if kind in _FIRST else len(_FIRST)):
-        names = ({"robust/clean": "clean"} if kind.startswith("accuracy under") else {}) | kinds[kind]
-        kept = [row for row in rows if any(metric in row for metric in names)]
-        kept = [kept[at] for at in np.unique(np.linspace(0, len(kept) - 1, min(_POINTS, len(kept))).astype(int))]
-        columns = {name: [_finite(row.get(metric)) for row in kept] for metric, name in names.items()}
-        series = [{"name": name, "y": values} for name, values in columns.items()]
-        epochs = [int(row["epoch"]) + 1 for row in kept]
-        curves.append({"title": kind, "x": epochs, "xlabel": "epoch", "ylabel": kind, "series": series})
-    return curves
+        if metric and metric not in ("step", "epoch") and not metric.startswith("test/"):
+            first, _, last = metric.rpartition("/")  # of robust/pgd/linf_0.03 or train/loss
+            attacked = first.count("/") and "measures" not in first
+            kind = f"accuracy under {first.removeprefix('robust/')}" if attacked else last
+            kinds.setdefault(kind, []).append(metric)
+    charts = []
+    for kind, names in sorted(kinds.items(), key=lambda pair: pair[0] not in ("loss", "accuracy")):
+        some = [row for row in rows if any(metric in row for metric in names)]
+        some = [some[at] for at in np.unique(np.linspace(0, len(some) - 1, min(_POINTS, len(some))).astype(int))]
+        series = [{"name": name, "y": [_finite(row.get(name)) for row in some]} for name in names]
+        epochs = [int(row["epoch"]) + 1 for row in some]
+        charts.append({"title": kind, "x": epochs, "xlabel": "epoch", "ylabel": kind, "series": series})
+    return charts
 
 
 def _finite(value: float | None) -> float | None:
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
-
-
-def _kind(metric: str) -> tuple[str, str]:
-    """What a metric is drawn with, and what it is called there."""
-    if match := _UNDER_ATTACK.fullmatch(metric):
-        attack, norm, epsilon = match.groups()
-        return f"accuracy under {attack.replace('_', ' ')}", f"{norm} {epsilon_name(float(epsilon))}"
-    for kind in ("loss", "accuracy"):
-        if metric.endswith(f"/{kind}"):
-            return kind, metric.removesuffix(f"/{kind}")
-    return metric.removeprefix("robust/"), metric
