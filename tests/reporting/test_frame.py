@@ -10,7 +10,7 @@ from symmetry_robustness.data.corruptions import BENCHMARK as CORRUPTIONS
 from symmetry_robustness.reporting import load_runs
 from symmetry_robustness.reporting.frame import BENCHMARK, COLUMNS
 
-from .made import ALL_BROKEN_AT, CIFAR, EPSILONS, draw_broken_at, make_clever, make_report, make_run
+from .made import ALL_BROKEN_AT, CIFAR, EPSILONS, draw_broken_at, make_report, make_run
 
 CIFAR10C = CIFAR | {
     "_target_": "symmetry_robustness.data.CIFAR10C",
@@ -60,7 +60,7 @@ def test_each_row_says_what_it_is(tmp_path: Path) -> None:
 
 def test_clever_has_mean_error_and_quartiles(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).random(40)
-    report = make_report(draw_broken_at(100, 0), clever=make_clever(scores), clever_indices=np.arange(40))
+    report = make_report(draw_broken_at(100, 0), clever=scores)
     frame = load_runs(make_run(tmp_path / "run", report))
     mean = one(frame, measure="clever")
     assert (mean.value, mean.standard_error) == pytest.approx((scores.mean(), scores.std(ddof=1) / np.sqrt(40)))
