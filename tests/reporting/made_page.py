@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from symmetry_robustness.reporting.aggregate import Summary, summarize
-from symmetry_robustness.reporting.claims import judge_claims, load_claims
-from symmetry_robustness.reporting.claims_table import claims_sheet
+from symmetry_robustness.reporting.claims import claims_table, judge_claims, load_claims
 from symmetry_robustness.reporting.frame import frame_of
+from symmetry_robustness.reporting.load import Problem, Run, find_runs
 from symmetry_robustness.reporting.page.page import write_page
-from symmetry_robustness.reporting.runs import Problem, Run, find_runs
-from symmetry_robustness.reporting.tables import sheets
-from symmetry_robustness.robustness.checks.derived import Check
+from symmetry_robustness.reporting.tables import table_sets
+from symmetry_robustness.results.checks import Check
 
 from .made import draw_broken_at, make_report, make_run
 
@@ -71,7 +70,7 @@ def write(file: Path, *paths: Path) -> Path:
 def write_runs(file: Path, runs: Sequence[Run], problems: Sequence[Problem] = ()) -> Path:
     frame = frame_of(runs, problems)
     summary = summarize(frame, runs)
-    tables = [*sheets(summary), claims_sheet(judge_claims(load_claims(), summary, list(runs)))]
+    tables = [*table_sets(summary), claims_table(judge_claims(load_claims(), summary, list(runs)))]
     write_page(file, runs, frame, summary, tables, made="2026-11-29", checks=EXPLANATIONS)
     return file
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext
 
-from symmetry_robustness.reporting.runs import find_runs
+from symmetry_robustness.reporting.load import find_runs
 
 from .browser import Opened
 from .made import EPSILONS, draw_broken_at, make_report, make_run

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from symmetry_robustness.reporting.aggregate import at_chance
+from symmetry_robustness.reporting.load import read_metrics
 from symmetry_robustness.reporting.page.page import percent
 from symmetry_robustness.reporting.page.questions import Question, answer, find_questions, in_order, readable
 from symmetry_robustness.reporting.page.run import run_details, training_curves
-from symmetry_robustness.reporting.runs import read_metrics
-from symmetry_robustness.robustness.checks.derived import Check
+from symmetry_robustness.results.checks import Check
 
 from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_report, make_run
 from .made_page import data_of, summary_of, write
@@ -24,7 +24,7 @@ MODEL = {"model": {"num_classes": 10}}
 def asked(*paths: Path) -> tuple[list[Question], list[int]]:
     """The questions of some runs, and the order in which a page asks them."""
     summary, runs = summary_of(*paths)
-    norms = {e.section: e.norm for run in runs for e in run.evaluations.values() if e.attacks}
+    norms = {e.comparison_group: e.norm for run in runs for e in run.evaluations.values() if e.attacks}
     questions = find_questions(summary, norms, at_chance(summary.results, runs))
     return questions, in_order(questions)
 
@@ -34,7 +34,7 @@ def first_answer(*paths: Path, attack: str = "worst_case", epsilon: float = EPSI
     summary, runs = summary_of(*paths)
     questions, order = asked(*paths)
     found = next(one for one in questions[order[0]].attacks if one.key == attack)
-    tests = summary.comparisons.query("section == @key", local_dict={"key": questions[order[0]].section.key})
+    tests = summary.comparisons.query("comparison_group == @key", local_dict={"key": questions[order[0]].group.key})
     measure = "worst_case_accuracy" if attack == "worst_case" else "robust_accuracy"
     name = "" if attack == "worst_case" else attack
     here = tests[(tests.measure == measure) & (tests.attack == name) & (tests.epsilon == epsilon)]
@@ -128,11 +128,13 @@ def test_the_first_question_is_where_networks_differ_most_and_not_where_all_are_
 
 def save_second(run: Path, report: Any, name: str, epsilons: tuple[float, ...], **settings: Any) -> None:
     """A further evaluation of the same images, at other epsilons, as `symrob evaluate` leaves it."""
-    attacked = {attack: np.where(found <= max(epsilons), found, np.inf) for attack, found in report.broken_at.items()}
+    attacked = {
+        attack: np.where(found <= max(epsilons), found, np.inf) for attack, found in report.minimal_epsilon.items()
+    }
     changed = {"epsilons": list(epsilons)} | settings
-    replace(report, epsilons=epsilons, broken_at=attacked, distance=attacked, settings=report.settings | changed).save(
-        run / "robustness", name
-    )
+    replace(
+        report, epsilons=epsilons, minimal_epsilon=attacked, distance=attacked, settings=report.settings | changed
+    ).save(run / "robustness", name)
 
 
 def test_the_strongest_sound_protocol_asks_first_and_one_of_a_single_epsilon_is_there(tmp_path: Path) -> None:
@@ -141,11 +143,11 @@ def test_the_strongest_sound_protocol_asks_first_and_one_of_a_single_epsilon_is_
         run = make_run(tmp_path / "runs" / name, report, name=name, config=MODEL)
         stronger = {
             attack: np.where(np.arange(300) % 3 == 0, 0.01 * (found > 0), found)
-            for attack, found in report.broken_at.items()
+            for attack, found in report.minimal_epsilon.items()
         }
         save_second(
             run,
-            replace(report, broken_at=stronger),
+            replace(report, minimal_epsilon=stronger),
             "strong",
             (8 / 255,),
             attacks={"pgd": {"class": "PGD", "steps": 99}},
@@ -165,7 +167,7 @@ def test_every_data_set_has_its_question_and_cifar10_comes_first(tmp_path: Path)
         target = CIFAR | {"_target_": f"symmetry_robustness.data.{data}DataModule"}
         make_run(tmp_path / name, make_report(draw_broken_at(50, 0)), data=target)
     questions, order = asked(tmp_path)
-    assert [questions[number].section.data for number in order[:2]] == ["cifar10", "cifar100"]
+    assert [questions[number].group.data for number in order[:2]] == ["cifar10", "cifar100"]
     assert all(questions[number].norm for number in order[:2])
 
 
@@ -177,7 +179,7 @@ def test_protocols_and_numbers_of_images_are_questions_of_their_own(tmp_path: Pa
     questions, order = asked(tmp_path)
     assert len({question.name for question in questions}) == len(questions) == 4  # three, and the whole test set
     assert [len(question.attacks[0].points[0.0]) for question in questions if question.norm] == [1, 1, 1]
-    assert not questions[order[0]].section.released
+    assert not questions[order[0]].group.released
 
 
 def test_views_of_the_test_images_are_a_curve(tmp_path: Path) -> None:
@@ -227,8 +229,7 @@ def test_details_of_a_run(tmp_path: Path) -> None:
     _, (run,) = summary_of(tmp_path)
     questions, _ = asked(tmp_path)
     pairs = {
-        question.section.key: (question, {(one.key, "epsilon"): {} for one in question.attacks})
-        for question in questions
+        question.group.key: (question, {(one.key, "epsilon"): {} for one in question.attacks}) for question in questions
     }
     details = run_details(run, "run", pairs, pictures=True)
     (evaluation,) = details["evaluations"]

@@ -22,6 +22,7 @@ from plotly.offline import get_plotlyjs
 from symmetry_robustness.reporting.aggregate import Summary, at_chance
 from symmetry_robustness.reporting.comparability import data_title
 from symmetry_robustness.reporting.figures import COLORS, MARKERS
+from symmetry_robustness.reporting.load import Run, shown_path
 from symmetry_robustness.reporting.page.questions import (
     Attack,
     Grid,
@@ -33,9 +34,7 @@ from symmetry_robustness.reporting.page.questions import (
     rows_by_question,
 )
 from symmetry_robustness.reporting.page.run import run_details
-from symmetry_robustness.reporting.runs import Run, shown_path
-from symmetry_robustness.reporting.table_formats import Table
-from symmetry_robustness.reporting.tables import Sheet
+from symmetry_robustness.reporting.table_formats import Table, TableSet
 
 _FOLDER = Path(__file__).parent
 # plotly's names of matplotlib's markers.
@@ -57,7 +56,7 @@ def write_page(
     runs: Sequence[Run],
     frame: pd.DataFrame,
     summary: Summary,
-    sheets: Iterable[Sheet],
+    sheets: Iterable[TableSet],
     *,
     made: str,
     checks: Mapping[str, str],
@@ -91,7 +90,7 @@ def write_page(
     script, library = (_FOLDER / "page.js").read_text(encoding="utf-8"), get_plotlyjs()
     pictured = _pictured(runs)
     grids = list(rows_by_question(questions, frame))
-    asked = {question.section.key: (question, grid) for question, grid in zip(questions, grids, strict=True)}
+    asked = {question.group.key: (question, grid) for question, grid in zip(questions, grids, strict=True)}
     details = (
         parts.run(run_details(run, names[run.place], asked, pictures=run.place in pictured), checks) for run in runs
     )
@@ -150,7 +149,7 @@ def _packed(text: str) -> str:
 
 def _title(summary: Summary) -> str:
     """Names the data, which a page is about more than anything else."""
-    sets = list(dict.fromkeys(section.data for section in summary.sections.values()))
+    sets = list(dict.fromkeys(group.data for group in summary.groups.values()))
     title = f"Robustness on {', '.join(sets)}"
     return title if sets and len(title) <= 60 else "Robustness report"
 
@@ -162,13 +161,13 @@ def _run_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _norms(runs: Sequence[Run]) -> dict[str, str]:
-    """Section to norm of its attacks."""
-    return {e.section: e.norm for run in runs for e in run.evaluations.values() if e.attacks}
+    """Comparison group to norm of its attacks."""
+    return {e.comparison_group: e.norm for run in runs for e in run.evaluations.values() if e.attacks}
 
 
 def _states(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
-    """(section, run) to the worst status of its checks; empty where none were made."""
-    return {(e.section, run.place): e.checks for run in runs for e in run.evaluations.values()}
+    """(comparison group, run) to the worst status of its checks; empty where none were made."""
+    return {(e.comparison_group, run.place): e.status for run in runs for e in run.evaluations.values()}
 
 
 def _choices(
@@ -179,7 +178,7 @@ def _choices(
     places = {run.place: number for number, run in enumerate(runs)}
     shown = []
     for question, grid in asked:
-        key, known, attacks = question.section.key, {}, []
+        key, known, attacks = question.group.key, {}, []
         for attack, single in zip(question.attacks, grid.values(), strict=True):
             rows = {settings: row for at in attack.points.values() for settings, row in at.items()}
             for row in rows.values():
@@ -206,10 +205,10 @@ def _choices(
                     },
                 }
             )
-        checks = {places[run]: _status([state]) for (section, run), state in states.items() if section == key}
+        checks = {places[run]: _status([state]) for (group, run), state in states.items() if group == key}
         shown.append(
             {
-                "data": question.section.data,
+                "data": question.group.data,
                 "name": question.name,
                 "first": question.first,
                 "attacks": attacks,
@@ -240,7 +239,7 @@ def _status(found: Sequence[str]) -> tuple[str, str]:
 def _answers(question: Question, attack: Attack, summary: Summary, guessing: Collection[str]) -> list[dict[str, Any]]:
     """The answer at each strength of one attack."""
     tests = summary.comparisons
-    tests = tests[(tests["section"] == question.section.key) & tests["measure"].isin(_measures(attack.key))]
+    tests = tests[(tests["comparison_group"] == question.group.key) & tests["measure"].isin(_measures(attack.key))]
     found = []
     for rows in attack.points.values():
         first = next(iter(rows.values()))
@@ -262,7 +261,7 @@ def _run_row(run: Run, name: str) -> list[Any]:
     return [name, readable(run.title), run.seed, data_title(run.config["data"]), round(100 * clean, 1)]
 
 
-def _tables(sheets: Iterable[Sheet]) -> dict[str, list[Table]]:
+def _tables(sheets: Iterable[TableSet]) -> dict[str, list[Table]]:
     """Tables by the section of the page that shows them; single corruptions are among the questions."""
     found = {sheet.name: list(sheet.tables) for sheet in sheets}
     corruptions = [table for table in found.get("corruptions", []) if table.title.startswith("Mean")]
@@ -272,7 +271,7 @@ def _tables(sheets: Iterable[Sheet]) -> dict[str, list[Table]]:
 
 def _counts(runs: Sequence[Run]) -> Counter[str]:
     """Outcomes of sound evaluations; re-enacted protocols are known to be unsound and do not count."""
-    return Counter(e.checks for run in runs for e in run.evaluations.values() if e.checks and not e.released)
+    return Counter(e.status for run in runs for e in run.evaluations.values() if e.status and not e.released)
 
 
 def _failing(runs: Sequence[Run], names: Mapping[str, str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
@@ -280,10 +279,10 @@ def _failing(runs: Sequence[Run], names: Mapping[str, str]) -> list[tuple[str, s
     found: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
         for evaluation in run.evaluations.values():
-            for check in evaluation.content["checks"]:
-                if check["status"] in ("failed", "warned"):
+            for check in evaluation.checks:
+                if check.status in ("failed", "warned"):
                     title = f"{readable(run.title)}, seed {run.seed}"
-                    found.setdefault((check["status"], check["name"]), {})[names[run.place]] = title
+                    found.setdefault((check.status, check.name), {})[names[run.place]] = title
     order = sorted(found, key=lambda key: (key[0], -len(found[key])))
     return [(*key, list(found[key].items())) for key in order]
 

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from symmetry_robustness.reporting.aggregate import Section, Summary, may_lead
-from symmetry_robustness.reporting.evaluations import FINAL
-from symmetry_robustness.reporting.figures import epsilon_name
+from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead
+from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.frame import records, split
-from symmetry_robustness.reporting.protocols import NORMS
 from symmetry_robustness.reporting.statistics import LEVEL
+from symmetry_robustness.results.names import NORM_TITLES, WORST_CASE, epsilon_name
 
 ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy")
 # Kind of strength: label of its axis, and one strength in words.
@@ -40,12 +39,12 @@ class Attack(NamedTuple):
 
 
 class Question(NamedTuple):
-    """Numbers that may be compared: the section they are of, its name for a reader, and its attacks.
+    """Numbers that may be compared: the group they are of, its name for a reader, and its attacks.
 
     `first` is the strength of the first attack that is shown first: where the networks that may lead differ most.
     """
 
-    section: Section
+    group: ComparisonGroup
     name: str
     norm: str
     attacks: list[Attack]
@@ -59,36 +58,36 @@ def readable(label: str) -> str:
 
 
 def find_questions(summary: Summary, norms: Mapping[str, str], guessing: Collection[str]) -> list[Question]:
-    """One question for each section; those that would read alike are told apart by their images, then by their digest.
+    """One question for each comparison group; those that read alike are told apart by images, then by a digest.
 
     Args:
         summary: of the runs.
-        norms: section to norm of its perturbations.
+        norms: group to norm of its perturbations.
         guessing: networks that are at chance without attack, by their settings.
     """
     results = summary.results[summary.results["measure"].isin(ACCURACIES)]
-    by_section = split(results, "section")
-    names = {key: _name(section, norms.get(key, "")) for key, section in summary.sections.items()}
-    for detail in (lambda key: f"{summary.sections[key].images or 'all'} images", lambda key: key[:6]):
-        alike = Counter((summary.sections[key].data, name) for key, name in names.items())
-        several = [key for key, name in names.items() if alike[summary.sections[key].data, name] > 1]
+    by_group = split(results, "comparison_group")
+    names = {key: _name(group, norms.get(key, "")) for key, group in summary.groups.items()}
+    for detail in (lambda key: f"{summary.groups[key].images or 'all'} images", lambda key: key[:6]):
+        alike = Counter((summary.groups[key].data, name) for key, name in names.items())
+        several = [key for key, name in names.items() if alike[summary.groups[key].data, name] > 1]
         names |= {key: f"{names[key]}, {detail(key)}" for key in several}
     questions = []
-    for key, section in summary.sections.items():
-        grid = grid_of(by_section.get(key, results.head(0)), "settings")
+    for key, group in summary.groups.items():
+        grid = grid_of(by_group.get(key, results.head(0)), "settings")
         count = sum(kind == "epsilon" for _, kind in grid) - 1
         attacks = [_attack(*pair, points, norms.get(key, ""), count) for pair, points in grid.items()]
         if attacks:
-            questions.append(Question(section, names[key], norms.get(key, ""), attacks, _telling(attacks[0], guessing)))
+            questions.append(Question(group, names[key], norms.get(key, ""), attacks, _telling(attacks[0], guessing)))
     return questions
 
 
-def _name(section: Section, norm: str) -> str:
-    """The protocol, and what else tells a section from others on the same data."""
-    own = section.description.partition(";")[0] if section.protocol == FINAL else section.protocol
-    name = (section.known or own) if section.protocol else "test accuracy"
-    details = ["re-enacted"] * section.released + [NORMS.get(norm, norm)] * bool(norm)
-    details += [section.split] * (section.split != "test")
+def _name(group: ComparisonGroup, norm: str) -> str:
+    """The protocol, and what else tells a group from others on the same data."""
+    own = group.description.partition(";")[0] if group.protocol == FINAL else group.protocol
+    name = (group.known or own) if group.protocol else "test accuracy"
+    details = ["re-enacted"] * group.released + [NORM_TITLES.get(norm, norm)] * bool(norm)
+    details += [group.split] * (group.split != "test")
     return f"{name} ({', '.join(details)})" if details else name
 
 
@@ -102,14 +101,14 @@ def grid_of(rows: pd.DataFrame, owner: str) -> Grid:
     if sum(kind == "epsilon" for _, kind in found) > 1:
         del found["none", "epsilon"]
         found = {key: (clean if key[1] == "epsilon" else {}) | points for key, points in found.items()}
-    order = sorted(found, key=lambda key: key[0] != "worst_case")
+    order = sorted(found, key=lambda key: key[0] != WORST_CASE)
     return {key: dict(sorted(found[key].items())) for key in order}
 
 
 def _place(row: Any) -> tuple[str, str, float]:
     """Attack, kind of strength and strength of an accuracy."""
     if row.measure in ("worst_case_accuracy", "robust_accuracy"):
-        return row.attack or "worst_case", "epsilon", row.epsilon
+        return row.attack or WORST_CASE, "epsilon", row.epsilon
     kind, _, strength = row.view.rpartition("_")
     try:
         return kind, kind if kind in ("rotation", "scale") else "severity", float(strength)
@@ -118,13 +117,13 @@ def _place(row: Any) -> tuple[str, str, float]:
 
 
 def _attack(key: str, kind: str, points: dict[float, dict[str, Any]], norm: str, count: int) -> Attack:
-    titles = {"worst_case": f"the worst of {count} attack{'s' * (count != 1)}", "none": "no attack"}
+    titles = {WORST_CASE: f"the worst of {count} attack{'s' * (count != 1)}", "none": "no attack"}
     titles |= {"rotation": "rotation of the images", "scale": "scaling of the images"}
     title = key.upper() if key in ("fgsm", "pgd") else titles.get(key, key.replace("_", " "))
     label, place = _AXES[kind]
     names = {at: epsilon_name(at) if kind == "epsilon" else f"{at:g}" for at in points}
     places = ["clean (ε = 0)" if kind == "epsilon" and not at else place.format(names[at]) for at in points]
-    return Attack(key, title, label.format(norm=NORMS.get(norm, norm)), places, points)
+    return Attack(key, title, label.format(norm=NORM_TITLES.get(norm, norm)), places, points)
 
 
 def answer(rows: Sequence[Any], tests: Mapping[str, Any], guessing: Collection[str]) -> dict[str, Any]:
@@ -190,11 +189,11 @@ def in_order(questions: Sequence[Question]) -> list[int]:
 
     def weight(number: int) -> tuple[Any, ...]:
         question, worst = questions[number], questions[number].attacks[0]
-        attacked, networks = worst.key == "worst_case", len(worst.points[max(worst.points)])
+        attacked, networks = worst.key == WORST_CASE, len(worst.points[max(worst.points)])
         covers = 2 * networks > max(len(one.attacks[0].points[max(one.attacks[0].points)]) for one in questions)
         stronger = sum(_is_stronger(question, other) for other in questions)
-        usual = question.section.data.partition(" ")[0] == "cifar10"
-        sound = not question.section.released
+        usual = question.group.data.partition(" ")[0] == "cifar10"
+        sound = not question.group.released
         return attacked, sound, usual, covers, networks > 1, stronger, len(question.attacks), networks
 
     return sorted(range(len(questions)), key=weight, reverse=True)
@@ -202,7 +201,7 @@ def in_order(questions: Sequence[Question]) -> list[int]:
 
 def _is_stronger(one: Question, other: Question) -> bool:
     """Whether a protocol leaves the networks that both judged, at the ε that both have, less accuracy than another."""
-    if (one.section.data, one.section.split, one.norm) != (other.section.data, other.section.split, other.norm):
+    if (one.group.data, one.group.split, one.norm) != (other.group.data, other.group.split, other.norm):
         return False
     mine, theirs = one.attacks[0].points, other.attacks[0].points
     common = [(at, network) for at in mine if at and at in theirs for network in mine[at] if network in theirs[at]]
@@ -229,6 +228,6 @@ def _telling(attack: Attack, guessing: Collection[str]) -> int:
 
 def rows_by_question(questions: Sequence[Question], frame: pd.DataFrame) -> Iterator[Grid]:
     """The numbers of single runs, of each question in turn."""
-    by_section = split(frame[frame["measure"].isin(ACCURACIES)], "section")
+    by_group = split(frame[frame["measure"].isin(ACCURACIES)], "comparison_group")
     for question in questions:
-        yield grid_of(by_section[question.section.key], "run")
+        yield grid_of(by_group[question.group.key], "run")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from symmetry_robustness.reporting.comparability import data_title, flatten
-from symmetry_robustness.reporting.evaluations import Evaluation, Examples
+from symmetry_robustness.reporting.comparability import data_title
+from symmetry_robustness.reporting.evaluation import Evaluation, Examples, measure_name
 from symmetry_robustness.reporting.figures import magnified_difference, outcome_name, side_by_side
+from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.page.questions import Grid, Question, readable
-from symmetry_robustness.reporting.run_table import measure_title, measured
-from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.tables import mean_text, measure_title
+from symmetry_robustness.results.names import flatten
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2
@@ -43,14 +44,14 @@ def run_details(
     Args:
         run: the run.
         name: of its directory.
-        asked: section to its question and the numbers of single runs.
+        asked: comparison group to its question and the numbers of single runs.
         pictures: whether adversarial examples are shown; a page of many runs shows them for some only.
     """
     summary, evaluations = run.summary, run.evaluations.values()
-    judged = {evaluation.section for evaluation in evaluations}
-    others = [pair for section, pair in asked.items() if section not in judged]
+    judged = {evaluation.comparison_group for evaluation in evaluations}
+    others = [pair for group, pair in asked.items() if group not in judged]
     views = [(question, _charts(question, grid, run.place)) for question, grid in others]
-    found = [evaluation.checks for evaluation in evaluations]
+    found = [evaluation.status for evaluation in evaluations]
     return {
         "name": name,
         "title": f"{readable(run.title)}, seed {run.seed}",
@@ -58,21 +59,21 @@ def run_details(
         "facts": {
             "Data": data_title(run.config["data"]),
             "Clean accuracy": f"{100 * summary['clean_accuracy']:.1f} %",
-            "Parameters": f"{summary['parameters']:,}",
+            "Parameters": None if summary["parameters"] is None else f"{summary['parameters']:,}",
             "Epochs": run.epochs,
             "Training time": _duration(summary.get("training_seconds")),
             "Group": summary.get("group"),
             "Commit": run.commit[:10],
         },
         "evaluations": [
-            *(_evaluation(one, *asked[one.section], run.place, pictures=pictures) for one in evaluations),
+            *(_evaluation(one, *asked[one.comparison_group], run.place, pictures=pictures) for one in evaluations),
             *(_UNCHECKED | {"name": question.name, "charts": charts} for question, charts in views if charts),
         ],
         "training": training_curves(run.metrics()),
         "provenance": {
             name: _text(value) for name, value in flatten(run.provenance).items() if value or value is False
         },
-        "config": (run.directory / "config.yaml").read_text(encoding="utf-8"),
+        "config": run.config_text,
     }
 
 
@@ -90,25 +91,22 @@ def _duration(seconds: float | None) -> str | None:
 
 def _evaluation(evaluation: Evaluation, question: Question, grid: Grid, run: str, *, pictures: bool) -> dict[str, Any]:
     """Numbers, checks, examples and measures of one evaluation."""
-    content = evaluation.content
     means = [
-        (measure_title(measure, array), measured(mean["value"], mean["standard_error"]), mean["images"])
-        for measure, arrays in content.get("measures", {}).items()
+        (measure_title(measure_name(measure, array)), mean_text(mean), mean.images)
+        for measure, arrays in evaluation.means.items()
         for array, mean in arrays.items()
-        if mean["value"] is not None
+        if mean.images
     ]
-    if (clever := content["summary"].get("clever")) is not None:
-        means.insert(0, ("CLEVER", f"{clever:.3g}", content["settings"].get("clever_images")))
     return {
         "name": question.name,
         "released": evaluation.released,
-        "about": f"{question.section.description}; {len(evaluation.indices):,} images",
+        "about": f"{question.group.description}; {len(evaluation.indices):,} images",
         "charts": _charts(question, grid, run),
-        "worst": evaluation.checks or "unchecked",
-        "checks": content["checks"],
+        "worst": evaluation.status or "unchecked",
+        "checks": evaluation.checks,
         "measures": means,
         "examples": list(example_rows(evaluation.examples())) if pictures else None,
-        "file": f"robustness/{evaluation.stem}.npz",
+        "file": f"robustness/{evaluation.path.stem}.npz",
     }
 
 
