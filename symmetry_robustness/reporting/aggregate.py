@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.comparability import describe_protocol, differing, name_difference
+from symmetry_robustness.reporting.comparability import differing, name_difference
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.frame import NUMBER, records, settings_key, split
 from symmetry_robustness.reporting.load import Run
