@@ -24,7 +24,7 @@ from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.files import remove_unfinished
 from symmetry_robustness.models import build_network
-from symmetry_robustness.reporting.run_table import show_run
+from symmetry_robustness.reporting.tables import show_run
 from symmetry_robustness.runs.directory import (
     PROGRESS,
     SUMMARY,

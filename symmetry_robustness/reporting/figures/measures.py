@@ -43,7 +43,10 @@ def measure_figures(report: RobustnessReport) -> Figures:
         for plot in report.plots(name):
             if isinstance(plot, Panel) and len(images := arrays[plot.images]):
                 captions = [f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)]]
-                figures[f"{name}-examples"] = example_panel({name: images}, {name: captions})
+                shown = np.array_equal(arrays["indices"][: len(images)], np.sort(report.indices)[: len(images)])
+                clean = report.examples.get("clean", images[:0])[: len(images)]
+                rows = {"clean": clean} if shown and len(clean) == len(images) else {}
+                figures[f"{name}-examples"] = example_panel({**rows, name: images}, {name: captions})
         for ylabel, lines in circles.items():
             figures[f"{name}-circle"] = accuracy_circle(lines, title=f"{ylabel} over the angle")
         if panels:
@@ -80,9 +83,10 @@ def comparison_figures(measure: str, reports: Mapping[str, RobustnessReport]) ->
     return figures
 
 
-# Label of the y-axis, or labels of both axes -> label -> line; for profiles label -> array name -> line.
+# Label of the y-axis (of panels labels of both axes, and whether values are shares of images) -> label -> line; of
+# profiles label of the y-axis -> label -> array name -> line.
 _Circles = dict[str, dict[str, Line]]
-_Panels = dict[tuple[str, str], dict[str, Line]]
+_Panels = dict[tuple[str, str, bool], dict[str, Line]]
 _Profiles = dict[str, dict[str, dict[str, Line]]]
 
 
@@ -91,10 +95,11 @@ def _lines_by_kind(report: RobustnessReport, measure: str) -> tuple[_Circles, _P
     circles: _Circles = {}
     panels: _Panels = {}
     profiles: _Profiles = {}
+    arrays = report.measures[measure]
     for plot in report.plots(measure):
         if not isinstance(plot, Curve):
             continue
-        lines = dict(_lines(plot, report.measures[measure]))
+        lines = dict(_lines(plot, arrays))
         if len(lines) > NETWORKS:
             title = ", ".join(filter(None, (plot.xlabel, plot.label)))
             profiles.setdefault(plot.ylabel, {})[title] = lines
@@ -103,7 +108,8 @@ def _lines_by_kind(report: RobustnessReport, measure: str) -> tuple[_Circles, _P
         if shown and plot.circular:
             circles.setdefault(plot.ylabel, {}).update(shown)
         elif shown:
-            panels.setdefault((plot.xlabel, plot.ylabel), {}).update(shown)
+            shares = all(arrays[name].dtype == np.bool_ for name in arrays for y in plot.y if fnmatch.fnmatch(name, y))
+            panels.setdefault((plot.xlabel, plot.ylabel, shares), {}).update(shown)
     return circles, panels, profiles
 
 
@@ -128,11 +134,11 @@ def _mean_line(positions: NDArray[np.float64], values: NDArray[np.float64]) -> L
 
 
 @printed
-def curve_panels(panels: Mapping[tuple[str, str], Mapping[str, Line]]) -> Figure:
+def curve_panels(panels: Mapping[tuple[str, str, bool], Mapping[str, Line]]) -> Figure:
     """A panel for each pair of axes, with a line and its band for each label.
 
     Args:
-        panels: labels of the x- and y-axis -> label -> line.
+        panels: labels of the x- and y-axis, and whether values are shares -> label -> line.
     """
     looks = look_of(label for lines in panels.values() for label in lines)
     across = len(panels) if len(panels) < 4 else 2
@@ -140,8 +146,8 @@ def curve_panels(panels: Mapping[tuple[str, str], Mapping[str, Line]]) -> Figure
     size = (ONE_COLUMN if across == 1 else TWO_COLUMNS, 2.0 * down + 0.3 + 0.15 * len(looks))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).flat
-    for panel, ((xlabel, ylabel), lines) in zip(grid, panels.items(), strict=False):
-        _scale_to(panel, np.concatenate([line.values for line in lines.values()]))
+    for panel, ((xlabel, ylabel, shares), lines) in zip(grid, panels.items(), strict=False):
+        _scale_to(panel, np.concatenate([line.values for line in lines.values()]), shares)
         for label, line in lines.items():
             if panel.get_yscale() == "log":
                 line = Line(line.positions, *np.maximum(line[1:], _FLOOR))
@@ -167,7 +173,7 @@ def array_profiles(profiles: Mapping[str, Mapping[str, Mapping[str, Line]]]) -> 
     for panel, (ylabel, series) in zip(panels, profiles.items(), strict=True):
         names = list(dict.fromkeys(name for lines in series.values() for name in lines))
         means = {label: {n: line.values.mean() for n, line in lines.items()} for label, lines in series.items()}
-        _scale_to(panel, np.array([value for found in means.values() for value in found.values()]))
+        _scale_to(panel, np.array([value for found in means.values() for value in found.values()]), False)
         for index, (label, found) in enumerate(means.items()):
             look = {"color": COLORS[index % len(COLORS)], "fillstyle": "none" if index % 2 else "full"}
             places, values = [names.index(name) for name in found], np.maximum([*found.values()], _FLOOR)
@@ -202,11 +208,11 @@ def distributions(spreads: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> F
     return figure
 
 
-def _scale_to(panel: Axes, values: NDArray[np.float64]) -> None:
-    """A logarithmic axis for values over orders of magnitude, percent for shares, a plain one otherwise."""
-    positive = values[values > _FLOOR]
-    if 0 < values.max() <= _FLOOR or (len(positive) and values.max() > _SPREAD * positive.min()):
-        panel.set_yscale("log")
-    elif (values >= 0).all() and (values <= 1).all():
+def _scale_to(panel: Axes, values: NDArray[np.float64], shares: bool) -> None:
+    """Percent for shares of images, a logarithmic axis for values over orders of magnitude, a plain one otherwise."""
+    positive = values[values > 0]
+    if shares:
         panel.set_ylim(0, 1.03)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    elif len(positive) and (values.max() > _SPREAD * max(positive.min(), _FLOOR) or values.max() <= _FLOOR):
+        panel.set_yscale("log")
