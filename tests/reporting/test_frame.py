@@ -31,7 +31,7 @@ def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", make_report(draw_broken_at(200, 0)))
     frame = load_runs(run)
     with np.load(run / "robustness" / "test.npz") as arrays:
-        broken = {name: arrays[f"broken_at.{name}"] for name in ("fgsm", "pgd")}
+        broken = {name: arrays[f"minimal_epsilon.{name}"] for name in ("fgsm", "pgd")}
         right = [int(p == t) for p, t in zip(arrays["predictions"], arrays["labels"], strict=True)]
     clean = one(frame, measure="clean_accuracy")
     assert clean.value == pytest.approx(sum(right) / 200)

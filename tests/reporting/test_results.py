@@ -37,7 +37,7 @@ def test_a_mean_over_seeds_is_that_of_the_files(tmp_path: Path) -> None:
     shares = []
     for seed in range(3):
         with np.load(tmp_path / str(seed) / "robustness" / "test.npz") as arrays:
-            shares.append(sum(1 for value in arrays["broken_at.pgd"] if value > EPSILONS[0]) / 200)
+            shares.append(sum(1 for value in arrays["minimal_epsilon.pgd"] if value > EPSILONS[0]) / 200)
     (row,) = rows_of(summary_of(tmp_path), attack="pgd", epsilon=EPSILONS[0]).itertuples()
     assert row.value == pytest.approx(sum(shares) / 3)
     over_seeds = stats.t.ppf(0.975, 2) * stats.sem(shares)
