@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.claims import Outcome, claims_table, judge_claims, load_claims
@@ -20,6 +19,7 @@ from symmetry_robustness.reporting.page.page import write_page
 from symmetry_robustness.reporting.table_formats import TableSet, terminal
 from symmetry_robustness.reporting.tables import answers, overview, table_sets
 from symmetry_robustness.results.checks import EXPLANATIONS
+from symmetry_robustness.runs.exit_status import run_guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,4 +74,4 @@ def write_tables(
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

@@ -44,6 +44,7 @@ class ProtocolEntry(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
+    norm: str
     attacks: dict[str, dict[str, Any]] = {}
     bounds: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
     measures: dict[str, dict[str, Any]] = {}

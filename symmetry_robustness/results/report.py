@@ -352,13 +352,14 @@ def join_measures(
     for name in dict.fromkeys(name for part in parts for name in part):
         found = [part[name] for part in parts if name in part]
         arrays = {}
-        for array in found[0]:
-            owners = np.concatenate([one["indices"][: len(one[array])] for one in found])
+        for array in dict.fromkeys(array for one in found for array in one):
+            owning = [one for one in found if array in one]  # pictures are of the first images alone
+            owners = np.concatenate([one["indices"][: len(one[array])] for one in owning])
             order = np.argsort(owners, kind="stable")
             if limits is not None:
-                partial = any(len(one[array]) < len(one["indices"]) for one in found)
-                order = order[: max(len(one[array]) for one in found) if partial else limits.get(name)]
-            arrays[array] = np.concatenate([one[array] for one in found])[order]
+                partial = any(len(one[array]) < len(one["indices"]) for one in owning)
+                order = order[: max(len(one[array]) for one in owning) if partial else limits.get(name)]
+            arrays[array] = np.concatenate([one[array] for one in owning])[order]
         joined[name] = arrays
     return joined
 
