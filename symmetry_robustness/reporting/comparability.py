@@ -8,7 +8,19 @@ from symmetry_robustness.results.names import NORM_TITLES, SOUND, flatten, proto
 Settings = Mapping[str, Any]
 
 # What decides which runs are told apart, but no number: names, places, what happens beside the training.
-_BESIDE = ("name", "group", "tags", "seed", "output", "resume", "logger", "robustness", "callback", "checkpoint")
+_BESIDE = (
+    "name",
+    "title",
+    "group",
+    "tags",
+    "seed",
+    "output",
+    "resume",
+    "logger",
+    "robustness",
+    "callback",
+    "checkpoint",
+)
 # Settings of a data set that only place or feed it, and those that only the test images, or only the training, have.
 _FEEDING = ("_convert_", "root", "evaluation_batch_size", "num_classes", "seed")
 _TEST_ONLY = ("corruptions", "severities", "test_transform", "test_size")
@@ -21,8 +33,7 @@ _LENGTH = 48  # characters of a value that is named in a table
 def training_settings(config: Settings) -> dict[str, Any]:
     """All that decides the weights, but for the seed: network, data, objective, optimisation, precision."""
     data = {key: value for key, value in config["data"].items() if key not in (*_FEEDING, *_TEST_ONLY)}
-    model = {key: value for key, value in (config.get("model") or {}).items() if key != "title"}
-    return {key: value for key, value in config.items() if key not in _BESIDE} | {"data": data, "model": model}
+    return {key: value for key, value in config.items() if key not in _BESIDE} | {"data": data}
 
 
 def evaluation_data(data: Settings, split: str) -> dict[str, Any]:

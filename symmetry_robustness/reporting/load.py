@@ -109,7 +109,7 @@ class Run:
     @property
     def title(self) -> str:
         """The network for a reader: the title of its configuration, or its name where there is none."""
-        return str((self.config.get("model") or {}).get("title") or self.name)
+        return str(self.config.get("title") or self.name)
 
     @property
     def seed(self) -> int:

@@ -43,8 +43,8 @@ def make_network_run(directory: Path, name: str, seed: int) -> Path:
         checks=_CHECKS.get(name, (Check("inside_ball", "passed", ""),)),
         examples={"clean": images, "pgd": images},
     )
-    model = {"num_classes": 10, "title": TITLES.get(name)}
-    run = make_run(directory, report, name=name, seed=seed, config={"model": model, "note": HOSTILE})
+    config = {"model": {"num_classes": 10}, "title": TITLES.get(name, ""), "note": HOSTILE}
+    run = make_run(directory, report, name=name, seed=seed, config=config)
     released = replace(report, settings=report.settings | {"judge": "returned"}, examples={})
     released.save(run / "robustness", "released")
     rows = [f"{epoch},{2 / (1 + epoch)},{1.5 / (1 + epoch)},{0.01 * epoch}" for epoch in range(30)]

@@ -204,7 +204,7 @@ def test_views_of_the_test_images_are_a_curve(tmp_path: Path) -> None:
 def test_titles_are_used_where_they_tell_networks_apart(tmp_path: Path) -> None:
     titles = {"a": "parallel, rotation", "b": "same", "c": "same", "old_name": None}
     for name, title in titles.items():
-        make_run(tmp_path / name, make_report(draw_broken_at(50, 0)), name=name, config={"model": {"title": title}})
+        make_run(tmp_path / name, make_report(draw_broken_at(50, 0)), name=name, config={"title": title})
     summary, _ = summary_of(tmp_path)
     assert {readable(label) for label in summary.results["label"]} == {"parallel, rotation", "b", "c", "old name"}
 
@@ -212,7 +212,7 @@ def test_titles_are_used_where_they_tell_networks_apart(tmp_path: Path) -> None:
 def test_a_title_decides_neither_what_is_averaged_nor_what_is_compared(tmp_path: Path) -> None:
     for seed, title in enumerate((None, "one", "one")):
         report = make_report(draw_broken_at(50, seed))
-        make_run(tmp_path / str(seed), report, seed=seed, config={"model": {"title": title, "num_classes": 10}})
+        make_run(tmp_path / str(seed), report, seed=seed, config={"title": title} | MODEL)
     summary, _ = summary_of(tmp_path)
     assert set(summary.results["seeds"]) == {3}
 
