@@ -103,7 +103,7 @@ def _computed_basis(in_type: FieldType, out_type: FieldType, kernel_size: int) -
         ):
             warnings.filterwarnings("ignore", message=".*py3nj.*")  # needed in three dimensions only
             try:
-                with _planar_escnn():
+                with planar_escnn():
                     from escnn import gspaces
                     from escnn import nn as escnn_nn
             except ModuleNotFoundError as error:
@@ -155,7 +155,7 @@ def _escnn_representation(space: Any, field_type: FieldType) -> Any:
 
 
 @contextlib.contextmanager
-def _planar_escnn() -> Iterator[None]:
+def planar_escnn() -> Iterator[None]:
     """Let escnn be imported without lie_learn, of which it takes one function, for groups in three dimensions.
 
     The wheel of lie_learn 0.0.2 was compiled against numpy 1 and cannot be imported beside numpy 2.
@@ -180,7 +180,7 @@ def _planar_escnn() -> Iterator[None]:
 
 
 def _in_three_dimensions(*_: object) -> None:
-    raise UserError("groups in three dimensions need lie_learn; install it beside numpy 1: pip install lie_learn==0.0.2")
+    raise UserError("groups in three dimensions need lie_learn; install it beside numpy 1")
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def test_bases_are_those_of_the_releases_that_escnn_declares(case, tmp_path, mon
     reference = np.load(REFERENCE)
     for name, values in basis._asdict().items():
         expected = torch.from_numpy(reference[f"{case} {name}"])
-        torch.testing.assert_close(values, expected, rtol=0, atol=1e-6)  # linear algebra libraries differ in the last bit
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-6)  # the last bit is the libraries'
 
 
 IMPORT = """
@@ -46,7 +46,5 @@ def test_escnn_works_in_the_plane_beside_a_lie_learn_that_does_not(broken, tmp_p
     (tmp_path / "lie_learn").mkdir()
     (tmp_path / "lie_learn" / "__init__.py").write_text(broken)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SYMMETRY_ROBUSTNESS_CACHE": str(tmp_path / "kernels")}
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", IMPORT], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "(6, 2, 1, 3, 3) []\n", done.stderr
