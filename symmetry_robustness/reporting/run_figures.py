@@ -126,7 +126,7 @@ def circle_figures(networks: Networks, notes: list[str]) -> Drawn:
     for name, several in networks.items():
         for evaluation in filter(_of_last, several[0].evaluations.values()):
             for measure, settings in evaluation.settings.get("measures", {}).items():
-                if settings["class"] == "Symmetry" and len(settings["angles"]) > 2:
+                if settings["class"] in ("Symmetry", "EquivarianceError") and len(settings["angles"]) > 2:
                     lines = shares_of(evaluation.report.measures[measure], "rotation", np.array(settings["angles"]))
                     key = (evaluation.protocol, measure, evaluation.section)
                     groups.setdefault(key, {})[name] = lines["accuracy"]
