@@ -90,7 +90,7 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     results["checks"] = grouped["state"].max().map(_STATES.__getitem__)
     results["commits"] = grouped["commit"].nunique()
     results["runs"] = grouped["run"].agg(tuple)
-    deviation = grouped["value"].std().to_numpy()
+    deviation = np.asarray(grouped["value"].std(), np.float64)
     results = results.reset_index()
     _add_intervals(results, deviation)
     trained = trained_settings(runs)

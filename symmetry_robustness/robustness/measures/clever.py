@@ -310,7 +310,7 @@ def _scores(stream: _Stream, maxima: npt.NDArray[np.float64]) -> dict[str, npt.N
     """Fit the maxima (B, K, num_batches) and divide the margins by the result."""
     shape = maxima.shape[:2]
     maxima = maxima.reshape(-1, maxima.shape[2])
-    unbounded = ~np.isfinite(maxima).all(1)
+    unbounded = np.asarray(~np.isfinite(maxima).all(1))
     maxima = np.where(unbounded[:, None], 0.0, maxima)
     fit = fit_reverse_weibull(maxima if stream.settings.estimate == "weibull" else maxima.max(1, keepdims=True))
     lipschitz = np.where(unbounded, np.inf, fit.location).reshape(shape)
