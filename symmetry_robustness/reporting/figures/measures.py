@@ -22,6 +22,7 @@ from symmetry_robustness.reporting.figures.style import (
     Figures,
     Line,
     draw_line,
+    fitted,
     legend_below,
     line_with_errors,
     look_of,
@@ -178,7 +179,7 @@ def array_profiles(profiles: Mapping[str, Mapping[str, Mapping[str, Line]]]) -> 
             look = {"color": COLORS[index % len(COLORS)], "fillstyle": "none" if index % 2 else "full"}
             places, values = [names.index(name) for name in found], np.maximum([*found.values()], _FLOOR)
             panel.plot(places, values, MARKERS[index % len(MARKERS)], label=label, clip_on=False, **look)
-        panel.set(xlim=(-0.5, len(names) - 0.5), ylabel=ylabel)
+        panel.set(xlim=(-0.5, len(names) - 0.5), ylabel=fitted(ylabel, 1.0))
         panel.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=SMALLEST)
         panel.grid(True)
     legend_below(figure, panels)
