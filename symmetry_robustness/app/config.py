@@ -4,6 +4,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import InitVar
 from difflib import get_close_matches
 from pathlib import Path
 from pydoc import locate
@@ -181,9 +182,10 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
 
 def _type_hints(target: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError):  # a foreign class whose annotations only its type checker can resolve
         return {}
+    return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items()}
 
 
 def _holds_target(value: Any) -> bool:
