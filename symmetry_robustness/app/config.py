@@ -114,11 +114,14 @@ def _network_name(choices: typing.Mapping[str, Any]) -> str:
 
 
 def _take_title(model: Any, choices: typing.Mapping[str, Any]) -> str:
-    """Take the title, which is no setting of the network, out of its configuration; empty where it has none."""
+    """Take titles, which are no setting of the network, out of its configuration; the chosen one's, or nothing.
+
+    Titles stand below the name of their file, so that no network goes by the title of the one it is derived from.
+    """
     if not isinstance(model, DictConfig) or model._is_none():
         return ""
     with open_dict(model):
-        title = str(model.pop("title", None) or "")
+        title = str((model.pop("title", None) or {}).get(choices["model"], ""))
     branch = choices.get("model/branch", "multiscale")
     return title if branch == "multiscale" or not title else f"{title}, {branch.replace('_', ' ')}"
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from symmetry_robustness import load_config
+from symmetry_robustness.app.config import config_directory, finalize_config
 from symmetry_robustness.runs.directory import config_hash, first_difference
 
 MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
@@ -25,7 +27,6 @@ def test_every_network_has_a_title_of_its_own() -> None:
         (["model/branch=scale_equivariant"], "parallel, scale, scale equivariant"),
         (["name=mine"], ""),  # a name of one's own says more than the network's title
         (["name=mine", "title=my network"], "my network"),
-        (["model.title=anew"], "anew"),
     ],
 )
 def test_a_title_can_be_chosen_and_decides_no_result(overrides: list[str], title: str) -> None:
@@ -35,3 +36,10 @@ def test_a_title_can_be_chosen_and_decides_no_result(overrides: list[str], title
     other.title = "other"
     assert config_hash(config) == config_hash(other)
     assert first_difference(config, other) is None
+
+
+def test_a_network_derived_from_another_does_not_go_by_its_title() -> None:
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        config = compose("train", ["model=standard"])
+    mine = finalize_config(config, {"model": "mine", "experiment": "none"})  # as of a file that begins with standard
+    assert (mine.name, mine.title, "title" in mine.model) == ("mine", "", False)
