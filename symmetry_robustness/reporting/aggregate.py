@@ -145,7 +145,7 @@ def at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
     """Settings of the networks whose accuracy without attack may be that of guessing: its interval reaches so low."""
     classes = {run.name: (run.config.get("model") or {}).get("num_classes") for run in runs}
     clean = results[results["measure"].isin(["clean_accuracy", "test_accuracy"]) & (results["view"] == "")]
-    guessing = clean["network"].map(lambda name: 1 / (classes[name] or np.inf))
+    guessing = clean["network"].map(lambda name: 1 / classes[name] if classes[name] else -1)  # of unknown classes none
     return frozenset(clean.loc[clean["low"].fillna(clean["value"]) <= guessing, "settings"])
 
 
