@@ -1,12 +1,19 @@
 """What is measured: attacks, norm, grid of epsilons, CLEVER, other measures, seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final, Literal, final
 
-from symmetry_robustness.attacks.threat import Attack, NormName, ThreatModel, check_bounds, find_norm, parse_epsilon
-from symmetry_robustness.attacks.torchattacks import LibraryAttack
+from symmetry_robustness.attacks.norms import NormName, find_norm
+from symmetry_robustness.attacks.threat import (
+    Attack,
+    ThreatModel,
+    as_attack,
+    check_bounds,
+    describe_settings,
+    parse_epsilon,
+)
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness.measures.base import Measure
 from symmetry_robustness.robustness.measures.clever import Clever
@@ -132,10 +139,10 @@ class EvaluationProtocol:
     def describe(self) -> dict[str, Any]:
         """Settings as plain values for a JSON file."""
         return {
-            "attacks": {name: describe(attack) for name, attack in self.attacks.items()},
+            "attacks": {name: as_attack(attack).describe() for name, attack in self.attacks.items()},
             "norm": self.norm,
             "epsilons": list(self.grid),
-            "clever": None if self.clever is None else describe(self.clever),
+            "clever": None if self.clever is None else describe_settings(self.clever),
             "seed": self.seed,
             "clever_images": self.clever_images,
             "judge": self.judge,
@@ -145,19 +152,5 @@ class EvaluationProtocol:
             "expected_clean_accuracy": self.expected_clean_accuracy,
             "mode": self.mode,
             "outside": self.outside,
-            "measures": {name: describe(measure) for name, measure in self.measures.items()},
+            "measures": {name: describe_settings(measure) for name, measure in self.measures.items()},
         }
-
-
-def describe(settings: object) -> dict[str, Any]:
-    """An object of settings as its class name and plain values."""
-    if isinstance(settings, LibraryAttack):
-        return {"class": f"torchattacks.{settings.name}", **{k: _plain(v) for k, v in settings.settings.items()}}
-    values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
-    return {"class": type(settings).__name__, **{k: _plain(v) for k, v in values.items()}}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, bool | int | float | str | None) else repr(value)

@@ -11,9 +11,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import training_layers
+from symmetry_robustness.attacks.threat import TOLERANCE
+from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.explanations import EXPLANATIONS
-from symmetry_robustness.precision import float32
 
 if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 Status = Literal["passed", "warned", "failed"]
 _SEVERITY: Final[dict[str, int]] = {"passed": 0, "warned": 1, "failed": 2}
-
-# Float32 rounding of images and of the sums in a norm stays well below this, relative to a ball of radius one.
-TOLERANCE: Final = 1e-6
 
 
 class Check(NamedTuple):
@@ -148,9 +145,8 @@ def evaluation_mode(network: nn.Module) -> Check:
 
 def deterministic_forward(network: nn.Module, images: Tensor) -> Check:
     """Two passes of the same images give the same logits; randomness hides gradients. Source: arXiv 1802.00420."""
-    with torch.no_grad(), float32(images.device):
-        logits = network(images)
-        difference = (network(images) - logits).abs()
+    logits = predict(network, images)
+    difference = (predict(network, images) - logits).abs()
     size = float(logits.nan_to_num(0.0).abs().max()) if logits.numel() else 0.0
     worst = float(difference.nan_to_num(0.0).max()) if difference.numel() else 0.0
     # GPU kernels may sum in another order from call to call.

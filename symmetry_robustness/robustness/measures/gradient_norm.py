@@ -6,8 +6,9 @@ from typing import Final, Literal, final
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode, check_labels, loss_gradient
-from symmetry_robustness.attacks.threat import check_images
+from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.losses import cross_entropy
+from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness.measures.base import Arrays, Subject
 
@@ -35,9 +36,9 @@ def gradient_norm(
     check_images(images)
     check_labels(labels, images)
     check_evaluation_mode(network)
-    order, rule = find_order(norm), PGD(steps=1)
+    order = find_order(norm)
     parts = [
-        torch.linalg.vector_norm(loss_gradient(network, x, y, rule)[1], ord=order, dim=(1, 2, 3))
+        torch.linalg.vector_norm(loss_gradient(network, x, y, cross_entropy)[1], ord=order, dim=(1, 2, 3))
         for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
     ]
     return torch.cat(parts) if len(images) else images.new_zeros(0)

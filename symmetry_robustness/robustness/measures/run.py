@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
-from symmetry_robustness.robustness.attack_batch import Progress, Reporter
+from symmetry_robustness.robustness.attack_batch import Progress, ProgressCallback
 from symmetry_robustness.robustness.measures.base import Arrays, Subject, lowest
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.report import RobustnessReport
@@ -19,7 +19,7 @@ def with_measures(
     labels: Tensor,
     protocol: EvaluationProtocol,
     report: RobustnessReport,
-    progress: Reporter | None,
+    progress: ProgressCallback | None,
 ) -> RobustnessReport:
     """The report with what the protocol's measures find; stages of progress are called `measures.NAME`.
 
@@ -52,5 +52,5 @@ def with_measures(
     return replace(report, measures=measures)
 
 
-def _notifier(progress: Reporter | None, stage: str, total: int) -> Callable[[int], None]:
+def _notifier(progress: ProgressCallback | None, stage: str, total: int) -> Callable[[int], None]:
     return (lambda _: None) if progress is None else (lambda done: progress(Progress(stage, done, total)))
