@@ -13,7 +13,8 @@ from joblib import Parallel, delayed
 from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.process import INTERRUPTED, JobProcess, RunningJobs, forwarded_signals
+from symmetry_robustness.runs.exit_status import RESUMABLE
+from symmetry_robustness.runs.process import JobProcess, RunningJobs, forwarded_signals
 from symmetry_robustness.sweeps.executor import Executor, OnError, stop_line
 
 OUTPUT: Final = "output.txt"
@@ -77,7 +78,7 @@ class LocalExecutor(Executor):
                 return
             share = free.get()
             try:
-                if _run(job, environment, share, running, alone=len(shares) == 1) not in (0, *INTERRUPTED):
+                if _run(job, environment, share, running, alone=len(shares) == 1) not in (0, *RESUMABLE):
                     failed.append(job)
             except OSError as error:
                 print(f"error: {job.name} could not be started ({error})", file=sys.stderr, flush=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.directory import CONFIG, freeze, is_done, job_key, renew, write_json
-from symmetry_robustness.runs.liveness import read_mapping
+from symmetry_robustness.runs.directory import CONFIG, config_hash, create_run, is_done, refresh_run
+from symmetry_robustness.runs.json_files import read_mapping, write_json
 
 JOBS = "jobs"
 SWEEP = "sweep.json"
@@ -34,8 +34,8 @@ class PlannedJob:
 
     @cached_property
     def key(self) -> str:
-        """What the job computes, see `job_key`."""
-        return job_key(self.config)
+        """What the job computes, see `config_hash`."""
+        return config_hash(self.config)
 
     @property
     def directory(self) -> Path:
@@ -46,10 +46,10 @@ class PlannedJob:
         """Make it part of the sweep, unless it is already; any number of processes may do so at the same time."""
         command, path = ["symrob", "train", *self.words], self.directory / CONFIG
         if path.exists():
-            renew(self.config, self.directory, command)
+            refresh_run(self.config, self.directory, command)
         else:
             try:
-                freeze(self.config, self.directory, command)
+                create_run(self.config, self.directory, command)
             except UserError:
                 if not path.exists():  # otherwise another process was faster
                     raise

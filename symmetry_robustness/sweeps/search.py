@@ -22,7 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.files import locked
-from symmetry_robustness.runs.directory import ELSEWHERE, SUMMARY, is_done, read_json
+from symmetry_robustness.runs.directory import NON_RESULT_KEYS, SUMMARY, is_done
+from symmetry_robustness.runs.json_files import read_json
 from symmetry_robustness.sweeps.manifest import PlannedJob
 
 STORAGE: Final = "search.db"
@@ -119,7 +120,11 @@ class Search(OptunaSweeperImpl):
         """The study of the directory, new or from an earlier start, so that results of different settings never mix."""
         words = [*self._parse_sweeper_params_config(), *arguments]
         names = {word: word.lstrip("+").partition("=")[0].split(".")[0] for word in words}
-        settings = [self._score, str(self.direction), *sorted(word for word in words if names[word] not in ELSEWHERE)]
+        settings = [
+            self._score,
+            str(self.direction),
+            *sorted(word for word in words if names[word] not in NON_RESULT_KEYS),
+        ]
         known = {found.study_name: found for found in optuna.get_all_study_summaries(str(self.storage))}
         if _STUDY in known and (before := known[_STUDY].user_attrs.get(_SETTINGS, settings)) != settings:
             differing = " ".join(word for word in [*before, *settings] if (word in before) != (word in settings))
