@@ -1,7 +1,7 @@
 """The threat model, and the contract of an attack: how it is called and which facts it states about itself."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Final, Literal, NamedTuple, Protocol, cast, final, runtime_checkable
 
@@ -270,6 +270,8 @@ def describe_settings(settings: object) -> dict[str, Any]:
 
 def plain(value: object) -> object:
     """A value as JSON has it; other objects as their text."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return value if isinstance(value, bool | int | float | str | None) else repr(value)

@@ -14,9 +14,9 @@ from symmetry_robustness.attacks.threat import TOLERANCE, Attack, as_attack
 from symmetry_robustness.attacks.torchattacks import TorchAttack
 from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.errors import one_line
+from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.checks.bpda import Unmasked
-from symmetry_robustness.robustness.checks.derived import Check, Status
 from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 

@@ -1,7 +1,7 @@
-"""The smallest perturbation found that changes a prediction, in one norm."""
+"""Length of the smallest perturbation found that changes a prediction, in one norm."""
 
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from symmetry_robustness.attacks.norms import NormName, find_norm, per_image
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, predict
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
 from symmetry_robustness.robustness.fusion import fuse
-from symmetry_robustness.robustness.measures.base import Arrays, Subject
+from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 
 # Halvings of the way back to the image: the end is known to a 256th of the length.
 _HALVINGS: Final = 8
@@ -54,6 +55,9 @@ class MinimalDistance:
     steps: int = 20
     images: int | None = None
 
+    upper_bound: ClassVar = "distance"
+    plots: ClassVar = (Distribution("distance", "minimal distance"),)
+
     def __post_init__(self) -> None:
         find_norm(self.norm)
         low, high = parse_epsilon(self.smallest, "smallest"), parse_epsilon(self.largest, "largest")
@@ -75,29 +79,29 @@ class MinimalDistance:
         ends = parse_epsilon(self.smallest, "smallest"), parse_epsilon(self.largest, "largest")
         return tuple(float(radius) for radius in np.geomspace(*ends, self.radii))
 
-    def __call__(self, subject: Subject) -> Arrays:
+    def compute(self, inputs: MeasureInputs) -> Arrays:
         """Distance of each image."""
-        check_images(subject.images)
-        check_evaluation_mode(subject.network)
-        batches = torch.split(subject.images, subject.batch_size)
-        logits = torch.cat([predict(subject.network, images) for images in batches])
-        wrong = misclassified(logits, subject.labels).cpu().numpy()
+        check_images(inputs.images)
+        check_evaluation_mode(inputs.network)
+        batches = torch.split(inputs.images, inputs.batch_size)
+        logits = torch.cat([predict(inputs.network, images) for images in batches])
+        wrong = misclassified(logits, inputs.labels).cpu().numpy()
         distance = np.where(wrong, 0.0, self.grid[-1])
         saturated = ~wrong
         standing = np.flatnonzero(~wrong)
-        attacked = subject.take(standing)
-        network = fuse(attacked.network, attacked.images[: subject.batch_size])
+        attacked = inputs.take(standing)
+        network = fuse(attacked.network, attacked.images[: inputs.batch_size])
         threats = [ThreatModel(self.norm, radius) for radius in self.grid]
-        search = ContinuousBatching(network, self.rule, threats, subject.seed, subject.batch_size)
+        search = ContinuousBatching(network, self.rule, threats, inputs.seed, inputs.batch_size)
         result = search.find_minimal_epsilon(
             attacked.images,
             attacked.labels,
-            indices=attacked.numbers,
+            indices=attacked.indices,
             keep=range(len(standing)),
-            progress=lambda done: subject.notify(len(wrong) - len(standing) + done),
+            progress=lambda done: inputs.notify(len(wrong) - len(standing) + done),
         )
         found = np.array(sorted(result.adversarial), dtype=np.int64)
-        for rows in np.array_split(found, range(subject.batch_size, len(found), subject.batch_size)):
+        for rows in np.array_split(found, range(inputs.batch_size, len(found), inputs.batch_size)):
             if len(rows):
                 part = attacked.take(rows)
                 changed = torch.stack([result.adversarial[int(row)] for row in rows])
