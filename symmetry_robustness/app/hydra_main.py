@@ -12,7 +12,7 @@ from symmetry_robustness.app.config import config_directory
 from symmetry_robustness.app.schema import register_schemas
 from symmetry_robustness.errors import UserError
 
-_PLANNING = "hydra_plugins.symrob_launcher."
+_PLANNING = "hydra_plugins.symrob_sweeps."
 
 
 def run_hydra(
