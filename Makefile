@@ -8,7 +8,7 @@ DATA ?= data
 RESULTS := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster check format benchmark lock clean $(EXPERIMENTS)
+.PHONY: help setup demo test test-cluster check format benchmark docs lock clean $(EXPERIMENTS)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^([a-z-]+|\$$\(EXPERIMENTS\)):.*## / {sub(/.*EXPERIMENTS.*/, "experiments/NAME", $$1); \
@@ -53,11 +53,14 @@ format: $(READY)  ## rewrite the sources in the project's format
 benchmark: $(READY)  ## measure side by side against plain loops, torchattacks and ART
 	$(BIN)/python -m benchmarks
 
+docs: $(READY)  ## build the documentation as a site in site/ (a broken link fails)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 lock:  ## resolve the newest allowed versions into requirements.lock
 	$(PYTHON) -m venv --clear .lock
 	.lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.lock/bin/python -m pip install --quiet 'torch<2.14' 'numpy<2'
-	.lock/bin/python -m pip install --quiet --group dev ".[search]"
+	.lock/bin/python -m pip install --quiet --group dev --group docs ".[search]"
 	.lock/bin/python -m pip install --quiet --no-deps --group without-their-requirements
 	(sed -n '/^#/p' requirements.lock; .lock/bin/python -m pip freeze --all --exclude pip --exclude symmetry-robustness \
 	  | sed -E 's/\+(cpu|cu[0-9]+)$$//; /^(nvidia-|cuda-|triton)/d') >requirements.lock.new
@@ -65,4 +68,4 @@ lock:  ## resolve the newest allowed versions into requirements.lock
 	rm -rf .lock
 
 clean:  ## remove the environment and the caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist site

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from symmetry_robustness.reporting.table_formats import Cell, Table, markdown
-from symmetry_robustness.runs.directory import code_version, environment
+from symmetry_robustness.runs.provenance import code_version, environment
 
 ATTACKING = ("sweep", "clever", "ensemble", "cost")  # these attack one network, which may be chosen
 PARTS = ("training", "symmetry", "callback", "sweep_files", "report", *ATTACKING)

@@ -20,7 +20,7 @@ from benchmarks.subject import subject
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.models import export
 from symmetry_robustness.robustness import Clever
-from symmetry_robustness.runs.malloc import keep_freed_memory
+from symmetry_robustness.runs.process import keep_freed_memory
 
 NUM_BATCHES, SAMPLES, RADIUS = 10, 64, 5.0
 FULL = 500 * 1024  # points of the original's score

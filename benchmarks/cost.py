@@ -10,7 +10,7 @@ from benchmarks.subject import subject
 from benchmarks.sweep import EPSILONS, STEP_SIZE, STEPS
 from symmetry_robustness.attacks import FGSM, PGD
 from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_in_shares
-from symmetry_robustness.runs.malloc import keep_freed_memory
+from symmetry_robustness.runs.process import keep_freed_memory
 
 SIZES = (256, 512, 1024, 2048, 4096)
 PROTOCOLS = {

@@ -13,7 +13,7 @@ from benchmarks.subject import subject
 from symmetry_robustness import load_config
 from symmetry_robustness.attacks import PGD, ThreatModel
 from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
-from symmetry_robustness.runs.malloc import keep_freed_memory
+from symmetry_robustness.runs.process import keep_freed_memory
 
 EPSILON, BATCH_SIZE = 8 / 255, 128
 

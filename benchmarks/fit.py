@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from symmetry_robustness import build_network, load_config
-from symmetry_robustness.runs.malloc import keep_freed_memory
+from symmetry_robustness.precision import fastest_precision
+from symmetry_robustness.runs.process import keep_freed_memory
 from symmetry_robustness.training import Classifier
-from symmetry_robustness.training.compute import fastest_precision
 
 
 class Clock(pl.Callback):

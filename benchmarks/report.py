@@ -24,7 +24,7 @@ from playwright.sync_api import sync_playwright
 from symmetry_robustness import load_config
 from symmetry_robustness.robustness import RobustnessReport
 from symmetry_robustness.robustness.checks.derived import Check
-from symmetry_robustness.runs.directory import environment
+from symmetry_robustness.runs.provenance import environment
 
 RUNS = 1000
 NETWORKS = ("standard", "parallel_rotation", "parallel_scale", "parallel_rotation_scale", "cascaded", "weighted")

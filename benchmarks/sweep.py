@@ -12,7 +12,7 @@ from benchmarks.alone import alone
 from benchmarks.subject import subject
 from symmetry_robustness.attacks import PGD
 from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
-from symmetry_robustness.runs.malloc import keep_freed_memory
+from symmetry_robustness.runs.process import keep_freed_memory
 
 EPSILONS = [0.005 * step for step in range(1, 16)]
 STEPS, STEP_SIZE, BATCH_SIZE = 40, 0.005, 128

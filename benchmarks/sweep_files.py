@@ -51,7 +51,7 @@ def tell():
             json.dump(counts, file)
 atexit.register(tell)
 sys.argv[1:] = [directory]
-runpy.run_module("symmetry_robustness.runs.train", run_name="__main__", alter_sys=True)
+runpy.run_module("symmetry_robustness.runs.main", run_name="__main__", alter_sys=True)
 """
 
 

@@ -8,8 +8,8 @@ from typing import IO
 import numpy as np
 import pytest
 
-from symmetry_robustness.app.cli import find_mistake
 from symmetry_robustness.files import lock, locked, replace_file
+from symmetry_robustness.runs.exit_status import user_message
 
 
 @pytest.mark.parametrize("content", ["text", b"text", memoryview(b"text"), lambda file: file.write(b"text")])
@@ -38,7 +38,7 @@ def test_a_disk_that_is_full_is_told_once(tmp_path: Path) -> None:
             replace_file(tmp_path / "file.npz", lambda file: np.savez(file, zeros=np.zeros(1000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    told = str(find_mistake(caught.value))
+    told = str(user_message(caught.value))
     assert told.startswith(f"{tmp_path / 'file.npz'}: File too large; make room, or")
     assert list(tmp_path.iterdir()) == []
     del caught

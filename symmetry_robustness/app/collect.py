@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.status_view import MARKS, TROUBLE, counts, why
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file
 from symmetry_robustness.reporting import table_formats as formats
 from symmetry_robustness.reporting.table_formats import Cell, markdown
-from symmetry_robustness.runs.directory import PROVENANCE
-from symmetry_robustness.runs.liveness import read_mapping
+from symmetry_robustness.runs.exit_status import run_guarded
+from symmetry_robustness.runs.json_files import read_mapping
+from symmetry_robustness.runs.provenance import PROVENANCE
 from symmetry_robustness.sweeps.plan import JOBS
 from symmetry_robustness.sweeps.status import JobState, sweep_states
 
@@ -213,4 +213,4 @@ def _hydra_text(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

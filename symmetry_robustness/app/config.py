@@ -94,29 +94,6 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
     return config
 
 
-def require_own_classes(node: DictConfig, part: str, trusted: Sequence[str] = ()) -> DictConfig:
-    """Return a node of a configuration that lay in a file, if it names nothing but classes of trusted packages.
-
-    Args:
-        node: as read, not yet instantiated.
-        part: the package below symmetry_robustness that is trusted in any case, e.g. "data".
-        trusted: packages and modules of the user's own, whose classes the file may name as well.
-
-    Raises:
-        UserError: a `_target_` that is anything else; a file is no reason to call it.
-    """
-    package = f"symmetry_robustness.{part}"
-    prefixes = tuple(f"{name}." for name in (package, *trusted))
-    for path, child in _targets(node, part):
-        target: Any = locate(str(child["_target_"])) if str(child["_target_"]).startswith(prefixes) else None
-        if not (inspect.isclass(target) and f"{target.__module__}.".startswith(prefixes)):
-            raise UserError(
-                f"{path}._target_: {child['_target_']!r} is no class of {package}; "
-                "do not trust the file, unless its module is yours: then add it to trusted=[…]"
-            )
-    return node
-
-
 def check_targets(node: DictConfig, path: str) -> None:
     """Hold every name and value below `node`, which stands at `path`, against the signature of its class.
 

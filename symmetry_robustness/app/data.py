@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.data.archives import CIFAR10, CIFAR100
 from symmetry_robustness.data.corruptions import CIFAR10C_ARCHIVE, CIFAR100C_ARCHIVE
 from symmetry_robustness.data.download import ask_zenodo, fetch, unpack
 from symmetry_robustness.data.integrity import Archive, check_files
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.runs.exit_status import run_guarded
 
 ARCHIVES = {
     ("cifar10", "binary"): CIFAR10.binary,
@@ -86,4 +86,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from symmetry_robustness.app import doctor_checks as examinations
-from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.doctor_checks import WANDB_S, Finding
+from symmetry_robustness.runs.exit_status import run_guarded
 
 _STYLE: Final = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
@@ -87,4 +87,4 @@ class InBackground:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

@@ -25,8 +25,8 @@ from symmetry_robustness.data.integrity import CHECKSUMS, check_files
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.disk_cache import cache_folder
 from symmetry_robustness.models import build_network
-from symmetry_robustness.training import wandb_logger as tracking
-from symmetry_robustness.training.compute import fastest_precision
+from symmetry_robustness.precision import fastest_precision
+from symmetry_robustness.training import wandb_logger
 
 Status = Literal["ok", "warning", "problem"]
 
@@ -131,10 +131,10 @@ def slurm() -> Iterator[Finding]:
 
 def wandb() -> Iterator[Finding]:
     """The mode that a run with `logger=wandb` would have."""
-    mode = tracking.told_mode("online")
+    mode = wandb_logger.resolve_mode("online")
     if mode != "online":
         yield Finding("W&B", "ok", f"{mode}, as WANDB_MODE says")
-    elif reason := tracking.why_offline(WANDB_S):
+    elif reason := wandb_logger.why_offline(WANDB_S):
         yield Finding("W&B", "warning", f"runs would be offline, {reason}", "upload them later: wandb sync RUN/wandb")
     else:
         yield Finding("W&B", "ok", "online: there is a key, and the server answers")

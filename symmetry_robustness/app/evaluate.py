@@ -18,17 +18,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from symmetry_robustness.app.cli import guarded
-from symmetry_robustness.app.config import check_targets, finalize_config, require_own_classes
+from symmetry_robustness.app.config import check_targets, finalize_config
 from symmetry_robustness.app.hydra_main import run_hydra
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.models import load_network
+from symmetry_robustness.models import load_network, require_trusted
 from symmetry_robustness.reporting.figures import save_figure
 from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
 from symmetry_robustness.robustness.checks.derived import count_checks
 from symmetry_robustness.runs.directory import CONFIG, read_config
-from symmetry_robustness.runs.malloc import keep_freed_memory
+from symmetry_robustness.runs.exit_status import run_guarded
+from symmetry_robustness.runs.process import keep_freed_memory
 from symmetry_robustness.runs.snapshot import package_digest
 from symmetry_robustness.training.pictures import measure_figures
 
@@ -144,7 +144,8 @@ def choose_data(config: DictConfig, run: Path) -> DictConfig:
     given: DictConfig = config.data or OmegaConf.create({})
     if "_target_" in given:
         return given
-    own = require_own_classes(read_config(run).data, "data", config.trusted)
+    own = read_config(run).data
+    require_trusted(OmegaConf.to_container(own), "data", ["symmetry_robustness.data"], config.trusted)
     data = OmegaConf.create({**own, **given})
     check_targets(data, "data")
     return data
@@ -264,4 +265,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

@@ -7,10 +7,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.config import config_directory
 from symmetry_robustness.app.schema import register_schemas
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.runs.exit_status import run_guarded
 
 _PLANNING = "hydra_plugins.symrob_sweeps."
 
@@ -48,7 +48,7 @@ def run_hydra(
         if plan and is_sweep() and str(HydraConfig.get().launcher._target_).startswith(_PLANNING):
             return plan(config)  # the launcher tells the mistakes
         # An exception would pass through Hydra, which adds lines of its own and ends the sweep.
-        statuses.append(guarded(lambda: job(config)))
+        statuses.append(run_guarded(lambda: job(config)))
         if statuses[-1] >= 128:  # ended by a signal: the user wants the sweep to end
             sys.exit(statuses[-1])
         return None

@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 
-from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.explanations import EXPLANATIONS
 from symmetry_robustness.reporting.aggregate import Summary, summarize
@@ -25,6 +24,7 @@ from symmetry_robustness.reporting.run_table import overview
 from symmetry_robustness.reporting.runs import Problem, Run, find_runs
 from symmetry_robustness.reporting.table_formats import terminal
 from symmetry_robustness.reporting.tables import Sheet, sheets
+from symmetry_robustness.runs.exit_status import run_guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,4 +84,4 @@ def remove_values(
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

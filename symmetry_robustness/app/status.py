@@ -18,8 +18,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.status_view import counts, forecast, sweep_view
+from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.eta import seconds_left
 from symmetry_robustness.sweeps.status import JobState, sweep_states
@@ -163,4 +163,4 @@ def _as_json(sweep: Path, states: Sequence[JobState]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

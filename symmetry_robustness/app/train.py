@@ -10,17 +10,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
-from symmetry_robustness.app.cli import guarded
 from symmetry_robustness.app.collect import final_table
 from symmetry_robustness.app.config import finalize_config
 from symmetry_robustness.app.hydra_main import is_sweep, run_hydra
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.directory import find_run, freeze, is_done, renew
-from symmetry_robustness.runs.process import INTERRUPTED, run_job
-from symmetry_robustness.runs.train import check_devices, checkpoints, refuse_overruled, robustness_callback
+from symmetry_robustness.runs.directory import create_run, find_run, is_done, refresh_run
+from symmetry_robustness.runs.exit_status import MISTAKE, RESUMABLE, run_guarded
+from symmetry_robustness.runs.process import run_job
+from symmetry_robustness.runs.settings import check_settings
+from symmetry_robustness.runs.train import robustness_callback
 from symmetry_robustness.sweeps.executor import runs_here
 from symmetry_robustness.sweeps.plan import PlannedJob, find_sweep
-from symmetry_robustness.training import wandb_logger as tracking
+from symmetry_robustness.training import wandb_logger
 
 _DETACH = "--detach"
 
@@ -75,9 +76,9 @@ class Command:
             directory = self._single(_checked(config))
         status = run_job(directory)
         status = 128 - status if status < 0 else status  # as shells say that a signal ended it
-        if status not in (0, 2):  # the job's own line has told a user's mistake already
+        if status not in (0, MISTAKE):  # the job's own line has told a user's mistake already
             goes_on = "was interrupted; the same command with resume=auto goes on with it"
-            how = goes_on if status in INTERRUPTED else f"ended with exit status {status}; see its log.txt"
+            how = goes_on if status in RESUMABLE else f"ended with exit status {status}; see its log.txt"
             print(f"error: the job in {directory} {how}", file=sys.stderr)
         return status
 
@@ -122,9 +123,9 @@ class Command:
         earlier = find_run(directory, config) if config.resume == "auto" else None
         command = ["symrob", "train", *self.words]
         if earlier is None:
-            freeze(config, directory, command)
+            create_run(config, directory, command)
             return directory
-        renew(config, earlier, command)
+        refresh_run(config, earlier, command)
         print(f"goes on in {earlier}", flush=True)
         return earlier
 
@@ -132,13 +133,11 @@ class Command:
 def _checked(config: DictConfig) -> DictConfig:
     """Complete, resolved, and free of what the job would refuse, so that no failed run is left for it."""
     config = finalize_config(config)
-    refuse_overruled(config)
-    check_devices(config, here=runs_here(HydraConfig.get().launcher))
+    check_settings(config, robustness_callback(config), here=runs_here(HydraConfig.get().launcher))
     if config.logger.wandb:
-        tracking.refuse_settings(**config.logger.wandb)
-    checkpoints(config, Path(), robustness_callback(config))
+        wandb_logger.validate(**config.logger.wandb)
     return config
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(run_guarded(main))

@@ -1,7 +1,16 @@
 """Networks: normalise → stem → trunk → head, built from configuration."""
 
 from symmetry_robustness.models.build import build_network, build_network_from_untrusted
-from symmetry_robustness.models.checkpoint import load_network
+from symmetry_robustness.models.checkpoint import Checkpoint, load_checkpoint, load_network
 from symmetry_robustness.models.network import export
+from symmetry_robustness.models.trust import require_trusted
 
-__all__ = ["build_network", "build_network_from_untrusted", "export", "load_network"]
+__all__ = [
+    "Checkpoint",
+    "build_network",
+    "build_network_from_untrusted",
+    "export",
+    "load_checkpoint",
+    "load_network",
+    "require_trusted",
+]

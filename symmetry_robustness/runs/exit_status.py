@@ -1,56 +1,169 @@
-"""How a job ended: its exit status, and what its run directory says of it."""
+"""Exit statuses, the one line for a user's mistake, and the outcome a job writes to its run directory."""
 
+import errno
 import logging
+import os
+import select
 import signal
+import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from symmetry_robustness.app.cli import find_mistake
-from symmetry_robustness.runs.directory import SUMMARY, is_done, read_json, write_json
-from symmetry_robustness.runs.preemption import REQUEUED, WARNINGS, Interrupted, Signals, slurm_job
+from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.runs.directory import LOG, SUMMARY, is_done
+from symmetry_robustness.runs.json_files import read_mapping, write_json
+from symmetry_robustness.runs.signals import WARNINGS, Interrupted, Signals, slurm_job
+from symmetry_robustness.runs.terminal import open_standard_streams
 
-log = logging.getLogger("symmetry_robustness.runs.exit_status")
+log = logging.getLogger(__name__)
+
+MISTAKE: Final = 2
+REQUEUED: Final = 75  # EX_TEMPFAIL of sysexits.h: try again later
+# A job that has saved its state on a signal and can be resumed; 75 if Slurm was asked to do so.
+RESUMABLE: Final = (REQUEUED, 130, 143)
+
+# Errors of Hydra that do not name the setting, and clearer messages.
+_HYDRA_MESSAGES: Final = {
+    "Config group override must be": "a group of the configuration cannot be null; choose its option none, as in "
+    "robustness=none",
+    "Hydra launcher is not configured": "hydra.launcher=null runs nothing; choose hydra/launcher=local, parallel or "
+    "slurm",
+    "Hydra sweeper is not configured": "hydra.sweeper=null chooses no jobs; choose hydra/sweeper=grid or search",
+    "Only one of --run, --multirun": "-m (--multirun), --cfg, --info and --shell-completion exclude one another; leave "
+    "out -m to see the configuration",
+}
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the last one: `ulimit -f`
+_REFUSALS: Final = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
-def conclude(error: BaseException, signals: Signals, directory: Path | None, *, leader: bool) -> int:
-    """The exit status; how the job ended is said in summary.json and log.txt of the run directory, if one is given.
+def run_guarded(command: Callable[[], int]) -> int:
+    """Run a command; its mistakes by the user end with one line on standard error, other errors pass.
 
-    The first rank that fails says why; what the others raise, or the signal by which Slurm ends them, is a consequence.
+    Returns:
+        The command's exit status; 2 for a user's mistake, 130 after Ctrl-C, 141 if the reader of standard output left.
     """
-    failed_before = directory is not None and _has_failed(directory)
-    number = error.number if isinstance(error, Interrupted) else signals.noted
-    mistake = find_mistake(error) if isinstance(error, Exception) else None
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would otherwise print and exit by itself
+    open_standard_streams()
+    try:
+        status = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_left():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+            return 128 + signal.SIGPIPE
+        message = user_message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return MISTAKE
+    return status
+
+
+def _reader_has_left() -> bool:
+    """Whether standard output is a pipe that nobody reads, as after `| head -1`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def user_message(error: BaseException) -> str | None:
+    """The one line for a user's mistake, if `error` or anything it was raised from is one; else None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return one_line(cause)
+        cause = cause.__cause__ or cause.__context__
+    return _composition_message(error) or _file_message(error)
+
+
+def _composition_message(error: BaseException) -> str | None:
+    """Complaints of Hydra, OmegaConf and Lightning about names and values."""
+    from hydra.errors import HydraException, InstantiationException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
+    inner = error.__cause__
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's; not worth seconds of importing it
+        return one_line(error)
+    if isinstance(error, InstantiationException):
+        where = str(error).rpartition("full_key: ")[2]
+        refused = isinstance(inner, ValueError) or type(inner).__name__ == "MisconfigurationException"
+        # Anything else is a bug behind a well-formed setting, and keeps its traceback.
+        return f"{where}: {one_line(inner)}" if inner and refused else None
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {one_line(error)}"
+    if isinstance(error, AssertionError):
+        return _null_parent_message(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return next((text for start, text in _HYDRA_MESSAGES.items() if str(error).startswith(start)), None)
+    detail = f" ({one_line(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
+    return one_line(error).split(" Config search path:")[0] + detail
+
+
+def _null_parent_message(error: AssertionError) -> str | None:
+    """An override of a key under a null node, which OmegaConf reports only as an AssertionError."""
+    if not str(error).startswith("Unexpected type for root"):
+        return None
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    override = next((names["override"] for names in frames if "override" in names), None)
+    if override is None:
+        return None
+    parent = override.key_or_group.rpartition(".")[0]
+    remedy = "select a config that defines them, as in logger=wandb"
+    return f"{override.input_line}: {parent} is null, so it has no settings; {remedy}"
+
+
+def _file_message(error: BaseException) -> str | None:
+    """A path that the machine refuses to write; a file that is merely absent may be a bug and keeps its traceback."""
+    if isinstance(error, OSError) and (error.errno in _REFUSALS or _made_a_directory(error)):
+        where = f"{error.filename}: " if error.filename else ""
+        place = "another place (output=…, or hydra.run.dir=…, hydra.sweep.dir=… where you gave one)"
+        first = "make room, or " if error.errno in _FULL else ""
+        return f"{where}{error.strerror}; {first}choose {place}"
+    return None
+
+
+def _made_a_directory(error: OSError) -> bool:
+    """Whether a directory could not be made, for which the missing path is the user's and not a bug's."""
+    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    return names[-1:] in (["mkdir"], ["makedirs"])
+
+
+def record_failure(error: BaseException, signals: Signals, directory: Path | None, *, leader: bool) -> int:
+    """Write why a job ended to summary.json and log.txt of the run directory, if one is given; return its exit status.
+
+    The first rank that fails gives the reason; the errors of others, or the signal by which Slurm ends them, follow.
+    """
+    failed_before = directory is not None and (read_mapping(directory / SUMMARY) or {}).get("status") == "failed"
+    number = error.number if isinstance(error, Interrupted) else signals.received
+    mistake = user_message(error) if isinstance(error, Exception) else None
     if number is None or mistake:
         last_line = traceback.format_exception_only(error)[-1].strip()
-        told = f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error))
+        text = f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error))
         if directory and not failed_before:
-            keep(directory, {"status": "failed", "error": mistake or last_line}, told)
-        return 2 if mistake else 1
+            write_outcome(directory, {"status": "failed", "error": mistake or last_line}, text)
+        return MISTAKE if mistake else 1
     if failed_before:
         return 1
-    if directory and leader:  # whatever was raised after a signal, such as the loss of another rank, is its consequence
-        why = f"stopped by {number.name}"
-        keep(directory, {"status": "interrupted", "error": why}, f"{why}\n")
+    if directory and leader:  # any error after a signal, such as the loss of another rank, follows from it
+        reason = f"stopped by {number.name}"
+        write_outcome(directory, {"status": "interrupted", "error": reason}, f"{reason}\n")
     if number in WARNINGS and slurm_job():
         return REQUEUED
     return 130 if number is signal.SIGINT else 143
 
 
-def _has_failed(directory: Path) -> bool:
-    try:
-        return bool(read_json(directory / SUMMARY)["status"] == "failed")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def keep(directory: Path, summary: dict[str, Any], told: str) -> None:
-    """Write how the job ended, as far as that can be written; a run that is done stays so, whatever came after."""
+def write_outcome(directory: Path, summary: dict[str, Any], text: str) -> None:
+    """Write how the job ended, as far as the disk allows; a run that is done stays done."""
     if is_done(directory):
         return
     try:
         write_json(directory / SUMMARY, summary)
-        with (directory / "log.txt").open("a") as file:
-            file.write(told)
+        with (directory / LOG).open("a", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         log.error("%s cannot be written (%s)", directory / SUMMARY, error.strerror or error)

@@ -1,6 +1,7 @@
 """One process per job: nothing of one job's process group, device state or random state reaches the next."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -14,23 +15,24 @@ from typing import Final
 
 from symmetry_robustness.files import lock
 from symmetry_robustness.runs.directory import LOCK
+from symmetry_robustness.runs.signals import BLOCKED_SIGNALS
 
 log = logging.getLogger(__name__)
 
-# Exit statuses of a job that saved itself on a signal and can be resumed; 75 where it has asked Slurm to see to that.
-INTERRUPTED: Final = (75, 130, 143)
-# Before a job can act on one of these it is kept for it.
-KEPT: Final = (signal.SIGINT, signal.SIGTERM)
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
 _LIFELINE = "SYMROB_LIFELINE"
+# Names and numbers of glibc's malloc.h.
+_TRIM_THRESHOLD: Final = -1
+_MMAP_THRESHOLD: Final = -3
+_GIGABYTE: Final = 2**30
 
 
 class JobProcess:
-    """The job of a run directory, started. It ends, saved, when this process does, even by kill -9.
+    """The started job of a run directory. It saves its state and ends when this process does, even by kill -9.
 
     Args:
         directory: with a frozen configuration.
-        environment: what to add to this process's own.
+        environment: variables added to this process's own.
         output: file that its standard output and error are appended to; this process's own by default.
     """
 
@@ -41,9 +43,11 @@ class JobProcess:
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, lifeline)
             file = stack.enter_context(output.open("ab")) if output else None
-            stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, KEPT))
+            stack.callback(
+                signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+            )
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "symmetry_robustness.runs.train", str(directory)],
+                [sys.executable, "-m", "symmetry_robustness.runs.main", str(directory)],
                 env=os.environ | dict(environment or {}) | {_LIFELINE: str(lifeline)},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -54,7 +58,7 @@ class JobProcess:
         self.pid = self._process.pid
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, as far as the job is still there."""
+        """Send a signal, if the job still runs."""
         self._process.send_signal(number)
 
     def status(self) -> int | None:
@@ -70,10 +74,10 @@ class JobProcess:
 
 
 class RunningJobs:
-    """The jobs that signals are passed on to; safe to use from several threads.
+    """The jobs that receive this process's signals; safe to use from several threads.
 
     Attributes:
-        signal: the first signal that came, None as long as there was none.
+        signal: the first signal that came, else None.
     """
 
     def __init__(self) -> None:
@@ -82,7 +86,7 @@ class RunningJobs:
         self._lock = threading.RLock()  # the handler runs in the main thread, perhaps while that holds the lock
 
     def wait(self, job: JobProcess) -> int:
-        """Wait for a job, passing on what comes meanwhile and what came before; returns its exit status."""
+        """Wait for a job, forwarding signals to it; returns its exit status."""
         with self._lock:
             self._jobs.append(job)
             if self.signal is not None:
@@ -93,18 +97,18 @@ class RunningJobs:
             with self._lock:
                 self._jobs.remove(job)
 
-    def pass_on(self, number: int, frame: FrameType | None) -> None:
-        """Send a signal to every job; a second one is sent as well, and ends a job at once."""
+    def forward(self, number: int, frame: FrameType | None) -> None:
+        """Forward a signal to every job; a second one ends a job at once."""
         with self._lock:
             self.signal = self.signal or signal.Signals(number)
             for job in self._jobs:
                 job.send(_FORWARDED[signal.Signals(number)])
 
     def reraise(self) -> None:
-        """After the jobs have ended: what the signal would have done to this process.
+        """End this process as the signal would have done, after the jobs have ended.
 
         Raises:
-            KeyboardInterrupt, SystemExit: there was a signal.
+            KeyboardInterrupt, SystemExit: a signal came.
         """
         if self.signal is signal.SIGINT:
             raise KeyboardInterrupt
@@ -114,9 +118,9 @@ class RunningJobs:
 
 @contextlib.contextmanager
 def forwarded_signals() -> Iterator[RunningJobs]:
-    """Pass signals that would end this process on to its jobs, which do not share the terminal's process group."""
+    """Forward signals that would end this process to its jobs, which do not share the terminal's process group."""
     running = RunningJobs()
-    before = {number: signal.signal(number, running.pass_on) for number in _FORWARDED}
+    before = {number: signal.signal(number, running.forward) for number in _FORWARDED}
     try:
         yield running
     finally:
@@ -131,10 +135,10 @@ def run_job(directory: Path) -> int:
 
 
 def end_with_parent(end: Callable[[], None]) -> None:
-    """In a job: call `end` in a thread when the process that started it is gone; any other process has no such parent.
+    """Call `end` in a thread as soon as the process that started this job is gone; does nothing elsewhere.
 
     Args:
-        end: how this process ends.
+        end: ends this process.
     """
     lifeline = os.environ.pop(_LIFELINE, None)  # ranks that this process starts depend on it, not on its parent
     if lifeline is not None:
@@ -147,8 +151,8 @@ def _await_end(lifeline: int, end: Callable[[], None]) -> None:
     end()
 
 
-def claim(directory: Path) -> int | None:
-    """Wait until no other process runs the job of a run directory, and keep others out until this process ends.
+def acquire_run_lock(directory: Path) -> int | None:
+    """Wait until no other process runs the job of a run directory, and lock it until this process ends.
 
     Returns:
         The file descriptor that holds the lock; None where the file system has no locks, or the lock cannot be made.
@@ -161,3 +165,15 @@ def claim(directory: Path) -> int | None:
     except OSError as error:
         log.warning("%s cannot be locked (%s); see to it that no other process runs this job", directory, error)
         return None
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep up to a gigabyte of freed memory for the next tensors; other C libraries stay as they are.
+
+    By default glibc returns large blocks at once, and the kernel clears their pages at the next use; networks on a
+    CPU spend up to a third of their time on that. Source: mallopt(3).
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, _GIGABYTE)
+        set_option(_TRIM_THRESHOLD, _GIGABYTE)

@@ -16,22 +16,35 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from symmetry_robustness.runs.process import JobProcess
 
-log = logging.getLogger("symmetry_robustness.runs.ranks")
+log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.5
-# After the end of one rank the others learn of it from their next exchange, except where a GPU waits for it.
+# The other ranks learn of the end of one from their next exchange, except where a GPU waits for it.
 _PATIENCE_S: Final = 15.0
 _FAREWELL_S: Final = 5.0
-# The kernel closes the connections of a process, which others notice, before it says that the process has ended.
+# The kernel closes the connections of a process, which others notice, before it reports the end of the process.
 _DYING_S: Final = 2.0
 
 
-def is_leader() -> bool:
-    """Whether this process is global rank 0, told before there is a Trainer that knows."""
+def started_by_slurm() -> bool:
+    """Whether srun started this process and its ranks.
+
+    Within an allocation without srun, Lightning 2.6 would wait for ranks that nobody starts. There this process hides
+    the number of tasks from it, and says so.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of srun, which is there and was not used
-        by_slurm = SLURMEnvironment.detect()
-    if by_slurm:
+        warnings.simplefilter("ignore")  # about srun, which is installed and was not used
+        detected = SLURMEnvironment.detect()
+    if detected and "SLURM_PROCID" not in os.environ:
+        tasks = os.environ.pop("SLURM_NTASKS")
+        log.warning("Slurm allocated %s tasks, but srun did not start this process; it runs alone", tasks)
+        return False
+    return detected
+
+
+def is_leader() -> bool:
+    """Whether this process is global rank 0, known before there is a Trainer."""
+    if started_by_slurm():
         return os.environ["SLURM_PROCID"] == "0"
     names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK")
     return all(os.environ.get(name, "0") == "0" for name in names)
@@ -39,20 +52,20 @@ def is_leader() -> bool:
 
 @final
 class Ranks:
-    """The other ranks on this machine, which run the same command; none where something else starts them, or nothing.
+    """The other ranks of the job on this machine; none if something else starts them.
 
-    Lightning would start them, too, but kills all with SIGKILL when one has died, so that nobody is left to say so, and
-    leaves them behind when the first one has died.
+    Lightning's launcher kills all ranks with SIGKILL when one has died, so that none can report it, and leaves them
+    behind when the first one has died.
 
     Args:
-        trainer: knows how many there are; has not begun.
+        trainer: has not begun.
         directory: the run directory.
-        give_up: is called with a reason when a rank has died and this process does not end because of it.
+        on_rank_lost: called with a reason when a rank has died and this process does not end because of it.
     """
 
-    def __init__(self, trainer: pl.Trainer, directory: Path, give_up: Callable[[str], None]) -> None:
+    def __init__(self, trainer: pl.Trainer, directory: Path, on_rank_lost: Callable[[str], None]) -> None:
         self._processes: dict[int, JobProcess] = {}
-        self._give_up = give_up
+        self._on_rank_lost = on_rank_lost
         self._ended = threading.Event()
         environment = getattr(trainer.strategy, "cluster_environment", None)
         starts = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
@@ -66,11 +79,11 @@ class Ranks:
         }
         for rank in range(1, trainer.num_devices):
             self._processes[rank] = JobProcess(directory, {"LOCAL_RANK": str(rank)})
-        os.environ["LOCAL_RANK"] = "0"  # tells Lightning that the processes are there
+        os.environ["LOCAL_RANK"] = "0"  # Lightning reads this as: the processes exist
         threading.Thread(target=self._watch, daemon=True).start()
 
     def lost(self) -> str | None:
-        """Which rank was ended by a signal, None if none was; waits for one that is about to end."""
+        """The rank that a signal ended and the signal, else None; waits for one that is about to end."""
         deadline = time.monotonic() + _DYING_S
         while True:
             running = self._are_running()
@@ -82,7 +95,7 @@ class Ranks:
             time.sleep(0.05)
 
     def end(self) -> None:
-        """Let the ranks end, and kill those that do not."""
+        """Wait for the ranks to end, then kill those that have not."""
         self._ended.set()
         deadline = time.monotonic() + _FAREWELL_S
         while self._are_running() and time.monotonic() < deadline:
@@ -98,5 +111,5 @@ class Ranks:
         while not self._ended.wait(_LOOK_EVERY_S):
             if any(process.status() for process in self._processes.values()):
                 if not self._ended.wait(_PATIENCE_S):
-                    self._give_up(self.lost() or "a rank has failed")
+                    self._on_rank_lost(self.lost() or "a rank has failed")
                 return

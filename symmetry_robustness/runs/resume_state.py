@@ -1,4 +1,4 @@
-"""What Lightning does not keep in a checkpoint, and an exact continuation needs."""
+"""State that a bit-exact continuation needs and Lightning leaves out of checkpoints."""
 
 import logging
 import random
@@ -13,8 +13,8 @@ from torchmetrics import Metric
 log = logging.getLogger(__name__)
 
 
-class ExactState(pl.Callback):
-    """Keeps random states and half-counted metrics, those of each rank, in every checkpoint and restores them."""
+class ResumeState(pl.Callback):
+    """Saves random states and partial metrics of every rank in each checkpoint, and restores them."""
 
     def __init__(self) -> None:
         self._loaded: list[dict[str, Any]] | None = None
@@ -33,19 +33,19 @@ class ExactState(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the states until the module is on its device and everything that draws at random is set up."""
+        """Hold the states until the module is on its device and every random generator is set up."""
         self._loaded = checkpoint.get("ranks")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on from the states of this rank."""
+        """Restore the states of this rank."""
         states, self._loaded = self._loaded, None
         if states is None:
             return
         if len(states) != trainer.world_size:
             if trainer.is_global_zero:
                 log.warning(
-                    "the checkpoint was written by %d processes, %d go on: random numbers differ from an uninterrupted "
-                    "run's, and training metrics of this epoch count from here",
+                    "the checkpoint was written by %d processes, %d resume it: random numbers differ from an "
+                    "uninterrupted run's, and training metrics of this epoch count from here",
                     len(states),
                     trainer.world_size,
                 )
@@ -66,18 +66,18 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Set the global generators to what `random_states` gave."""
+    """Set the global generators to the result of `random_states`."""
     torch.set_rng_state(states["torch"])
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
-    name, words, *rest = states["numpy"]
-    np.random.set_state((name, words.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     if device.type == "cuda" and "device" in states:
         torch.cuda.set_rng_state(states["device"], device)
 
 
 def metric_states(module: pl.LightningModule) -> dict[str, dict[str, Tensor]]:
-    """What each metric of a module has counted so far."""
+    """Counts so far of each metric of a module."""
     return {
         name: {key: state.cpu() for key, state in metric.metric_state.items() if isinstance(state, Tensor)}
         for name, metric in module.named_modules()
@@ -86,7 +86,7 @@ def metric_states(module: pl.LightningModule) -> dict[str, dict[str, Tensor]]:
 
 
 def restore_metric_states(states: dict[str, dict[str, Tensor]], module: pl.LightningModule) -> None:
-    """Let each metric go on counting from what `metric_states` gave."""
+    """Set the counts of each metric to the result of `metric_states`."""
     for name, metric in module.named_modules():
         for key, state in states.get(name, {}).items():
             setattr(metric, key, state.to(module.device))

@@ -12,7 +12,8 @@ from typing import ClassVar, Final, TypeVar, final
 import torch
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.process import INTERRUPTED, JobProcess, RunningJobs, forwarded_signals
+from symmetry_robustness.runs.exit_status import RESUMABLE
+from symmetry_robustness.runs.process import JobProcess, RunningJobs, forwarded_signals
 from symmetry_robustness.sweeps.executor import Executor, OnError, stop_line
 
 OUTPUT: Final = "output.txt"
@@ -74,7 +75,7 @@ class LocalExecutor(Executor):
                 return
             slot = free.get()
             try:
-                if _run(job, environment, slot, running, alone=len(slots) == 1) not in (0, *INTERRUPTED):
+                if _run(job, environment, slot, running, alone=len(slots) == 1) not in (0, *RESUMABLE):
                     failed.append(job)
             except OSError as error:
                 print(f"error: {job.name} could not be started ({error})", file=sys.stderr, flush=True)

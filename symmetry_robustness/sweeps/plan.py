@@ -11,8 +11,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.directory import CONFIG, freeze, is_done, job_key, renew, write_json
-from symmetry_robustness.runs.liveness import read_mapping
+from symmetry_robustness.runs.directory import CONFIG, config_hash, create_run, is_done, refresh_run
+from symmetry_robustness.runs.json_files import read_mapping, write_json
 from symmetry_robustness.runs.snapshot import snapshot
 from symmetry_robustness.sweeps.executor import Executor, OnError
 
@@ -39,7 +39,7 @@ class PlannedJob:
     @cached_property
     def key(self) -> str:
         """The hash of the configuration."""
-        return job_key(self.config)
+        return config_hash(self.config)
 
     @property
     def directory(self) -> Path:
@@ -50,10 +50,10 @@ class PlannedJob:
         """Create or refresh the run directory and its row of the manifest; several processes may do so at once."""
         command, path = ["symrob", "train", *self.argv], self.directory / CONFIG
         if path.exists():
-            renew(self.config, self.directory, command)
+            refresh_run(self.config, self.directory, command)
         else:
             try:
-                freeze(self.config, self.directory, command)
+                create_run(self.config, self.directory, command)
             except UserError:
                 if not path.exists():  # otherwise another process was faster
                     raise

@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.files import locked
-from symmetry_robustness.runs.directory import ELSEWHERE, SUMMARY, is_done, read_json
+from symmetry_robustness.runs.directory import NON_RESULT_KEYS, SUMMARY, is_done
+from symmetry_robustness.runs.json_files import read_json
 from symmetry_robustness.sweeps.plan import PlannedJob
 
 JOURNAL: Final = "search.journal"
@@ -95,7 +96,7 @@ class Search:
         if study.get_trials(deepcopy=False):
             self._sampler.reseed_rng()  # a seeded sampler would propose the first trials again
         names = {word: word.lstrip("+~").partition("=")[0].split(".")[0] for word in given}
-        settings = [self._score, self._direction, *sorted(word for word in given if names[word] not in ELSEWHERE)]
+        settings = [self._score, self._direction, *sorted(word for word in given if names[word] not in NON_RESULT_KEYS)]
         before = study.user_attrs.get(_SETTINGS, settings)
         if before != settings:
             differing = " ".join(word for word in [*before, *settings] if (word in before) != (word in settings))
@@ -125,9 +126,9 @@ class Search:
         while (left := self._n_trials - _count_finished(study, space)) > 0:
             batch = [abandoned.pop(0) if abandoned else study.ask(dict(space)) for _ in range(min(self._n_jobs, left))]
             jobs = launch([[*fixed, *(f"{name}={value}" for name, value in trial.params.items())] for trial in batch])
-            for trial, job in zip(batch, jobs, strict=True):
+            for asked, job in zip(batch, jobs, strict=True):
                 score = self._score_of(job)
-                study.tell(trial.number, score, state=TrialState.FAIL if score is None else TrialState.COMPLETE)
+                study.tell(asked.number, score, state=TrialState.FAIL if score is None else TrialState.COMPLETE)
         finished = _count_finished(study, space)
         if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             raise UserError(f"none of {finished} trials has a result; see summary.json and log.txt in {directory}/*")

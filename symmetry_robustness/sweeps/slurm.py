@@ -21,8 +21,8 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import locked
-from symmetry_robustness.runs.directory import SUBMISSION, read_config, write_json
-from symmetry_robustness.runs.liveness import read_mapping, text
+from symmetry_robustness.runs.directory import SUBMISSION, read_config
+from symmetry_robustness.runs.json_files import read_mapping, text, write_json
 from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.executor import Executor, OnError
 from symmetry_robustness.sweeps.resources import Resources, requested_resources
@@ -209,7 +209,7 @@ def exec_job(directory: str) -> None:
         directory: the run directory.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))  # lasts beyond the next line
-    os.execv(sys.executable, [sys.executable, "-u", "-m", "symmetry_robustness.runs.train", directory])
+    os.execv(sys.executable, [sys.executable, "-u", "-m", "symmetry_robustness.runs.main", directory])
 
 
 def _cancel_unrecorded(files: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from symmetry_robustness.runs.directory import SUBMISSION, SUMMARY, is_done
-from symmetry_robustness.runs.liveness import read_mapping, text
+from symmetry_robustness.runs.json_files import read_mapping, text
 from symmetry_robustness.runs.squeue import ask_squeue
 from symmetry_robustness.sweeps.executor import OnError, stop_line
 

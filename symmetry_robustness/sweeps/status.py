@@ -11,17 +11,10 @@ from typing import Any, Literal
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.directory import CONFIG, LOCK, PROGRESS, SUBMISSION, SUMMARY
-from symmetry_robustness.runs.liveness import (
-    has_ended_here,
-    is_fresh,
-    is_locked,
-    last_line,
-    number,
-    one_line,
-    read_mapping,
-    text,
-)
+from symmetry_robustness.runs.json_files import number, read_mapping, text
+from symmetry_robustness.runs.liveness import has_ended_here, is_fresh, is_locked
 from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
+from symmetry_robustness.runs.terminal import last_line, printable
 from symmetry_robustness.sweeps.plan import JOBS
 
 State = Literal["running", "failed", "lost", "interrupted", "queued", "done"]
@@ -75,7 +68,7 @@ class JobState:
     @property
     def label(self) -> str:
         """The overrides, or the name of the directory if there are none."""
-        return one_line(" ".join(self.overrides)) or self.directory.resolve().name
+        return printable(" ".join(self.overrides)) or self.directory.resolve().name
 
     @property
     def fraction_done(self) -> float:

@@ -1,4 +1,4 @@
-"""Files that training goes on without."""
+"""Files whose loss does not end a training."""
 
 import contextlib
 import logging
@@ -12,19 +12,19 @@ log = logging.getLogger(__name__)
 
 
 @final
-class Outlet:
-    """A file that is written again and again: where that fails, one line tells so, another when it works again.
+class BestEffortFile:
+    """A file rewritten on a best-effort basis; the first failure and the recovery are each logged once.
 
     Args:
         path: of the file.
 
     Attributes:
-        problem: why the last attempt failed, None after a successful one.
+        last_error: reason of the last failure, None after a successful write.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.problem: str | None = None
+        self.last_error: str | None = None
 
     def write(self, content: bytes | memoryview | str, *, durable: bool = False) -> None:
         """Replace the file in one step, see `replace_file`."""
@@ -33,14 +33,14 @@ class Outlet:
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
-        """What goes wrong with a full disk, or a directory that refuses to be written, is noted and not raised."""
+        """Record an OSError of the block, as from a full disk, instead of raising it."""
         try:
             yield
         except OSError as error:
-            if self.problem is None:
+            if self.last_error is None:
                 log.error("%s cannot be written (%s); the job goes on without", self.path, error.strerror or error)
-            self.problem = error.strerror or str(error)
+            self.last_error = error.strerror or str(error)
         else:
-            if self.problem is not None:
+            if self.last_error is not None:
                 log.info("%s is written again", self.path)
-            self.problem = None
+            self.last_error = None

@@ -19,7 +19,7 @@ from symmetry_robustness.models import export
 from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
 from symmetry_robustness.robustness.checks.derived import count_checks
-from symmetry_robustness.training.best_effort_file import Outlet
+from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.budget import Budget
 from symmetry_robustness.training.pictures import measure_figures
 
@@ -203,7 +203,7 @@ class RobustnessCallback(pl.Callback):
 
     def _save(self, report: RobustnessReport, folder: Path, stem: str) -> None:
         """Write the report; only the last one is worth ending the job for."""
-        with Outlet(folder / f"{stem}.json").attempt() if stem != _FINAL else contextlib.nullcontext():
+        with BestEffortFile(folder / f"{stem}.json").attempt() if stem != _FINAL else contextlib.nullcontext():
             report.save(folder, stem)
 
     def _show_checks(self, trainer: pl.Trainer, report: RobustnessReport, split: str) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: written so that a kill leaves a whole one, found again, and chosen by robustness."""
+"""Checkpoints: written atomically, found again, and chosen by robustness."""
 
 import io
 import logging
@@ -13,41 +13,41 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from symmetry_robustness.files import DAMAGED_ARCHIVE
 from symmetry_robustness.models.checkpoint import DAMAGE
-from symmetry_robustness.training.best_effort_file import Outlet
+from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.callback import RobustnessCallback
 
 log = logging.getLogger(__name__)
 
 LAST: Final = "last.ckpt"
-# Of an epoch that was stopped in its middle; gone as soon as a later last.ckpt is there.
+# Saved in the middle of an epoch; removed once a later last.ckpt exists.
 INTERRUPTED: Final = "interrupted.ckpt"
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there, so that no kill leaves half of one under its name.
+    """Writes checkpoints atomically, so that no kill leaves half of one under its name.
 
     Lightning's own way goes through the folder for temporary files; where that is another file system, moving is
-    copying. A checkpoint that cannot be written does not end the training, see `problem`.
+    copying. A checkpoint that cannot be written does not end the training, see `last_error`.
     """
 
     def __init__(self) -> None:
-        self._outlets: dict[Path, Outlet] = {}
+        self._files: dict[Path, BestEffortFile] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`, or say in one line why not."""
+        """Write `checkpoint` to `path`, or log the reason why not."""
         place = Path(path)
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        self._outlets.setdefault(place, Outlet(place)).write(content.getbuffer(), durable=True)
+        self._files.setdefault(place, BestEffortFile(place)).write(content.getbuffer(), durable=True)
 
-    def problem(self, path: Path) -> str | None:
-        """Why the file could not be written when that was last tried; None if it could, or was not tried here."""
-        outlet = self._outlets.get(path)
-        return outlet.problem if outlet else None
+    def last_error(self, path: Path) -> str | None:
+        """Reason why the last write of a file failed; None if it succeeded, or there was none."""
+        file = self._files.get(path)
+        return file.last_error if file else None
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, int] | None:
-    """The checkpoint to go on from, and the optimiser steps behind it; None where there is none that is intact."""
+    """The newest intact checkpoint and its optimiser steps, else None."""
     found = []
     for path in (folder / LAST, folder / INTERRUPTED):
         if path.exists():
@@ -60,7 +60,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 
 def _steps_of_intact(path: Path) -> int | None:
-    """Optimiser steps behind a checkpoint, if every byte of it is as it was written."""
+    """Optimiser steps of a checkpoint, None if a byte of it has changed."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
@@ -71,13 +71,13 @@ def _steps_of_intact(path: Path) -> int | None:
 
 
 class EpochCheckpoint(Checkpoint):
-    """Keeps last.ckpt: the state between two epochs, when all of the one before is done, evaluated and logged.
+    """Saves last.ckpt: the state between two epochs, after the first one was evaluated and logged.
 
     Lightning's ModelCheckpoint saves before the epoch's metrics are logged, so that a kill between the two would lose
     them.
 
     Args:
-        folder: where it goes.
+        folder: of the checkpoint.
         files: writes it.
     """
 
@@ -88,18 +88,18 @@ class EpochCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Between two epochs let the loop's counters say just that; from others Lightning 2.6 miscounts later."""
+        """Set the loop's counters to the state between two epochs; from others Lightning 2.6 miscounts later."""
         for counts in ("total", "current"):
             progress = checkpoint["loops"]["fit_loop"]["epoch_progress"][counts]
             if progress["started"] == progress["processed"]:
                 progress["ready"] = progress["completed"] = progress["processed"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note what is there already."""
+        """Record the steps that are saved already."""
         self._saved = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what the epoch before has left."""
+        """Save the state after the previous epoch."""
         self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -111,12 +111,12 @@ class EpochCheckpoint(Checkpoint):
             return
         self._saved = trainer.global_step
         trainer.save_checkpoint(self._folder / LAST)
-        if trainer.is_global_zero and self._files.problem(self._folder / LAST) is None:
+        if trainer.is_global_zero and self._files.last_error(self._folder / LAST) is None:
             _remove(self._folder / INTERRUPTED)
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, if it is there and can be removed."""
+    """Remove a file if possible."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -124,9 +124,9 @@ def _remove(path: Path) -> None:
 
 
 class RobustCheckpoint(ModelCheckpoint):
-    """Lightning's checkpoint of the best epoch, among those whose robustness was evaluated.
+    """Checkpoint of the best epoch among those whose robustness was evaluated.
 
-    After other epochs Lightning would find the value of an earlier one, or none, which is an error to it.
+    After other epochs Lightning would compare the value of an earlier one, or raise because there is none.
 
     Args:
         robustness: logs the metric.
@@ -138,6 +138,6 @@ class RobustCheckpoint(ModelCheckpoint):
         self._robustness = robustness
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare and save, if there is a value of this epoch."""
+        """Compare and save, if this epoch was evaluated."""
         if self._robustness.evaluated_epoch == trainer.current_epoch:
             super().on_train_epoch_end(trainer, pl_module)

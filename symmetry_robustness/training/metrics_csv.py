@@ -1,4 +1,4 @@
-"""metrics.csv: one row per step, complete after every row, kept when a run is resumed."""
+"""metrics.csv: one row per step, written after every row, preserved when a run is resumed."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from symmetry_robustness.training.best_effort_file import Outlet
+from symmetry_robustness.training.best_effort_file import BestEffortFile
 
 log = logging.getLogger(__name__)
 
@@ -19,22 +19,22 @@ _FIRST = ("step", "epoch")
 class MetricsCSV(Logger):
     """Writes metrics.csv in a run directory.
 
-    Lightning's own CSVLogger deletes what an earlier part of the run wrote. Metrics logged for one step share a row; a
+    Lightning's CSVLogger deletes the rows of an earlier part of the run. Metrics logged for one step share a row; a
     metric never seen before adds a column.
 
-    A file that cannot be written does not end the training; the rows are kept for the next time.
+    A failed write does not end the training; the next one repeats its rows.
 
     Args:
         directory: the run directory.
-        steps: what an earlier part of the run has logged after so many optimiser steps is dropped, because this part
-            does it again; None keeps everything.
+        steps: optimiser steps of the checkpoint that the run resumes from; later rows are dropped, because this part
+            repeats them. None preserves all rows.
     """
 
     def __init__(self, directory: Path, steps: int | None = None) -> None:
         super().__init__()
         self._path = Path(directory) / "metrics.csv"
         self._steps = steps
-        self._outlet = Outlet(self._path)
+        self._file = BestEffortFile(self._path)
         self._rows: list[dict[str, Any]] | None = None
 
     @property
@@ -77,7 +77,7 @@ class MetricsCSV(Logger):
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(self._rows)
-        self._outlet.write(text.getvalue())
+        self._file.write(text.getvalue())
 
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.is_file():
@@ -91,6 +91,6 @@ class MetricsCSV(Logger):
         return [{key: value for key, value in row.items() if value} for row in kept]
 
     @property
-    def problem(self) -> str | None:
-        """Why the last rows are not in the file, None if they are."""
-        return self._outlet.problem
+    def last_error(self) -> str | None:
+        """Reason why the last rows are not in the file, None if they are."""
+        return self._file.last_error

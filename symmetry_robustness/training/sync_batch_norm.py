@@ -14,7 +14,7 @@ from typing_extensions import override
 from symmetry_robustness.layers.fields import VectorBatchNorm
 
 
-class SharedBatchNorm(LayerSync):
+class SyncedBatchNorm(LayerSync):
     """Lets the batch norms of a network share their statistics over the ranks while it is trained."""
 
     @override
@@ -105,7 +105,7 @@ class _SharedMoments(nn.modules.batchnorm._BatchNorm):
 
     def export(self) -> nn.Module:
         """Return the ordinary layer: exported networks run on one rank alone."""
-        return SharedBatchNorm().revert(self)
+        return SyncedBatchNorm().revert(self)
 
 
 class _SharedBatchNorm1d(_SharedMoments, nn.BatchNorm1d):

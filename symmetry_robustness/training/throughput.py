@@ -1,4 +1,4 @@
-"""What a training costs: time, throughput, and the arithmetic of one forward pass."""
+"""Costs of a training: time, throughput, and the arithmetic of one forward pass."""
 
 import time
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from symmetry_robustness.models import export
 
 
-class TrainingClock(pl.Callback):
-    """Counts seconds and images of training: from the start of each epoch to the end of its last batch.
+class ThroughputMonitor(pl.Callback):
+    """Counts seconds and images of training, from the start of each epoch to the end of its last batch.
 
-    Validation, evaluations of robustness and checkpoints are outside. A resumed run goes on counting where its
-    checkpoint was saved. It stands before the callbacks that tell what it counts.
+    Validation, evaluations of robustness and checkpoints do not count. A resumed run continues the counts of its
+    checkpoint. This callback precedes those that read its counts.
 
     Args:
         clock: seconds.
@@ -29,16 +29,16 @@ class TrainingClock(pl.Callback):
 
     @property
     def images_per_second(self) -> float:
-        """In this epoch, as far as this process has trained it; all ranks together."""
+        """Throughput of all ranks together, over the part of this epoch that this process has trained."""
         seconds, images = self._before
         return (self.images - images) / (self.seconds - seconds) if self.seconds > seconds else 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; a run that goes on in the middle of an epoch does not start that epoch again."""
+        """Start the clock; a run resumed in the middle of an epoch does not start that epoch again."""
         self._last, self._before = self._clock(), (self.seconds, self.images)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave out what lay between two epochs."""
+        """Leave out the time between two epochs."""
         self._last, self._before = self._clock(), (self.seconds, self.images)
 
     def on_train_batch_end(
@@ -53,31 +53,31 @@ class TrainingClock(pl.Callback):
         self._last = now
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on with."""
+        """Counts for a resumed run."""
         return {"seconds": self.seconds, "images": self.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         self.seconds, self.images = state_dict["seconds"], state_dict["images"]
 
 
 def training_cost(trainer: pl.Trainer, network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, float]:
-    """What summary.json says of the cost of a finished training.
+    """Costs of a finished training, for summary.json.
 
     Args:
-        trainer: with a `TrainingClock` among its callbacks.
+        trainer: with a `ThroughputMonitor` among its callbacks.
         network: as trained.
         image_shape: (C, H, W).
 
     Returns:
         `flops` of one image's forward pass, `epochs`, `training_seconds` and `images_per_second` of all ranks together.
     """
-    (clock,) = (callback for callback in trainer.callbacks if isinstance(callback, TrainingClock))  # type: ignore[attr-defined]
+    (monitor,) = (callback for callback in trainer.callbacks if isinstance(callback, ThroughputMonitor))  # type: ignore[attr-defined]
     return {
         "flops": count_flops(network, image_shape),
         "epochs": trainer.current_epoch,
-        "training_seconds": clock.seconds,
-        "images_per_second": clock.images / clock.seconds if clock.seconds else 0.0,
+        "training_seconds": monitor.seconds,
+        "images_per_second": monitor.images / monitor.seconds if monitor.seconds else 0.0,
     }
 
 

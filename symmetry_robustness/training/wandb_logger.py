@@ -14,32 +14,29 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from symmetry_robustness.errors import UserError, one_line
-from symmetry_robustness.runs.preemption import REQUEUED
 
 log = logging.getLogger(__name__)
 
 _MODES: Final = ("online", "offline")
-# How W&B is to behave where the user's environment does not say otherwise.
-_MANNERS: Final = {
-    "WANDB_SILENT": "true",  # what a user should know is logged here, in one line
-    # Its own error reports and measurements would keep the process waiting at the end for a server that hangs.
+# Environment of W&B; the user's own wins.
+_DEFAULT_ENV: Final = {
+    "WANDB_SILENT": "true",  # this module logs what a user should know, in one line
+    # Its own error reports and telemetry would make the process wait at its end for a server that hangs.
     "WANDB_ERROR_REPORTING": "false",
-    # Seconds for the server to start a run, and to take what is left at the end; W&B's own are 90 and no limit. A job
-    # that Slurm ends has 30 by default (KillWait) before it is killed.
+    # Seconds for the server to start a run, and to receive the rest at the end; W&B's defaults are 90 and no limit. A
+    # job that Slurm ends has 30 by default (KillWait) before it is killed.
     "WANDB_INIT_TIMEOUT": "30",
     "WANDB_FINISH_TIMEOUT": "20",
     "WANDB_FINISH_TIMEOUT_RAISES": "true",
 }
-# Exit statuses of a job that has saved itself and can go on.
-_RESUMABLE: Final = (REQUEUED, 130, 143)
 
 
 @final
 class WandbTracker(Logger):
-    """Hands metrics, tables and pictures to a W&B run; the first failure ends tracking, with one line, not the run.
+    """Sends metrics, tables and pictures to a W&B run; the first failure ends tracking, not the training.
 
     Args:
-        run: a started run; None where none could be started, or on ranks that have none.
+        run: a started run; None if none could be started, and on other ranks.
     """
 
     def __init__(self, run: Any) -> None:
@@ -58,7 +55,7 @@ class WandbTracker(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run got the whole configuration when it started."""
+        """Nothing: the run received the whole configuration when it started."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -84,7 +81,7 @@ class WandbTracker(Logger):
             return
         try:
             action(self._run)
-        except Exception as error:  # whatever it is, a training of days is worth more than its curves
+        except Exception as error:  # a training of days is worth more than its curves
             log.warning("W&B: no longer tracked (%s); metrics.csv has all metrics", one_line(error))
             self._run = None
 
@@ -109,10 +106,10 @@ def wandb_logger(
         project: project of the run.
         entity: user or team; None is the key's own.
         mode: "online" or "offline". Without a key, or an answer from the server, an online run starts offline;
-            `wandb sync` uploads it later. WANDB_MODE wins over this setting.
+            `wandb sync` uploads it later. WANDB_MODE overrides this setting.
         run_id: identity of the run, kept by the caller so that a resumed job finds its run.
         name: display name.
-        group: what belongs together, e.g. a sweep.
+        group: names runs that belong together, e.g. a sweep.
         job_type: kind of job, e.g. the model.
         tags: labels.
         config: the resolved configuration, nested.
@@ -121,7 +118,7 @@ def wandb_logger(
         UserError: an unknown mode, or a name that W&B does not take.
     """
     run = _start(
-        mode=told_mode(mode),
+        mode=resolve_mode(mode),
         arguments={
             "dir": str(directory),
             "project": project,
@@ -138,13 +135,13 @@ def wandb_logger(
     return WandbTracker(run)
 
 
-def refuse_settings(mode: str, project: str, entity: str | None) -> None:
-    """Refuse what a run could not be started with.
+def validate(mode: str, project: str, entity: str | None) -> None:
+    """Refuse settings with which no run could be started.
 
     Raises:
         UserError: an unknown mode, or a name that W&B does not take.
     """
-    told_mode(mode)
+    resolve_mode(mode)
     wandb = _wandb()
     try:
         wandb.Settings(project=project, entity=entity)
@@ -152,25 +149,25 @@ def refuse_settings(mode: str, project: str, entity: str | None) -> None:
         raise UserError(f"logger.wandb.project: {one_line(error)}") from error
 
 
-def told_mode(mode: str) -> str:
-    """The mode of the settings, unless the environment says otherwise.
+def resolve_mode(mode: str) -> str:
+    """The mode of the environment (WANDB_MODE), else of the settings.
 
     Raises:
         UserError: an unknown mode.
     """
     if mode not in _MODES:
         raise UserError(f"logger.wandb.mode must be one of {', '.join(_MODES)}, got {mode!r}")
-    told = os.environ.get("WANDB_MODE") or mode
-    if told not in (*_MODES, "disabled"):
-        raise UserError(f"the environment sets WANDB_MODE={told}; make it online, offline or disabled, or unset it")
-    return told
+    chosen = os.environ.get("WANDB_MODE") or mode
+    if chosen not in (*_MODES, "disabled"):
+        raise UserError(f"the environment sets WANDB_MODE={chosen}; make it online, offline or disabled, or unset it")
+    return chosen
 
 
 @rank_zero_only
 def _start(mode: str, arguments: dict[str, Any]) -> Any:
-    """The run, online where that is wanted and can be had; None where not even W&B's files can be written."""
+    """The run, online if wanted and possible; None if not even W&B's files can be written."""
     wandb = _wandb()
-    # Seconds of metrics that the end of W&B's service may cost; Slurm's signals reach it as they reach every process.
+    # Seconds of metrics lost at most if W&B's service ends; Slurm's signals reach it like every process.
     settings = wandb.Settings(x_transaction_log_flush_interval=1.0)
     reason = why_offline() if mode == "online" else None
     if reason:
@@ -193,8 +190,13 @@ def _start(mode: str, arguments: dict[str, Any]) -> Any:
 
 
 @rank_zero_only
-def finish(exit_code: int) -> None:
-    """End the job's run, if there is one, with the job's true exit status, and say how to upload what lies here."""
+def finish(exit_code: int, *, resumable: bool = False) -> None:
+    """End the job's run, if there is one, and log how to upload an offline run.
+
+    Args:
+        exit_code: of the job.
+        resumable: whether the job was interrupted and can be resumed.
+    """
     wandb = sys.modules.get("wandb")
     run = wandb.run if wandb else None
     if run is None:
@@ -202,7 +204,7 @@ def finish(exit_code: int) -> None:
     files, offline = Path(run.settings.sync_dir), run.settings.mode == "offline"
     upload = f"upload with: wandb sync {files.parent if offline else f'--include-online {files}'}"
     try:
-        if exit_code in _RESUMABLE:
+        if resumable:
             run.mark_preempting()
         run.finish(exit_code=exit_code)
     except Exception as error:
@@ -214,7 +216,7 @@ def finish(exit_code: int) -> None:
 
 
 def why_offline(patience: float = 10.0) -> str | None:
-    """Why an online run cannot start, or None: no key, or no answer from the server in time.
+    """Why an online run cannot start (no key, or no answer from the server in time), else None.
 
     Args:
         patience: seconds for the server's first answer.
@@ -226,7 +228,7 @@ def why_offline(patience: float = 10.0) -> str | None:
 
 
 def unreachable(url: str, patience: float) -> str | None:
-    """What keeps a web server, or the proxy before it, from answering in time; None if it answers anything at all."""
+    """Why a web server, or the proxy before it, does not answer in time; None if it answers anything."""
     try:
         urllib.request.urlopen(url, timeout=patience).close()
     except urllib.error.HTTPError:
@@ -237,7 +239,7 @@ def unreachable(url: str, patience: float) -> str | None:
 
 
 def _wandb() -> Any:
-    for name, value in _MANNERS.items():
+    for name, value in _DEFAULT_ENV.items():
         os.environ.setdefault(name, value)
     import wandb
 
@@ -245,8 +247,8 @@ def _wandb() -> Any:
 
 
 def _tear_down() -> None:
-    """End W&B's service now; left to the end of the process, one that has died would print a traceback."""
+    """End W&B's service now; at the end of the process, a dead one would print a traceback."""
     import wandb
 
-    with contextlib.suppress(Exception, SystemExit):  # it passes on the service's exit status
+    with contextlib.suppress(Exception, SystemExit):  # it raises the service's exit status
         wandb.teardown()

@@ -1,4 +1,3 @@
-import errno
 import signal
 import subprocess
 import sys
@@ -6,7 +5,6 @@ import sys
 import pytest
 
 from symmetry_robustness.app import cli
-from symmetry_robustness.errors import UserError
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,37 +17,6 @@ def test_no_command_and_an_unknown_one_are_refused(capsys: pytest.CaptureFixture
     assert cli.main([]) == 2
     assert cli.main(["trian"]) == 2
     assert "unknown command 'trian'" in capsys.readouterr().err
-
-
-def test_a_mistake_is_one_line_wherever_it_was_raised(capsys: pytest.CaptureFixture[str]) -> None:
-    def command() -> int:
-        try:
-            raise UserError("epsilon must be positive,\n  got -1")
-        except UserError as error:
-            raise RuntimeError("while instantiating") from error
-
-    assert cli.guarded(command) == 2
-    assert capsys.readouterr().err == "error: epsilon must be positive, got -1\n"
-
-
-def test_a_refused_write_is_a_mistake_and_an_absent_file_a_bug() -> None:
-    assert cli.find_mistake(PermissionError(errno.EACCES, "Permission denied", "/x")) is not None
-    assert cli.find_mistake(FileNotFoundError(errno.ENOENT, "No such file", "/x")) is None
-
-
-def test_a_bug_keeps_its_traceback() -> None:
-    def command() -> int:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        cli.guarded(command)
-
-
-def test_an_interruption_has_the_shell_s_status(capsys: pytest.CaptureFixture[str]) -> None:
-    def command() -> int:
-        raise KeyboardInterrupt
-
-    assert cli.guarded(command) == 130
 
 
 # Python drops what is raised in a callback of its import locks; so does this finder, while the command is imported.

@@ -6,9 +6,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from symmetry_robustness import load_config
-from symmetry_robustness.app.cli import find_mistake
 from symmetry_robustness.app.config import config_directory
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.runs.exit_status import user_message
 
 
 def options(group: str) -> list[str]:
@@ -110,7 +110,7 @@ def test_a_branch_that_is_not_the_paper_s_names_the_run() -> None:
 def test_a_typing_error_is_named_at_composition(override: str, named: str) -> None:
     with pytest.raises((UserError, HydraException, ValueError)) as caught:
         load_config("train", [override])
-    line = find_mistake(caught.value)
+    line = user_message(caught.value)
     assert line is not None
     assert named in line
     assert "\n" not in line

@@ -316,7 +316,7 @@ def ranks(sweep: Sweep) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = path.read_bytes().decode().split("\0")
-            if "symmetry_robustness.runs.train" in words and any(
+            if "symmetry_robustness.runs.main" in words and any(
                 word.startswith(str(sweep.directory)) for word in words
             ):
                 found.append(int(path.parent.name))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness import load_config
-from symmetry_robustness.runs import train as job
-from symmetry_robustness.runs.directory import freeze
+from symmetry_robustness.runs import main as job
+from symmetry_robustness.runs.directory import create_run
 from symmetry_robustness.training import Classifier, callback
 from symmetry_robustness.training.checkpoints import CheckpointFiles, EpochCheckpoint
 
@@ -27,7 +27,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "test": (Classifier, "test_step"),
     "writing": (os, "fsync"),
     "logged": (EpochCheckpoint, "_save"),
-    "saved": (CheckpointFiles, "problem"),
+    "saved": (CheckpointFiles, "last_error"),
 }
 
 
@@ -63,7 +63,7 @@ def stop_at(place: str, count: int, number: int, victim: str = "self", repeated:
 def run(request: dict[str, Any]) -> int:
     directory = Path(request["directory"])
     if not directory.exists():
-        freeze(load_config("train", request["overrides"]), directory, ["test"])
+        create_run(load_config("train", request["overrides"]), directory, ["test"])
     os.environ |= request.get("environment", {})
     output = os.open(directory.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -73,7 +73,7 @@ def run(request: dict[str, Any]) -> int:
     if "place" in request:
         words = ("place", "count", "number", "victim", "repeated")
         stop_at(**{word: request[word] for word in words if word in request})
-    return job.guarded(lambda: job.main([str(directory)]))
+    return job.run_guarded(lambda: job.main([str(directory)]))
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def job_processes(directory: Path) -> Iterator[int]:
             words = path.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "symmetry_robustness.runs.train" in words and any(word.startswith(str(directory)) for word in words):
+        if "symmetry_robustness.runs.main" in words and any(word.startswith(str(directory)) for word in words):
             yield int(path.parent.name)
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from symmetry_robustness import load_config
-from symmetry_robustness.runs.directory import freeze
+from symmetry_robustness.runs.directory import create_run
 from symmetry_robustness.training.checkpoints import newest_checkpoint
 from tests.waiting import wait_until
 
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_is_named_and_the_other_taken(
     assert run(directory) == 0, output(directory)
     log = (directory / "log.txt").read_text()
     assert f"{path} is damaged and not used" in log
-    assert goes_on in log if goes_on else "goes on from" not in log
+    assert goes_on in log if goes_on else "resumes from" not in log
     assert_equal(directory, whole)
 
 
@@ -262,13 +262,13 @@ def test_a_job_saves_itself_when_its_parent_is_killed(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     small = ["data.train_size=64", "data.validation_size=0", "data.test_size=32", "data.batch_size=16"]
     config = load_config("train", ["model=standard_4layer", "robustness=none", "trainer.max_epochs=100000", *small])
-    freeze(config, directory, ["test"])
+    create_run(config, directory, ["test"])
     parent = "from pathlib import Path; from symmetry_robustness.runs.process import run_job; run_job(Path({!r}))"
     command = [sys.executable, "-c", parent.format(str(directory))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, contextlib.ExitStack() as stack:
         stack.callback(process.kill)
         job = starts_to_train(directory)
-        again = [sys.executable, "-m", "symmetry_robustness.runs.train", directory]
+        again = [sys.executable, "-m", "symmetry_robustness.runs.main", directory]
         with subprocess.Popen(again, stdout=subprocess.PIPE, text=True) as second:
             stack.callback(second.kill)
             assert second.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from symmetry_robustness import load_config
-from symmetry_robustness.runs.directory import freeze
+from symmetry_robustness.runs.directory import create_run
 
 from ..training.wandb_server import offline_runs
 from .commands import TINY
@@ -46,10 +46,10 @@ def test_the_run_ends_with_the_exit_status_of_the_job(
 ) -> None:
     (tmp_path / "ending.py").write_text(OBJECTIVE)
     monkeypatch.syspath_prepend(tmp_path)
-    freeze(load_config("train", [*TRACKED, *words]), tmp_path / "run", ["symrob", "train"])
+    create_run(load_config("train", [*TRACKED, *words]), tmp_path / "run", ["symrob", "train"])
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "symmetry_robustness.runs.train", str(tmp_path / "run")],
+        [sys.executable, "-m", "symmetry_robustness.runs.main", str(tmp_path / "run")],
         env=os.environ | {"PYTHONPATH": path, "WANDB_MODE": "offline"},
         capture_output=True,
         text=True,

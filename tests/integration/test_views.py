@@ -10,8 +10,8 @@ from symmetry_robustness import load_config
 from symmetry_robustness.app.evaluate import evaluate
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import RobustnessReport
-from symmetry_robustness.runs.directory import freeze
-from symmetry_robustness.runs.preemption import Signals
+from symmetry_robustness.runs.directory import create_run
+from symmetry_robustness.runs.signals import Signals
 from symmetry_robustness.runs.train import train
 
 SMALL = [
@@ -28,7 +28,7 @@ SMALL = [
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("views") / "run"
     config = load_config("train", [*SMALL, "data/test_transform=scaled", "data.test_transform.scales=[0.5,1]"])
-    freeze(config, directory, [])
+    create_run(config, directory, [])
     train(config, directory, Signals(leader=True))
     return directory
 

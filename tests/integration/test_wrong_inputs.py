@@ -13,7 +13,7 @@ import torch
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app import cli
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.train import check_devices
+from symmetry_robustness.runs.settings import check_devices
 from tests.waiting import wait_until
 
 from .commands import symrob

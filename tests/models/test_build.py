@@ -94,7 +94,6 @@ def test_takes_the_root_or_the_node(compose_model):
         "symmetry_robustness.models.network.torch.hub.load",
         "symmetry_robustness.models.network.copy.deepcopy",
         "symmetry_robustness.models.network.nn.Linear",  # ours only in name
-        "symmetry_robustness.models.network.Normalize",  # defined elsewhere
         "symmetry_robustness.models.checkpoint.load_network",  # a function
         "symmetry_robustness.errors.UserError",
         "symmetry_robustness.models..os.system",

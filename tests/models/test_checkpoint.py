@@ -1,3 +1,4 @@
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.models import build_network, load_network
+from symmetry_robustness.models import build_network, load_checkpoint, load_network, require_trusted
 
 
 class Harm:
@@ -58,6 +59,31 @@ def test_loads_the_network_that_was_saved(description, compose_model, tmp_path):
     images = torch.rand(3, 3, 32, 32)
     assert not loaded.training
     torch.testing.assert_close(loaded(images), network.eval()(images), rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_is_read_once_with_its_configuration_and_digest(contents, tmp_path, monkeypatch):
+    path = write(tmp_path / "last.ckpt", contents)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    reads, read = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: reads.append(self) or read(self))
+    loaded = load_checkpoint(path)
+    assert reads == [path]
+    assert loaded.digest == digest
+    assert loaded.config == OmegaConf.to_container(OmegaConf.create(contents["config"]))
+    assert loaded.network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_the_data_of_a_checkpoint_s_configuration_are_held_to_the_same_trust(own_module):
+    package = ["symmetry_robustness.data"]
+    require_trusted({"_target_": "symmetry_robustness.data.CIFAR10C", "_convert_": "all"}, "data", package)
+    require_trusted({"_target_": "own_stem.OwnStem"}, "data", package, trusted=[own_module])
+    for harm in (
+        {"_target_": "pathlib.Path.touch"},
+        {"root": "${oc.env:HOME}"},
+        {"transform": {"_target_": "os.system"}},
+    ):
+        with pytest.raises(UserError, match=r"data.* do not trust the file"):
+            require_trusted(harm, "data", package)
 
 
 def refused(path: Path, message: str) -> None:

@@ -13,15 +13,8 @@ from omegaconf import DictConfig
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import locked
-from symmetry_robustness.runs.directory import (
-    find_run,
-    first_difference,
-    freeze,
-    job_key,
-    read_config,
-    read_json,
-    write_json,
-)
+from symmetry_robustness.runs.directory import config_hash, create_run, find_run, first_difference, read_config
+from symmetry_robustness.runs.json_files import read_json, write_json
 from symmetry_robustness.sweeps.plan import PlannedJob, find_sweep, record_sweep
 from symmetry_robustness.sweeps.status import sweep_states
 
@@ -38,27 +31,27 @@ def changed(config: DictConfig, **settings: object) -> DictConfig:
 
 
 def test_the_key_is_that_of_what_is_computed(config: DictConfig) -> None:
-    key = job_key(config)
-    assert key == job_key(changed(config, output="/elsewhere", tags=["a"], group="b", resume="auto"))
-    assert key == job_key(DictConfig(dict(reversed(list(config.items())))))
-    assert key != job_key(changed(config, seed=1))
-    assert key != job_key(load_config("train", ["model=standard_4layer", "optimizer.lr=0.5"]))
+    key = config_hash(config)
+    assert key == config_hash(changed(config, output="/elsewhere", tags=["a"], group="b", resume="auto"))
+    assert key == config_hash(DictConfig(dict(reversed(list(config.items())))))
+    assert key != config_hash(changed(config, seed=1))
+    assert key != config_hash(load_config("train", ["model=standard_4layer", "optimizer.lr=0.5"]))
 
 
 def test_the_key_survives_the_run_directory(config: DictConfig, tmp_path: Path) -> None:
     job = PlannedJob(tmp_path, config, ("seed=0",), WORDS)
     job.write()
-    assert job_key(read_config(job.directory)) == job.key == read_json(job.directory / "provenance.json")["key"]
+    assert config_hash(read_config(job.directory)) == job.key == read_json(job.directory / "provenance.json")["key"]
     assert job.directory.name.endswith(job.key)
 
 
 def test_a_job_is_planned_once(config: DictConfig, tmp_path: Path) -> None:
     for _ in range(2):
         PlannedJob(tmp_path, config, ("seed=0",), WORDS).write()
-        identity = (tmp_path / f"standard_4layer_seed-0_{job_key(config)}" / "provenance.json").read_text()
+        identity = (tmp_path / f"standard_4layer_seed-0_{config_hash(config)}" / "provenance.json").read_text()
         (_,) = (tmp_path / "jobs").iterdir()
     PlannedJob(tmp_path, changed(config, seed=1), ("seed=1",), WORDS).write()
-    assert (tmp_path / f"standard_4layer_seed-0_{job_key(config)}" / "provenance.json").read_text() == identity
+    assert (tmp_path / f"standard_4layer_seed-0_{config_hash(config)}" / "provenance.json").read_text() == identity
     rows = [json.loads(path.read_text()) for path in (tmp_path / "jobs").iterdir()]
     assert sorted(row["overrides"] for row in rows) == [["seed=0"], ["seed=1"]]
     assert all((tmp_path / row["directory"] / "config.yaml").exists() for row in rows)
@@ -135,7 +128,7 @@ for seed in range(20):
 
 
 def test_many_processes_plan_the_same_jobs_at_once(config: DictConfig, tmp_path: Path) -> None:
-    freeze(config, tmp_path / "template", [])
+    create_run(config, tmp_path / "template", [])
     command = [sys.executable, "-c", PLAN, str(tmp_path / "template" / "config.yaml"), str(tmp_path / "sweep")]
     with ThreadPoolExecutor(4) as pool:
         for done in pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(4)):
@@ -156,8 +149,8 @@ def test_a_sweep_is_found_by_its_words(tmp_path: Path) -> None:
 
 def test_a_run_is_found_by_what_it_computes(config: DictConfig, tmp_path: Path) -> None:
     assert find_run(tmp_path / "new", config) is None
-    freeze(config, tmp_path / "old", [])
-    freeze(changed(config, seed=1), tmp_path / "other", [])
+    create_run(config, tmp_path / "old", [])
+    create_run(changed(config, seed=1), tmp_path / "other", [])
     assert find_run(tmp_path / "new", config) == tmp_path / "old"
     assert find_run(tmp_path / "other", changed(config, seed=1)) == tmp_path / "other"
     with pytest.raises(UserError, match="seed: 1 and 0"):

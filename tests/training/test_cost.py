@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.training import Classifier, CrossEntropy
-from symmetry_robustness.training.throughput import TrainingClock, count_flops, training_cost
+from symmetry_robustness.training.throughput import ThroughputMonitor, count_flops, training_cost
 
 from .slow_motion import Clock, Ticks
 
@@ -47,7 +47,7 @@ class Made(pl.LightningDataModule):
 
 def fit(directory: Path, epochs: int, checkpoint: Path | None = None) -> dict[str, float]:
     clock = Clock()
-    counted = TrainingClock(clock)
+    counted = ThroughputMonitor(clock)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     module = Classifier(network, CrossEntropy(), torch.optim.Adam, num_classes=2, test_names=["test"])
     trainer = pl.Trainer(

@@ -54,10 +54,10 @@ def test_rows_wait_until_the_file_can_be_written(tmp_path: Path, caplog: pytest.
     (tmp_path / "metrics.csv").mkdir()  # in the way
     for step in (9, 19):
         logger.log_metrics({"train/loss": 2.0}, step=step)
-    assert logger.problem
+    assert logger.last_error
     assert sum("cannot be written" in line for line in caplog.messages) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]  # nothing is left of the attempts
     (tmp_path / "metrics.csv").rmdir()
     logger.log_metrics({"train/loss": 1.0}, step=29)
-    assert logger.problem is None
+    assert logger.last_error is None
     assert [row["step"] for row in rows(tmp_path)] == ["9", "19", "29"]

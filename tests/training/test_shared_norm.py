@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.layers.fields import InnerBatchNorm, VectorBatchNorm
 from symmetry_robustness.models import export
-from symmetry_robustness.training.sync_batch_norm import SharedBatchNorm
+from symmetry_robustness.training.sync_batch_norm import SyncedBatchNorm
 
 RANK = """
 import os, sys
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from symmetry_robustness.training.sync_batch_norm import SharedBatchNorm
+from symmetry_robustness.training.sync_batch_norm import SyncedBatchNorm
 
 torch.set_num_threads(1)
 rank, folder = int(sys.argv[1]), sys.argv[2]
 network, images, splits = torch.load(f"{folder}/whole.pt", weights_only=False)
 distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
 share = images.split(splits)[rank].requires_grad_()
-network = SharedBatchNorm().apply(network)
+network = SyncedBatchNorm().apply(network)
 parallel = DistributedDataParallel(network, broadcast_buffers=False)
 outputs = []
 for _ in range(2):  # a second time with the statistics of the first
@@ -87,18 +87,18 @@ def test_layers_stay_what_they_are() -> None:
     images = torch.rand(2, 3, 8, 8)
     network(images)
     kinds = [type(module) for module in network.modules()]
-    shared = SharedBatchNorm().apply(copy.deepcopy(network))
+    shared = SyncedBatchNorm().apply(copy.deepcopy(network))
     assert all(isinstance(module, kind) for module, kind in zip(shared.modules(), kinds, strict=True))
     assert [type(module) for module in shared.modules()] != kinds
     assert shared.state_dict().keys() == network.state_dict().keys()
     torch.testing.assert_close(shared.eval()(images), network.eval()(images), rtol=0, atol=0)
-    assert [type(module) for module in SharedBatchNorm().revert(shared).modules()] == kinds
+    assert [type(module) for module in SyncedBatchNorm().revert(shared).modules()] == kinds
 
 
 def test_exported_copies_wait_for_no_one() -> None:
     """Attacks run on each rank's own images, and some protocols in training mode."""
     network = nn.Sequential(nn.Conv2d(3, 8, 3), InnerBatchNorm(2, 4), nn.BatchNorm2d(8), VectorBatchNorm(4))
-    shared = SharedBatchNorm().apply(network)
+    shared = SyncedBatchNorm().apply(network)
     exported = export(shared).train()  # would fail in training mode, as there is no group
     assert {type(module) for module in exported.modules()} == {nn.Sequential, nn.Conv2d, nn.BatchNorm2d}
     exported(torch.rand(2, 3, 8, 8))

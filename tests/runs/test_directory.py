@@ -6,27 +6,21 @@ import pytest
 
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.directory import (
-    add_environment,
-    freeze,
-    job_key,
-    read_config,
-    read_json,
-    renew,
-    write_json,
-)
+from symmetry_robustness.runs.directory import config_hash, create_run, read_config, refresh_run
+from symmetry_robustness.runs.json_files import read_json, write_json
+from symmetry_robustness.runs.provenance import add_environment
 
 
 def test_a_frozen_run_is_read_back_and_never_overwritten(tmp_path: Path) -> None:
     config = load_config("train", ["seed=3"])
-    freeze(config, tmp_path / "run", ["symrob", "train", "seed=3"])
+    create_run(config, tmp_path / "run", ["symrob", "train", "seed=3"])
     assert read_config(tmp_path / "run") == config
     with pytest.raises(UserError, match="already holds a run"):
-        freeze(config, tmp_path / "run", [])
+        create_run(config, tmp_path / "run", [])
 
 
 def test_provenance_tells_command_code_and_machine(tmp_path: Path) -> None:
-    freeze(load_config("train", ["seed=3"]), tmp_path, ["symrob", "train", "seed=3"])
+    create_run(load_config("train", ["seed=3"]), tmp_path, ["symrob", "train", "seed=3"])
     before = read_json(tmp_path / "provenance.json")
     add_environment(tmp_path)
     after = read_json(tmp_path / "provenance.json")
@@ -47,11 +41,11 @@ import sys
 from pathlib import Path
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.directory import freeze
+from symmetry_robustness.runs.directory import create_run
 config = load_config("train", [f"seed={sys.argv[2]}"])
 input()
 try:
-    freeze(config, Path(sys.argv[1]), ["symrob"])
+    create_run(config, Path(sys.argv[1]), ["symrob"])
 except UserError:
     sys.exit(2)
 """
@@ -67,7 +61,7 @@ def test_of_processes_that_freeze_into_one_directory_one_wins(tmp_path: Path) ->
         process.stdin.close()
     assert sorted(process.wait(60) for process in processes) == [0, 2, 2, 2]
     about = read_json(tmp_path / "run" / "provenance.json")
-    assert (about["seed"], about["key"]) == ((config := read_config(tmp_path / "run")).seed, job_key(config))
+    assert (about["seed"], about["key"]) == ((config := read_config(tmp_path / "run")).seed, config_hash(config))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -75,14 +69,14 @@ def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> No
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years")
     with pytest.raises(UserError, match="is not empty"):
-        freeze(load_config("train", []), tmp_path / "run", [])
+        create_run(load_config("train", []), tmp_path / "run", [])
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{", None])
 def test_a_damaged_provenance_is_told_and_written_anew(tmp_path: Path, damage: str | None) -> None:
     config, path = load_config("train", ["seed=3"]), tmp_path / "run" / "provenance.json"
-    freeze(config, tmp_path / "run", ["symrob", "train", "seed=3"])
+    create_run(config, tmp_path / "run", ["symrob", "train", "seed=3"])
     before = read_json(path)
     path.unlink()
     if damage is not None:
@@ -90,7 +84,7 @@ def test_a_damaged_provenance_is_told_and_written_anew(tmp_path: Path, damage: s
     with pytest.raises(UserError, match="is damaged or gone; the same command again") as caught:
         add_environment(tmp_path / "run")
     assert str(caught.value).endswith(f"hydra.run.dir={tmp_path / 'run'})")
-    renew(config, tmp_path / "run", ["symrob", "train", "seed=3"])
+    refresh_run(config, tmp_path / "run", ["symrob", "train", "seed=3"])
     add_environment(tmp_path / "run")
     after = read_json(path)
     assert all(after[name] == before[name] for name in ("command", "seed", "key", "code"))
@@ -100,18 +94,18 @@ def test_a_damaged_provenance_is_told_and_written_anew(tmp_path: Path, damage: s
 @pytest.mark.parametrize("damage", [b"", b"a: [", b"\xff\xfe\0"])
 def test_a_damaged_configuration_is_written_anew(tmp_path: Path, damage: bytes) -> None:
     config = load_config("train", ["seed=3"])
-    freeze(config, tmp_path / "run", [])
+    create_run(config, tmp_path / "run", [])
     (tmp_path / "run" / "config.yaml").write_bytes(damage)
-    renew(config, tmp_path / "run", [])
+    refresh_run(config, tmp_path / "run", [])
     assert read_config(tmp_path / "run") == config
 
 
 def test_of_a_run_that_is_done_where_it_came_from_is_not_made_up(tmp_path: Path) -> None:
     config = load_config("train", ["seed=3"])
-    freeze(config, tmp_path / "run", [])
+    create_run(config, tmp_path / "run", [])
     write_json(tmp_path / "run" / "summary.json", {"status": "done"})
     (tmp_path / "run" / "provenance.json").unlink()
-    renew(config, tmp_path / "run", [])
+    refresh_run(config, tmp_path / "run", [])
     assert not (tmp_path / "run" / "provenance.json").exists()
 
 

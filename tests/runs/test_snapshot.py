@@ -13,7 +13,7 @@ CHECKOUT = Path(symmetry_robustness.__file__).parents[1]
 
 def test_a_job_imports_the_copy_wherever_it_is_started(tmp_path: Path) -> None:
     environment = snapshot(tmp_path)
-    for module in ("symmetry_robustness", "symmetry_robustness.runs.train"):
+    for module in ("symmetry_robustness", "symmetry_robustness.runs.main"):
         found = subprocess.run(
             [sys.executable, "-c", f"import {module} as m; print(m.__file__)"],
             cwd=CHECKOUT,

@@ -1,0 +1,91 @@
+"""Signals that end a job, and Slurm's part in them."""
+
+import logging
+import os
+import signal
+import subprocess
+from types import FrameType
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+# Slurm's warning before the time limit; SIGTERM is preemption, `scontrol requeue`, `kill`; SIGINT is Ctrl-C.
+WARNINGS: Final = (signal.SIGUSR1, signal.SIGUSR2)
+_HANDLED: Final = (signal.SIGINT, signal.SIGTERM, *WARNINGS)
+# Signals that a job process is started with blocked, until it can handle them.
+BLOCKED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """Raised when a signal stops the job, after its state has been checkpointed.
+
+    Args:
+        number: the signal.
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
+
+
+class Signals:
+    """Handles the signals that would end this process.
+
+    While batches are trained a signal is only recorded, and `PreemptionCheckpoint` acts on it. At any other time there
+    is nothing to save, and the handler raises `Interrupted`. A second SIGINT ends the process at once.
+
+    Args:
+        leader: whether this process is global rank 0; other ranks only record, and end with it or by agreement.
+
+    Attributes:
+        received: the first signal that came.
+        waiting: whether batches are being trained, or the process is ending already.
+    """
+
+    def __init__(self, *, leader: bool) -> None:
+        self.received: signal.Signals | None = None
+        self.waiting = False
+        self._leader = leader
+
+    def install(self) -> None:
+        """Install the handlers, also in place of Lightning's for SIGTERM, which communicates between ranks."""
+        for number in _HANDLED:
+            signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+
+    def end_if_received(self) -> None:
+        """End if a signal came, and from now on as soon as one comes.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        self.waiting = False
+        if self.received is not None and self._leader:
+            raise Interrupted(self.received)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == self.received == signal.SIGINT:
+            os._exit(128 + number)
+        self.received = self.received or signal.Signals(number)
+        if not self.waiting:
+            self.end_if_received()
+
+
+def slurm_job() -> str | None:
+    """The job, or the task of an array, as Slurm's commands name it; None outside of Slurm."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def requeue(job: str) -> bool:
+    """Ask Slurm to run a job again; returns whether it agreed."""
+    try:
+        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    except OSError as error:
+        log.error("Slurm job %s: not requeued (%s)", job, error)
+        return False
+    if asked.returncode:
+        log.error("Slurm job %s: not requeued (%s)", job, " ".join(asked.stderr.split()))
+    else:
+        log.info("Slurm job %s: requeued", job)
+    return asked.returncode == 0

@@ -1,0 +1,37 @@
+import errno
+
+import pytest
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.runs.exit_status import run_guarded, user_message
+
+
+def test_a_mistake_is_one_line_wherever_it_was_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        try:
+            raise UserError("epsilon must be positive,\n  got -1")
+        except UserError as error:
+            raise RuntimeError("while instantiating") from error
+
+    assert run_guarded(command) == 2
+    assert capsys.readouterr().err == "error: epsilon must be positive, got -1\n"
+
+
+def test_a_refused_write_is_a_mistake_and_an_absent_file_a_bug() -> None:
+    assert user_message(PermissionError(errno.EACCES, "Permission denied", "/x")) is not None
+    assert user_message(FileNotFoundError(errno.ENOENT, "No such file", "/x")) is None
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def command() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_guarded(command)
+
+
+def test_an_interruption_has_the_shell_s_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        raise KeyboardInterrupt
+
+    assert run_guarded(command) == 130
