@@ -1,9 +1,9 @@
 """What a number depends on, read from configurations: when two runs may be averaged, and how they differ if not."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from symmetry_robustness.results.names import NORM_TITLES, SOUND, flatten, protocol_settings
 
 Settings = Mapping[str, Any]
 
@@ -16,11 +16,6 @@ _TRAINING_ONLY = ("batch_size", "train_size", "validation_size", "augmentation")
 # A data set's settings that go without saying; others stand beside its name.
 _USUAL: Settings = {"copy": "official", "severities": [1, 2, 3, 4, 5], "pose": "any", "drawing_seed": 0}
 _LENGTH = 48  # characters of a value that is named in a table
-
-
-def digest(*values: object) -> str:
-    """Twelve hexadecimal digits that stand for plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def training_settings(config: Settings) -> dict[str, Any]:
@@ -70,17 +65,6 @@ def has_versions(data: Settings) -> bool:
     return bool(data.get("corruptions") or data.get("test_transform"))
 
 
-def flatten(settings: Settings, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def differing(several: Sequence[Settings]) -> list[str]:
     """Dotted names of the settings in which several differ, in order of appearance."""
     flat = [flatten(settings) for settings in several]
@@ -109,3 +93,32 @@ def plain(value: object) -> str:
     else:
         text = "null" if value is None else str(value)
     return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 1]}…"
+
+
+def describe_protocol(settings: Settings) -> str:
+    """A protocol in a line: attacks, norm, and whatever differs from a sound protocol."""
+    protocol = protocol_settings(settings)
+    attacks = [describe_attack(name, attack) for name, attack in protocol.get("attacks", {}).items()]
+    words = [", ".join(attacks) or "no attacks", NORM_TITLES.get(norm := protocol["norm"], norm)]
+    if protocol["cascade"]:
+        words.append("each attack on what those before it left")
+    if protocol["judge"] == "returned":
+        words.append("only the last iterate counts")
+    if protocol["mode"] != "evaluation":
+        words.append("batch norms use the attacked batch")
+    if protocol["bounds"] != SOUND["bounds"]:
+        low, high = protocol["bounds"]
+        words.append(f"pixels clamped to [{low:g}, {high:g}]")
+    return "; ".join(words)
+
+
+def describe_attack(name: str, settings: Settings) -> str:
+    """An attack by its name, number of steps and restarts.
+
+    >>> describe_attack("pgd", {"steps": 40, "restarts": 2})
+    'PGD-40 × 2'
+    """
+    steps, restarts = settings.get("steps"), settings.get("restarts", 1)
+    title = name.replace("_", " ")
+    title = title.upper() if title in ("fgsm", "pgd") else title
+    return f"{title}{f'-{steps}' if steps else ''}{f' × {restarts}' if restarts > 1 else ''}"
