@@ -144,8 +144,9 @@ def _titles(runs: Sequence[Run]) -> dict[str, str]:
 def at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
     """Settings of the networks whose accuracy without attack may be that of guessing: its interval reaches so low."""
     classes = {run.name: (run.config.get("model") or {}).get("num_classes") for run in runs}
+    chance = {name: 1 / count if count else -1.0 for name, count in classes.items()}  # of unknown classes none
     clean = results[results["measure"].isin(["clean_accuracy", "test_accuracy"]) & (results["view"] == "")]
-    guessing = clean["network"].map(lambda name: 1 / classes[name] if classes[name] else -1)  # of unknown classes none
+    guessing = clean["network"].map(chance)
     return frozenset(clean.loc[clean["low"].fillna(clean["value"]) <= guessing, "settings"])
 
 
