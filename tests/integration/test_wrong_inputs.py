@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app import cli
@@ -166,23 +167,31 @@ def test_refused_by_the_job(words: list[str], named: str, tmp_path: Path) -> Non
     assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
 
 
-def test_a_run_that_names_foreign_classes_is_not_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from omegaconf import OmegaConf
+def saved_checkpoint(path: Path, **data: object) -> Path:
+    """A checkpoint of an untrained network, with a data node of its own if one is given."""
+    config = load_config("train", ["model=standard_4layer", "data.test_size=40"])
+    state = {f"network.{name}": value for name, value in build_network(config).state_dict().items()}
+    content = OmegaConf.to_container(config)
+    assert isinstance(content, dict)
+    torch.save(
+        {"config": OmegaConf.to_yaml({**content, **({"data": data} if data else {})}), "state_dict": state}, path
+    )
+    return path
 
-    config = load_config("train", ["model=standard_4layer"])
-    weights = build_network(config).state_dict()
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    state = {f"network.{name}": value for name, value in weights.items()}
-    torch.save({"config": OmegaConf.to_yaml(config), "state_dict": state}, checkpoint)
-    (tmp_path / "run" / "config.yaml").write_text("data: {_target_: pathlib.Path.touch, self: harm}\n")
+
+@pytest.mark.parametrize(
+    "data", [{"_target_": "pathlib.Path.touch", "self": "harm"}, {"_target_": "os.system"}, {"root": "${oc.env:HOME}"}]
+)
+def test_a_checkpoint_that_names_foreign_classes_is_not_evaluated(
+    data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shapes = {"_target_": "symmetry_robustness.data.ShapesDataModule"}
+    checkpoint = saved_checkpoint(tmp_path / "last.ckpt", **{**shapes, **data})
     monkeypatch.setattr(sys, "argv", ["symrob"])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["evaluate", f"checkpoint={checkpoint}"]) == 2
     assert "do not trust the file" in one_line(capfd.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
