@@ -73,6 +73,18 @@ AT_COMPOSITION = {
     "run in the current directory": (["train", "hydra.run.dir=."], "hydra.run.dir=…"),
     "run in a directory that is entered": (["train", "hydra.job.chdir=true"], "leave out hydra.job.chdir"),
     "Trainer's own precision": (["train", "+trainer.precision=16"], "compute.precision"),
+    "test on a part of the test set": (["train", "+trainer.limit_test_batches=1"], "data.test_size"),
+    "no training at all": (["train", "+trainer.limit_train_batches=0"], "data.train_size"),
+    "half of the validation": (["train", "+trainer.limit_val_batches=0.5"], "data.validation_size=0"),
+    "a single step of everything": (["train", "+trainer.fast_dev_run=true"], "trainer.fast_dev_run"),
+    "few batches again and again": (["train", "+trainer.overfit_batches=2"], "trainer.overfit_batches"),
+    "as long as the clock says": (["train", "+trainer.max_time=00:00:01:00"], "trainer.max_time"),
+    "no steps of training": (["train", "+trainer.max_steps=0"], "trainer.max_steps"),
+    "metric measured after the end": (
+        ["train", "checkpoint.monitor=validation/accuracy", "+trainer.check_val_every_n_epoch=20"],
+        "trainer.check_val_every_n_epoch",
+    ),
+    "setting of no protocol": (["train", "robustness=none", "robustness.clever=null"], "robustness is null"),
     "plugins of the Trainer": (["train", "+trainer.plugins=[]"], "trainer.plugins"),
     "neither smallest nor largest": (
         ["train", "checkpoint.monitor=train/loss", "checkpoint.mode=best"],
@@ -95,6 +107,8 @@ AT_COMPOSITION = {
 # Refused by the job, which knows the classes: each a run of its own.
 IN_THE_JOB = {
     "missing data": (["data=cifar10", "data.root=nowhere"], "symrob data cifar10"),
+    "batch of one image": (["model=standard", "data.train_size=65", "data.batch_size=64"], "data.batch_size=63 or 65"),
+    "batches of one image": (["model=standard", "data.batch_size=1"], "data.batch_size=2"),
     "batch of nothing": (["data.batch_size=0"], "batch_size"),
     "too large a validation split": (["data=shapes", "callback.num_images=100000"], "100000"),
     "pool too many": (["model.trunk=[pool,pool,pool,pool,pool,pool,8]"], "pools"),
