@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from symmetry_robustness.robustness.checks.derived import EXPLANATIONS
+from symmetry_robustness.app.cli import usage
+from symmetry_robustness.results.checks import EXPLANATIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "experiments").rglob("*.md"))]
+CONF = ROOT / "conf"
+OTHERS = {"hydra/launcher=basic", "hydra/launcher=site"}
 PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
+GUIDES = [page for page in PAGES if "report" not in page.relative_to(ROOT).parts and page.name != "architecture.md"]
+_CODE = re.compile(r"```.*?```|`[^`\n]+(?:\n[^`\n]+)?`", re.DOTALL)
+_PATH = re.compile(r"`((?:\.?[a-z_]+/)+(?:\w+\.(?:py|yaml|sh|md))?)`")
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
@@ -45,6 +51,25 @@ def test_links_lead_somewhere(page: Path) -> None:
         file = (page.parent / target) if target else page
         assert file.exists(), f"{page}: {target}"
         assert not anchor or anchor in anchors(file), f"{page}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_choices_commands_and_files_exist(page: Path) -> None:
+    code, own = _CODE.findall(page.read_text()), page.name == "extending.md"
+    groups = {folder.relative_to(CONF).as_posix() for folder in CONF.rglob("*") if folder.is_dir()}
+    choice = rf"(?<![\w./@])({'|'.join(sorted(groups, key=len, reverse=True))})=([a-z]\w*(?:,[a-z]\w*)*)(?![\w.=*…])"
+    for group, choices in [found for span in code for found in re.findall(choice, span)]:
+        for name in choices.split(","):
+            # Hydra has launchers of its own, and a reader makes files.
+            exists = (CONF / group / f"{name}.yaml").exists() or f"{group}={name}" in OTHERS or own
+            assert exists, f"{group}={name}"
+    commands = {name for span in code for name in re.findall(r"\bsymrob ([a-z]+)", span)}
+    assert commands <= set(re.findall(r"^  (\w+)  ", usage(), re.MULTILINE))
+    targets = {name for span in code for name in re.findall(r"(?:^`?|&& )make ([a-z-]+)(?![/\w])", span, re.MULTILINE)}
+    assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) | {"experiments"}
+    paths = [path for path in _PATH.findall(page.read_text()) if not path.startswith("my_conf")]
+    bases = (ROOT, ROOT / "symmetry_robustness", CONF)
+    assert [path for path in paths if not any((base / path).exists() for base in bases)] == []
 
 
 def test_every_experiment_has_its_configuration_and_says_what_it_concludes() -> None:

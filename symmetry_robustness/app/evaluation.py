@@ -24,9 +24,11 @@ from symmetry_robustness.app.config import check_targets
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_checkpoint, require_trusted
-from symmetry_robustness.reporting.figures import epsilon_name, save_figure
-from symmetry_robustness.robustness import Estimate, RobustnessReport, Turn, evaluate_in_shares
-from symmetry_robustness.robustness.checks.derived import count_checks
+from symmetry_robustness.reporting.figures import save_figure
+from symmetry_robustness.results.checks import count_checks
+from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_key
+from symmetry_robustness.results.report import Estimate, share_estimate
+from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
 from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS
 from symmetry_robustness.runs.snapshot import package_digest
 from symmetry_robustness.training.pictures import measure_figures
@@ -247,17 +249,15 @@ def _show(report: RobustnessReport, path: Path) -> None:
 
 def table_rows(report: RobustnessReport) -> dict[str, str]:
     """The numbers of a report as texts by their titles."""
-    rows = {"images": f"{len(report):,}", "clean %": f"{100 * report.clean_accuracy:.1f}"}
-    for attack in report.broken_at:
-        rows |= {f"{attack} {epsilon_name(e)} %": _percent(report.accuracy(attack, e)) for e in report.epsilons}
-    if len(report.broken_at) > 1:
-        rows |= {f"worst case {epsilon_name(e)} %": _percent(report.worst_case(e)) for e in report.epsilons}
+    rows = {"images": f"{len(report):,}", "clean %": _percent(share_estimate(report.clean_correct))}
+    attacks = [*report.minimal_epsilon]
+    for attack in attacks + [WORST_CASE] * (len(attacks) > 1):
+        title = attack.replace("_", " ")
+        rows |= {f"{title} {epsilon_name(e)} %": _percent(report.accuracy(attack, e)) for e in report.epsilons}
     for measure, means in report.measured_means().items():
         for array, mean in means.items():
-            title = f"{measure} {'' if array == 'value' else array}".replace("_", " ").replace(".", " ").strip()
+            title = measure_key(measure, array).removeprefix("measures.").replace("_", " ").replace(".", " ")
             rows[title] = f"{mean.value:.3g} ± {mean.standard_error:.2g}"
-    if "clever" in (scalars := report.summary()):
-        rows["CLEVER"] = f"{scalars['clever']:.3f}"
     counts = count_checks(report.checks)
     rows["checks"] = ", ".join(f"{count} {status}" for status, count in counts.items())
     return rows
