@@ -19,7 +19,8 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.directory import create_run, find_run, is_done, refresh_run
 from symmetry_robustness.runs.exit_status import MISTAKE, RESUMABLE, run_guarded
 from symmetry_robustness.runs.process import run_job
-from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep
+from symmetry_robustness.sweeps.executor import runs_here
+from symmetry_robustness.sweeps.plan import PlannedJob, find_sweep
 
 _DETACH = "--detach"
 
@@ -65,11 +66,11 @@ class Command:
         """Run the job of a composed configuration here and now; returns its exit status."""
         if is_sweep():
             job = self.plan(config)
-            job.freeze()
+            job.write()
             directory = job.directory
         else:
             self.made = Path(HydraConfig.get().runtime.output_dir)
-            if _DETACH in self.argv or not _runs_here():
+            if _DETACH in self.argv or not runs_here(HydraConfig.get().launcher):
                 raise UserError("a single job runs on this machine; add -m, a sweep may be of one job")
             directory = self._single(_checked(config))
         status = run_job(directory)
@@ -86,7 +87,7 @@ class Command:
         self.made = Path(hydra.runtime.output_dir)
         named = config.group or hydra.runtime.choices["experiment"] != "none"
         self.detached = bool((hydra.launcher.get("executor") or {}).get("detach"))
-        self.searching = str(hydra.sweeper._target_).startswith("hydra_plugins.symrob_search")
+        self.searching = str(hydra.sweeper._target_).endswith(".SearchSweeper")
         config = _checked(config)
         sweep = self.planned[0].sweep if self.planned else self._sweep(config)
         if not named:
@@ -115,7 +116,7 @@ class Command:
 
     def _sweep(self, config: DictConfig) -> Path:
         sweep = Path(HydraConfig.get().runtime.output_dir)
-        earlier = continued_sweep(sweep.parent, self.argv) if config.resume == "auto" else None
+        earlier = find_sweep(sweep.parent, self.argv) if config.resume == "auto" else None
         return earlier or sweep
 
     def _single(self, config: DictConfig) -> Path:
@@ -130,12 +131,6 @@ class Command:
         return earlier
 
 
-def _runs_here() -> bool:
-    """Whether the launcher that was chosen runs jobs on this machine."""
-    executor = (HydraConfig.get().launcher or {}).get("executor")
-    return not executor or str(executor.get("_target_")).startswith("symmetry_robustness.sweeps.local.")
-
-
 def _checked(config: DictConfig) -> DictConfig:
     """The configuration completed, resolved and checked; no run directory is created for a job that is refused."""
     from symmetry_robustness.runs.settings import check_settings
@@ -143,7 +138,7 @@ def _checked(config: DictConfig) -> DictConfig:
     from symmetry_robustness.training import wandb_logger
 
     config = finalize_config(config)
-    check_settings(config, robustness_callback(config), here=_runs_here())
+    check_settings(config, robustness_callback(config), here=runs_here(HydraConfig.get().launcher))
     if config.logger.wandb:
         wandb_logger.validate(**config.logger.wandb)
     return config
