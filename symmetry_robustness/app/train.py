@@ -70,7 +70,7 @@ class Command:
             directory = job.directory
         else:
             self.made = Path(HydraConfig.get().runtime.output_dir)
-            if _DETACH in self.argv or not runs_here(HydraConfig.get().launcher):
+            if _DETACH in self.argv or not runs_here(HydraConfig.get().launcher or {}):
                 raise UserError("a single job runs on this machine; add -m, a sweep may be of one job")
             directory = self._single(_checked(config))
         status = run_job(directory)
@@ -138,7 +138,7 @@ def _checked(config: DictConfig) -> DictConfig:
     from symmetry_robustness.training import wandb_logger
 
     config = finalize_config(config)
-    check_settings(config, robustness_callback(config), here=runs_here(HydraConfig.get().launcher))
+    check_settings(config, robustness_callback(config), here=runs_here(HydraConfig.get().launcher or {}))
     if config.logger.wandb:
         wandb_logger.validate(**config.logger.wandb)
     return config
