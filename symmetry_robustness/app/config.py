@@ -186,9 +186,9 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
 def _type_hints(target: Any) -> dict[str, Any]:
     try:
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items()}
     except (NameError, TypeError):  # a foreign class whose annotations only its type checker can resolve
         return {}
-    return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items()}
 
 
 def _holds_target(value: Any) -> bool:
