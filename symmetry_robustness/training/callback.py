@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import distributed, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
-from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves, measure_figures
+from symmetry_robustness.reporting.figures import as_pixels, report_figures
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
 from symmetry_robustness.robustness.checks.derived import conclude
@@ -219,17 +218,7 @@ class RobustnessCallback(pl.Callback):
         keepers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
         if not keepers:
             return
-        pictures = measure_figures(report)
-        if report.minimal_epsilon:
-            curves = {split: {attack: curve(report, attack) for attack in report.minimal_epsilon}}
-            pictures["curves"] = epsilon_curves(curves)
-            first = np.argsort(report.indices, kind="stable")[: len(report.examples.get("clean", ()))]
-            panel = attack_panel(
-                report.examples, {attack: found[first] for attack, found in report.minimal_epsilon.items()}
-            )
-            if panel is not None:
-                pictures["examples"] = panel
-        for key, figure in pictures.items():
+        for key, figure in report_figures(report).items():
             pixels = as_pixels(figure)
             for logger in keepers:
                 logger.log_image(f"robust/{split}/{key}", [pixels], step=trainer.global_step)
@@ -259,13 +248,6 @@ def flat_metrics(report: RobustnessReport) -> dict[str, float]:
         names.get(key, key.removeprefix("robust_accuracy.").replace(".", "/", 1)): value
         for key, value in report.summary().items()
     } | {"images": len(report), "checks_failed": checks["failed"], "checks_warned": checks["warned"]}
-
-
-def curve(report: RobustnessReport, attack: str) -> Curve:
-    """Accuracy over epsilon under one attack, beginning with the clean accuracy at 0."""
-    estimates = [report.accuracy(attack, epsilon) for epsilon in (0.0, *report.epsilons)]
-    values, errors, _ = (np.array(column) for column in zip(*estimates, strict=True))
-    return Curve(np.array([0.0, *report.epsilons]), values, errors)
 
 
 def describe(report: RobustnessReport) -> str:

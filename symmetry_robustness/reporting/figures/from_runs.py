@@ -16,6 +16,7 @@ from symmetry_robustness.reporting.evaluation import FINAL, Evaluation
 from symmetry_robustness.reporting.figures.corruption_map import corruption_map
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_panel
+from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures
 from symmetry_robustness.reporting.figures.labels import (
     Drawn,
     first_of,
@@ -25,7 +26,6 @@ from symmetry_robustness.reporting.figures.labels import (
     shown_network,
 )
 from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
-from symmetry_robustness.reporting.figures.measures import comparison_figures, measure_figures
 from symmetry_robustness.reporting.figures.style import NETWORKS, Line, save_figure
 from symmetry_robustness.reporting.figures.under_attack import attack_figures
 from symmetry_robustness.reporting.frame import CORRUPTED, records, settings_key, split

@@ -1,4 +1,4 @@
-"""Figures that measures declare (`results/plots.py`), drawn by the kind of the plot from the arrays of a report."""
+"""Figures of one report: curves over epsilon, examples, and plots that its measures declare (`results/plots.py`)."""
 
 import fnmatch
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.figures.curves import accuracy_circle
-from symmetry_robustness.reporting.figures.examples import example_panel
+from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
+from symmetry_robustness.reporting.figures.examples import attack_panel, example_panel
 from symmetry_robustness.reporting.figures.style import (
     COLORS,
     MARKERS,
@@ -28,12 +28,29 @@ from symmetry_robustness.reporting.figures.style import (
     look_of,
     printed,
 )
+from symmetry_robustness.results.names import NORM_TITLES
 from symmetry_robustness.results.plots import Curve, Distribution, Panel
 from symmetry_robustness.results.report import Arrays, RobustnessReport
 
 _NAMES: Final = 48  # names of arrays that fit side by side on a page
 _FLOOR: Final = 1e-6  # smaller values stand here on a logarithmic axis
 _SPREAD: Final = 100  # the largest value over the smallest from which on the axis is logarithmic
+
+
+def report_figures(report: RobustnessReport) -> Figures:
+    """All figures of a report by name: `curves` over epsilon, adversarial `examples`, and those of its measures."""
+    figures = measure_figures(report)
+    if report.minimal_epsilon:
+        positions = np.array([0.0, *report.epsilons])
+        panels = {}
+        for attack in report.minimal_epsilon:
+            values, errors, _ = zip(*(report.accuracy(attack, epsilon) for epsilon in positions), strict=True)
+            line = line_with_errors(positions, np.array(values), np.array(errors))
+            panels[attack.replace("_", " ")] = {f"{len(report):,} images": line}
+        figures["curves"] = curve_grid({"": panels}, x_label=f"ε ({NORM_TITLES[report.norm]}, pixels in [0, 1])")
+    first = np.argsort(report.indices, kind="stable")[: len(report.examples.get("clean", ()))]
+    panel = attack_panel(report.examples, {name: found[first] for name, found in report.minimal_epsilon.items()})
+    return figures | ({} if panel is None else {"examples": panel})
 
 
 def measure_figures(report: RobustnessReport) -> Figures:
