@@ -19,7 +19,8 @@ from symmetry_robustness.runs.exit_status import MISTAKE, RESUMABLE, run_guarded
 from symmetry_robustness.runs.process import run_job
 from symmetry_robustness.runs.settings import check_settings
 from symmetry_robustness.runs.train import robustness_callback
-from symmetry_robustness.sweeps.manifest import PlannedJob, continued_sweep
+from symmetry_robustness.sweeps.executor import runs_here
+from symmetry_robustness.sweeps.plan import PlannedJob, find_sweep
 from symmetry_robustness.training import wandb_logger
 
 _DETACH = "--detach"
@@ -66,11 +67,11 @@ class Command:
         """Run the job of a composed configuration here and now; returns its exit status."""
         if is_sweep():
             job = self.plan(config)
-            job.freeze()
+            job.write()
             directory = job.directory
         else:
             self.made = Path(HydraConfig.get().runtime.output_dir)
-            if _DETACH in self.words or not _runs_here():
+            if _DETACH in self.words or not runs_here(HydraConfig.get().launcher):
                 raise UserError("a single job runs on this machine; add -m, a sweep may be of one job")
             directory = self._single(_checked(config))
         status = run_job(directory)
@@ -87,7 +88,7 @@ class Command:
         self.made = Path(hydra.runtime.output_dir)
         named = config.group or hydra.runtime.choices["experiment"] != "none"
         self.detached = bool((hydra.launcher.get("executor") or {}).get("detach"))
-        self.searching = str(hydra.sweeper._target_).startswith("hydra_plugins.symrob_search")
+        self.searching = str(hydra.sweeper._target_).endswith(".SearchSweeper")
         config = _checked(config)
         sweep = self.planned[0].sweep if self.planned else self._sweep(config)
         if not named:
@@ -114,7 +115,7 @@ class Command:
 
     def _sweep(self, config: DictConfig) -> Path:
         sweep = Path(HydraConfig.get().runtime.output_dir)
-        earlier = continued_sweep(sweep.parent, self.words) if config.resume == "auto" else None
+        earlier = find_sweep(sweep.parent, self.words) if config.resume == "auto" else None
         return earlier or sweep
 
     def _single(self, config: DictConfig) -> Path:
@@ -129,16 +130,10 @@ class Command:
         return earlier
 
 
-def _runs_here() -> bool:
-    """Whether the launcher that was chosen runs jobs on this machine."""
-    executor = (HydraConfig.get().launcher or {}).get("executor")
-    return not executor or str(executor.get("_target_")).startswith("symmetry_robustness.sweeps.local.")
-
-
 def _checked(config: DictConfig) -> DictConfig:
     """Complete, resolved, and free of what the job would refuse, so that no failed run is left for it."""
     config = finalize_config(config)
-    check_settings(config, robustness_callback(config), here=_runs_here())
+    check_settings(config, robustness_callback(config), here=runs_here(HydraConfig.get().launcher))
     if config.logger.wandb:
         wandb_logger.validate(**config.logger.wandb)
     return config
