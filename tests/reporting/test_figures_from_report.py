@@ -36,9 +36,12 @@ def report() -> RobustnessReport:
 
 def test_every_plot_that_a_measure_declares_is_drawn(report: RobustnessReport) -> None:
     assert set(measure_figures(report)) == {"removal-examples", "full-circle", "full-curves"}
-    for measure in ("removal", "steepness"):
-        assert set(comparison_figures(measure, {"one": report, "other": report})) == {f"{measure}-distribution"}
-    assert set(comparison_figures("full", {"one": report, "other": report})) == {"full-circle"}
+    compared = comparison_figures({"one": report, "other": report})
+    assert set(compared) == {"full-circle", "distributions"}
+    assert [panel.get_xlabel().partition(":")[0] for panel in compared["distributions"].axes] == [
+        "removal",
+        "steepness",
+    ]
 
 
 def test_the_removal_panel_zeroes_exactly_the_share_of_the_caption(report: RobustnessReport) -> None:

@@ -272,17 +272,16 @@ def _distances(evaluation: Evaluation, norm: str) -> tuple[IntArray, FloatArray,
 
 def measure_comparisons(networks: Networks, notes: list[str]) -> Drawn:
     """Figures of measures that hold several networks, the first seed of each."""
-    groups: dict[tuple[str, str], dict[str, Evaluation]] = {}
+    groups: dict[str, dict[str, Evaluation]] = {}
     for name, several in networks.items():
         for evaluation in filter(_of_last, several[0].evaluations.values()):
-            for measure in evaluation.means:
-                groups.setdefault((measure, evaluation.comparison_group), {}).setdefault(name, evaluation)
-    for (measure, _), found in groups.items():
-        shown = first_of(found, NETWORKS, measure, notes)
-        protocol = next(iter(shown.values())).protocol
+            if evaluation.means:
+                groups.setdefault(evaluation.comparison_group, {}).setdefault(name, evaluation)
+    for found in groups.values():
+        shown = first_of(found, NETWORKS, "measures", notes)
         reports = {name: evaluation.report for name, evaluation in shown.items()}
-        for name, figure in comparison_figures(measure, reports).items():
-            yield f"{name}-{protocol}", figure
+        for name, figure in comparison_figures(reports).items():
+            yield f"{name}-{next(iter(shown.values())).protocol}", figure
 
 
 def _of_last(evaluation: Evaluation) -> bool:
