@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
-from symmetry_robustness.app.collect import final_table
+from symmetry_robustness.app.collect import collect
 from symmetry_robustness.app.config import finalize_config
 from symmetry_robustness.app.hydra_main import is_sweep, run_hydra
 from symmetry_robustness.errors import UserError
@@ -110,7 +110,7 @@ class Command:
         """Say what became of a sweep; returns 1 if a job of it is not done."""
         if not self.planned or self.detached:
             return 0
-        final_table(self.planned[0].sweep)
+        collect(self.planned[0].sweep)
         return 0 if self.searching or all(is_done(job.directory) for job in self.planned) else 1
 
     def _sweep(self, config: DictConfig) -> Path:
