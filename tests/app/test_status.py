@@ -57,7 +57,7 @@ def test_a_sweep_on_a_terminal_of_80_columns() -> None:
         "seed=1", "model=parallel_rotati…", "2/5", "1,234", "1:31", "0.5123", "validation/accuracy"
     ]  # fmt: skip
     assert lines[7].startswith("✖ failed")
-    assert lines[7].endswith("loss is nan")
+    assert lines[7].rstrip().endswith("loss is nan")
     assert lines[8].startswith("✖ lost")
     assert "silent for 1:00:00; last line:" in lines[8]
 
