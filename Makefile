@@ -19,7 +19,7 @@ setup: $(READY)  ## install the locked environment in .venv
 # torch and the build tools come with what they declare (a CUDA build brings its own libraries); everything else is taken
 # from the lock to the letter, because escnn and torchattacks declare more than they use (see pyproject.toml).
 $(READY): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, found " + sys.version.split()[0] + "; choose one with make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 14) else "Python 3.11 to 3.14 is needed, found " + sys.version.split()[0] + "; choose one with make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock torch setuptools hatchling editables
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --requirement requirements.lock --editable .
@@ -59,7 +59,7 @@ docs: $(READY)  ## build the documentation as a site in site/ (a broken link fai
 lock:  ## resolve the newest allowed versions into requirements.lock
 	$(PYTHON) -m venv --clear .lock
 	.lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.lock/bin/python -m pip install --quiet 'torch<2.14' 'numpy<2'
+	.lock/bin/python -m pip install --quiet 'torch<2.14'
 	.lock/bin/python -m pip install --quiet --group dev --group docs ".[search]"
 	.lock/bin/python -m pip install --quiet --no-deps --group without-their-requirements
 	(sed -n '/^#/p' requirements.lock; .lock/bin/python -m pip freeze --all --exclude pip --exclude symmetry-robustness \

@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 from playwright.sync_api import sync_playwright
 
 from symmetry_robustness import load_config
+from symmetry_robustness.results import Check
 from symmetry_robustness.robustness import RobustnessReport
-from symmetry_robustness.robustness.checks.derived import Check
 from symmetry_robustness.runs.provenance import environment
 
 RUNS = 1000
@@ -95,7 +95,7 @@ def make_report(generator: np.random.Generator, strength: int) -> RobustnessRepo
         indices=np.arange(IMAGES),
         labels=labels,
         predictions=np.where(clean, labels, (labels + 1) % 10),
-        broken_at=broken_at,
+        minimal_epsilon=broken_at,
         distance=broken_at,
         examples=examples,
         checks=(*checks, Check("nonzero_gradients", status, "412 of 850 images have a zero gradient")),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.alone import alone
 from benchmarks.fit import prepare
 from symmetry_robustness import load_config
+from symmetry_robustness.layers.basis import planar_escnn
 
 BATCH_SIZE = 128
 
@@ -47,8 +48,9 @@ class Rotation(nn.Module):
         super().__init__()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from escnn import gspaces
-            from escnn import nn as enn
+            with planar_escnn():
+                from escnn import gspaces
+                from escnn import nn as enn
 
             space = gspaces.rot2dOnR2(4)
             regular = enn.FieldType(space, 16 * [space.regular_repr])

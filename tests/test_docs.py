@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from symmetry_robustness.app.cli import usage
-from symmetry_robustness.robustness.checks.derived import EXPLANATIONS
+from symmetry_robustness.results.checks import EXPLANATIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "experiments").rglob("*.md"))]

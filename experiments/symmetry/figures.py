@@ -27,7 +27,7 @@ from symmetry_robustness.models.stems import ConvStem, ScaleStem
 from symmetry_robustness.reporting.figures import COLORS as COLORS
 from symmetry_robustness.reporting.figures import MARKERS as MARKERS
 from symmetry_robustness.robustness import Symmetry
-from symmetry_robustness.robustness.measures.base import Arrays, Subject
+from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 from symmetry_robustness.robustness.measures.equivariance import relative_error
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -96,7 +96,7 @@ def train(network: nn.Module, seed: int) -> nn.Module:
 def measure(network: nn.Module, count: int, symmetry: Symmetry) -> Arrays:
     """What `robustness=symmetry` measures, on upright test shapes."""
     images, labels = shapes(count, 12)
-    return symmetry(Subject(network, images, labels, np.arange(count)))
+    return symmetry.compute(MeasureInputs(network, images, labels, np.arange(count)))
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:

@@ -24,8 +24,8 @@ from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_network, require_trusted
 from symmetry_robustness.reporting.figures import save_figure
+from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
-from symmetry_robustness.robustness.checks.derived import count_checks
 from symmetry_robustness.runs.directory import CONFIG, read_config
 from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.runs.process import keep_freed_memory

@@ -15,7 +15,7 @@ from symmetry_robustness.robustness import Progress
 
 # Seconds between two lines where nobody looks at a terminal.
 _INTERVAL: Final = 30.0
-_TITLES: Final = {"attacks": "attacks", "clever": "CLEVER", "checks": "checks"}
+_TITLES: Final = {"attacks": "attacks", "measures.clever": "CLEVER", "checks": "checks"}
 
 
 class Speed:

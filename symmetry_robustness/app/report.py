@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.explanations import EXPLANATIONS
 from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.claims import Outcome, judge_claims, load_claims
 from symmetry_robustness.reporting.claims_table import claims_sheet
@@ -24,6 +23,7 @@ from symmetry_robustness.reporting.run_table import overview
 from symmetry_robustness.reporting.runs import Problem, Run, find_runs
 from symmetry_robustness.reporting.table_formats import terminal
 from symmetry_robustness.reporting.tables import Sheet, sheets
+from symmetry_robustness.results.checks import EXPLANATIONS
 from symmetry_robustness.runs.exit_status import run_guarded
 
 

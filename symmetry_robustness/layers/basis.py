@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import importlib.metadata
+import sys
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,6 +21,13 @@ from symmetry_robustness.layers.validation import require_odd
 
 # Goes up when the same settings are to give another basis, so that older files are no longer found.
 BASIS_FORMAT = 1
+
+_LIE_LEARN = (
+    "lie_learn",
+    "lie_learn.representations",
+    "lie_learn.representations.SO3",
+    "lie_learn.representations.SO3.wigner_d",
+)
 
 
 class SteerableBasis(NamedTuple):
@@ -94,8 +103,9 @@ def _computed_basis(in_type: FieldType, out_type: FieldType, kernel_size: int) -
         ):
             warnings.filterwarnings("ignore", message=".*py3nj.*")  # needed in three dimensions only
             try:
-                from escnn import gspaces
-                from escnn import nn as escnn_nn
+                with planar_escnn():
+                    from escnn import gspaces
+                    from escnn import nn as escnn_nn
             except ModuleNotFoundError as error:
                 if error.name != "escnn":
                     raise
@@ -142,6 +152,35 @@ def _escnn_representation(space: Any, field_type: FieldType) -> Any:
     from escnn.group import directsum
 
     return directsum(parts)
+
+
+@contextlib.contextmanager
+def planar_escnn() -> Iterator[None]:
+    """Let escnn be imported without lie_learn, of which it takes one function, for groups in three dimensions.
+
+    The wheel of lie_learn 0.0.2 was compiled against numpy 1 and cannot be imported beside numpy 2.
+    """
+    try:
+        importlib.import_module(_LIE_LEARN[-1])
+    except Exception:  # not installed, or compiled against another numpy, which surfaces as one of several types
+        stand_ins = {name: types.ModuleType(name) for name in _LIE_LEARN}
+        stand_ins[_LIE_LEARN[-1]].wigner_D_matrix = _in_three_dimensions  # type: ignore[attr-defined]
+        before = {name: sys.modules.get(name) for name in _LIE_LEARN}
+        sys.modules.update(stand_ins)
+        try:
+            yield
+        finally:
+            for name, module in before.items():
+                if module is None:
+                    del sys.modules[name]
+                else:
+                    sys.modules[name] = module
+    else:
+        yield
+
+
+def _in_three_dimensions(*_: object) -> None:
+    raise UserError("groups in three dimensions need lie_learn; install it beside numpy 1")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ def cached(key: Mapping[str, object], compute: Callable[[], Arrays], accept: Cal
     arrays = compute()
     if path is not None:
         try:
-            replace_file(path, lambda file: np.savez(file, **arrays))
+            replace_file(path, lambda file: np.savez(file, **dict[str, Any](arrays)))
         except OSError as error:
             _log.debug("kernels are not kept: %s", error)
     return arrays

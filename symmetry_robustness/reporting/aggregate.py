@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from symmetry_robustness.reporting.comparability import differing, name_difference
 from symmetry_robustness.reporting.evaluations import Evaluation
 from symmetry_robustness.reporting.frame import NUMBER, records, settings_key, split
-from symmetry_robustness.reporting.protocols import describe_protocol, protocol_name
+from symmetry_robustness.reporting.protocols import describe_protocol
 from symmetry_robustness.reporting.runs import Run
 from symmetry_robustness.reporting.statistics import (
     LEVEL,
@@ -22,6 +22,7 @@ from symmetry_robustness.reporting.statistics import (
     seeds_interval,
     share_interval,
 )
+from symmetry_robustness.results.names import protocol_name
 
 # Measures that are shares of images.
 SHARES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy", "mean_corruption_error")
@@ -90,7 +91,7 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     results["checks"] = grouped["state"].max().map(_STATES.__getitem__)
     results["commits"] = grouped["commit"].nunique()
     results["runs"] = grouped["run"].agg(tuple)
-    deviation = grouped["value"].std().to_numpy()
+    deviation = np.asarray(grouped["value"].std(), np.float64)
     results = results.reset_index()
     _add_intervals(results, deviation)
     trained = trained_settings(runs)

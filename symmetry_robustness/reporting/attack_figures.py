@@ -17,8 +17,9 @@ from symmetry_robustness.reporting.figure_parts import (
 )
 from symmetry_robustness.reporting.figures import Bar, Line, bars, curve_grid, epsilon_name
 from symmetry_robustness.reporting.frame import records, split
-from symmetry_robustness.reporting.protocols import NORMS, describe_attack
+from symmetry_robustness.reporting.protocols import describe_attack
 from symmetry_robustness.reporting.table_formats import flag
+from symmetry_robustness.results.names import NORM_TITLES as NORMS
 
 _FAMILIES: Final = 4  # protocols that are drawn
 _COLUMNS: Final = 4  # panels side by side on a page

@@ -18,10 +18,10 @@ from symmetry_robustness.reporting.aggregate import (
     evaluations_by_section,
     trained_settings,
 )
-from symmetry_robustness.reporting.comparability import flatten, images_per_test_set
-from symmetry_robustness.reporting.protocols import SAME_AS
+from symmetry_robustness.reporting.comparability import images_per_test_set
 from symmetry_robustness.reporting.runs import YAML_LOADER, Run
 from symmetry_robustness.reporting.statistics import Difference
+from symmetry_robustness.results.names import SAME_AS, flatten
 
 HOLDS = "holds"
 ONLY_RELEASED = "holds only under the released protocol"

@@ -1,11 +1,10 @@
 """What a number depends on, read from configurations: when two runs may be averaged, and how they differ if not."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Settings = Mapping[str, Any]
+from symmetry_robustness.results.names import Settings, flatten
+from symmetry_robustness.results.names import digest as digest
 
 # What decides which runs are told apart, but no number: names, places, what happens beside the training.
 _BESIDE = ("name", "group", "tags", "seed", "output", "resume", "logger", "robustness", "callback", "checkpoint")
@@ -16,11 +15,6 @@ _TRAINING_ONLY = ("batch_size", "train_size", "validation_size", "augmentation")
 # A data set's settings that go without saying; others stand beside its name.
 _USUAL: Settings = {"copy": "official", "severities": [1, 2, 3, 4, 5], "pose": "any", "drawing_seed": 0}
 _LENGTH = 48  # characters of a value that is named in a table
-
-
-def digest(*values: object) -> str:
-    """Twelve hexadecimal digits that stand for plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def training_settings(config: Settings) -> dict[str, Any]:
@@ -68,17 +62,6 @@ def images_per_test_set(data: Settings) -> int | None:
 def has_versions(data: Settings) -> bool:
     """Whether the test images show the same image more than once, corrupted or turned."""
     return bool(data.get("corruptions") or data.get("test_transform"))
-
-
-def flatten(settings: Settings, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def differing(several: Sequence[Settings]) -> list[str]:

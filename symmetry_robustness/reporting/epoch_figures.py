@@ -8,10 +8,11 @@ import numpy as np
 from symmetry_robustness.reporting.comparability import data_title, digest
 from symmetry_robustness.reporting.figure_parts import NETWORKS, Drawn, first_of
 from symmetry_robustness.reporting.figures import Line, curve_grid, epsilon_name
-from symmetry_robustness.reporting.protocols import NORMS
 from symmetry_robustness.reporting.runs import Run
-from symmetry_robustness.reporting.schema import EpochFile, read_checked
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
+from symmetry_robustness.results.files import read_content
+from symmetry_robustness.results.names import NORM_TITLES as NORMS
+from symmetry_robustness.results.names import metric_key
 
 _SEEDS: Final = 5  # runs of a network whose epochs are read
 _POINTS: Final = 40  # epochs of a run that are read
@@ -54,7 +55,7 @@ def _epochs(run: Run, notes: list[str]) -> tuple[tuple[str, ...], list[Epoch]]:
     epochs = []
     for number, path in chosen:
         try:
-            content = read_checked(path, EpochFile)
+            content = read_content(path)
             shares = _panel_shares(content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             notes.append(f"{path}: damaged ({type(error).__name__}: {error})")
@@ -75,7 +76,7 @@ def _panel_shares(content: Mapping[str, Any]) -> dict[str, float]:
     if content["attacks"]:
         for index in dict.fromkeys((0, len(grid) // 2, len(grid) - 1)):
             name = f"worst case, {NORMS[content['norm']]} ε = {epsilon_name(grid[index])}"
-            shares[name] = float(summary[f"worst_case.{content['norm']}_{grid[index]:.4g}"])
+            shares[name] = float(summary[metric_key("worst_case", content["norm"], grid[index])])
     return shares
 
 

@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.comparability import (
     data_title,
-    digest,
     evaluation_data,
     has_versions,
     images_per_test_set,
 )
-from symmetry_robustness.reporting.protocols import describe_protocol, is_released, protocol_name, protocol_settings
-from symmetry_robustness.reporting.schema import EvaluationFile, read_checked
+from symmetry_robustness.reporting.protocols import describe_protocol
+from symmetry_robustness.results.checks import worst_status
+from symmetry_robustness.results.files import read_content
+from symmetry_robustness.results.names import digest, is_released, protocol_name, protocol_settings
+from symmetry_robustness.results.report import RobustnessReport
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 FINAL = "test"  # stem of the evaluation at the end of the run itself
-_WORST = ("failed", "warned", "passed")
 
 
 class Examples(NamedTuple):
@@ -70,9 +71,9 @@ class Evaluation:
         return self.path.stem
 
     @property
-    def arrays(self) -> Mapping[str, NDArray[Any]]:
-        """All arrays of the npz file."""
-        return read_arrays(self.path.with_suffix(".npz"))
+    def report(self) -> RobustnessReport:
+        """The report with all of its arrays."""
+        return load_report(self.path)
 
     @property
     def norm(self) -> str:
@@ -132,8 +133,7 @@ class Evaluation:
     @property
     def checks(self) -> str:
         """The worst of the soundness checks: passed, warned or failed; empty where none were made."""
-        states = {check["status"] for check in self.content["checks"]}
-        return next((state for state in _WORST if state in states), "")
+        return worst_status(check["status"] for check in self.content["checks"]) or ""
 
     @cached_property
     def images_key(self) -> str:
@@ -161,24 +161,13 @@ class Evaluation:
         return standing & self.clean[:, None] if attack == "worst_case" else standing
 
     def measured(self, measure: str, array: str = "value") -> tuple[IntArray, FloatArray]:
-        """Numbers (M,) of the images that CLEVER or a measure was taken of, and what was found, (M,), NaN left out."""
-        clever = measure == "clever"
-        key, numbers = (
-            ("clever.value", "clever_indices")
-            if clever
-            else (f"measures.{measure}.{array}", f"measures.{measure}.indices")
-        )
-        values, indices = np.asarray(self.arrays[key], dtype=np.float64), self.arrays[numbers]
-        values = values.reshape(len(values), -1)
-        known = ~np.isnan(values)
-        some = known.any(axis=1)
-        means = np.where(known, values, 0).sum(axis=1)[some] / known.sum(axis=1)[some]
-        return indices[some], means
+        """Numbers (M,) of the images that a measure was taken of, and its values, (M,), NaN left out."""
+        return self.report.per_image(measure, array)
 
     def examples(self) -> Examples:
         """The images that were kept."""
-        kept = {name.removeprefix("examples."): found for name, found in self.arrays.items() if name[:9] == "examples."}
-        broken_at = {attack: self.arrays[f"broken_at.{attack}"] for attack in self.attacks if attack in kept}
+        kept, report = self.report.examples, self.report
+        broken_at = {attack: report.minimal_epsilon[attack] for attack in self.attacks if attack in kept}
         clean = kept.get("clean", np.zeros((0, 3, 1, 1), np.float32))
         rows = np.argsort(self.indices, kind="stable")[: len(clean)]
         strongest = sorted(broken_at, key=lambda attack: -int(np.isfinite(broken_at[attack]).sum()))
@@ -201,68 +190,30 @@ class Evaluation:
 
 
 @functools.lru_cache(maxsize=16)
-def read_arrays(path: Path) -> Mapping[str, NDArray[Any]]:
-    """All arrays of an npz file; those of the files that were asked for last are kept."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+def load_report(path: Path) -> RobustnessReport:
+    """The report of a JSON file; those that were asked for last are cached."""
+    return RobustnessReport.load(path)
 
 
 def read_evaluation(path: Path, data: Mapping[str, Any]) -> Evaluation:
-    """Read an evaluation and hold its two files against each other.
+    """Read an evaluation, whose two files must agree.
 
     Args:
         path: of the JSON file.
         data: configuration of the data set that the network was trained on.
 
     Raises:
-        ValueError, KeyError, TypeError, OSError, BadZipFile: a file is damaged or says other things than its twin.
+        UserError: a file is damaged or contradicts its twin.
+        ValueError, KeyError, TypeError: settings that cannot be described.
     """
-    content = read_checked(path, EvaluationFile)
-    arrays = read_arrays(path.with_suffix(".npz"))
-    indices, clean = arrays["indices"], arrays["predictions"] == arrays["labels"]
-    epsilons = np.asarray(content["epsilons"], dtype=np.float64)
-    standing = {}
-    for attack in content["attacks"]:
-        broken_at, fooled = arrays[f"broken_at.{attack}"], arrays.get(f"fooled.{attack}")
-        if np.isnan(broken_at).any():
-            raise ValueError(f"{path.stem}.npz: broken_at.{attack} holds what is not a number")
-        withstood = broken_at[:, None] > epsilons if fooled is None else ~fooled
-        if withstood.shape != (len(indices), len(epsilons)):
-            raise ValueError(f"{path.stem}.npz: {attack} has results for {len(withstood)} of {len(indices)} images")
-        standing[attack] = np.packbits(withstood, axis=1)
+    load_report.cache_clear()  # the files may be others than before
+    report, content = load_report(path), read_content(path)
+    if not len(report):
+        raise ValueError(f"{path.name} is of no images")
     own = content.get("provenance", {}).get("data", data)
-    evaluation = Evaluation(path, content, own, indices, clean, standing)
-    _check_numbers(evaluation)
-    _check_arrays(evaluation, arrays)
-    return evaluation
-
-
-def _check_numbers(evaluation: Evaluation) -> None:
-    """Raise ValueError where the summary is not that of the images."""
-    content = evaluation.content
-    if len({len(evaluation.indices), len(evaluation.clean), int(content["images"])}) > 1:
-        raise ValueError(f"{evaluation.path.name} counts {content['images']} images, its npz {len(evaluation.indices)}")
-    found = {"clean_accuracy": float(evaluation.clean.mean())}
-    for attack in evaluation.attacks:
-        shares = evaluation.curve(attack).mean(axis=0)
-        for epsilon, share in zip(evaluation.epsilons, shares, strict=True):
-            found[f"robust_accuracy.{attack}.{evaluation.norm}_{epsilon:.4g}"] = float(share)
-    for name, share in found.items():
-        stated = content["summary"][name]
-        if stated is None or abs(stated - share) > 1e-6:
-            raise ValueError(f"{evaluation.path.name} says {name} {stated}, its images {share}")
-
-
-def _check_arrays(evaluation: Evaluation, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Try what a report will ask of the arrays; raises where one is missing, or of another shape than it should be."""
-    if evaluation.content.get("clever"):
-        evaluation.measured("clever")
-    for measure, found in evaluation.content.get("measures", {}).items():
-        if evaluation.originals is not None:
-            for array in found:
-                evaluation.measured(measure, array)
-    examples = evaluation.examples()
-    shapes = {found.shape for found in (examples.clean, *examples.attacked.values())}
-    if len(shapes) > 1 or examples.clean.ndim != 4 or examples.clean.shape[1] != 3:
-        raise ValueError(f"{evaluation.path.stem}.npz: examples of shapes {', '.join(map(str, sorted(shapes)))}")
+    standing = {attack: np.packbits(report.curve(attack), axis=1) for attack in content["attacks"]}
+    evaluation = Evaluation(path, content, own, report.indices, report.clean_correct, standing)
+    if evaluation.examples().clean.shape[1] != 3:
+        raise ValueError(f"{path.stem}.npz: examples have no 3 channels")
     describe_protocol(evaluation.settings)
+    return evaluation

@@ -153,9 +153,11 @@ def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
         measure = {"measure": "worst_case_accuracy"} if attack == "worst_case" else {"attack": attack}
         for epsilon, share, error in zip(evaluation.epsilons, shares, errors, strict=True):
             yield _number("robust_accuracy", share, error, images) | {"epsilon": epsilon} | measure
-    if evaluation.content.get("clever"):
+    if "clever" in evaluation.content["measures"]:
         yield from _clever_rows(evaluation)
-    for measure, found in evaluation.content.get("measures", {}).items():
+    for measure, found in evaluation.content["measures"].items():
+        if measure == "clever":
+            continue
         for array, mean in found.items():
             name = measure if array == "value" else f"{measure}.{array}"
             value, error, count = mean["value"], mean["standard_error"], mean["images"]
@@ -169,7 +171,7 @@ def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 def _clever_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Mean, median and quartiles of the scores; the norm is CLEVER's own."""
     indices, scores = evaluation.measured("clever")
-    norm = {"norm": str(evaluation.content["clever"].get("norm", ""))}
+    norm = {"norm": str(evaluation.settings["measures"]["clever"].get("norm", ""))}
     if not len(scores):
         return
     value, error = mean_and_error(scores, evaluation.original_of(indices))

@@ -49,7 +49,7 @@ def measure_figures(
         kind = settings.get("measures", {}).get(name, {"class": ""})  # files of early versions may not describe it
         if kind["class"] == "RemovalTolerance":
             figures |= _removal(name, found, shown, remove, settings["seed"])
-        elif kind["class"] == "Symmetry":
+        elif kind["class"] in ("Symmetry", "EquivarianceError"):
             figures |= _symmetry(name, found, kind)
     return figures
 

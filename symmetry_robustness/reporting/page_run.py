@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from symmetry_robustness.reporting.comparability import flatten
 from symmetry_robustness.reporting.evaluations import Evaluation, Examples
 from symmetry_robustness.reporting.figures import epsilon_name, magnified_difference, outcome_name
 from symmetry_robustness.reporting.page import finite
 from symmetry_robustness.reporting.run_table import measure_title
 from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.results.names import flatten
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2
@@ -51,12 +51,15 @@ def _words(value: Any) -> str:
 def _report(evaluation: Evaluation, pictures: bool) -> dict[str, Any]:
     content = evaluation.content
     means = [
-        [measure_title(measure, array), mean["value"], mean["standard_error"], mean["images"]]
-        for measure, arrays in content.get("measures", {}).items()
+        [
+            "CLEVER" if measure == "clever" else measure_title(measure, array),
+            mean["value"],
+            mean["standard_error"],
+            mean["images"],
+        ]
+        for measure, arrays in content["measures"].items()
         for array, mean in arrays.items()
     ]
-    if (clever := content["summary"].get("clever")) is not None:
-        means.insert(0, ["CLEVER", clever, None, content["settings"].get("clever_images")])
     place = f"robustness/{evaluation.stem}.npz"
     note = f"Left out to keep this page small; they are in {place} and in a report of this run alone."
     return {

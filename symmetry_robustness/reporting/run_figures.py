@@ -19,8 +19,8 @@ from symmetry_robustness.reporting.figures import (
 )
 from symmetry_robustness.reporting.frame import settings_key
 from symmetry_robustness.reporting.measure_figures import Remove, Shown, measure_figures, shares_of
-from symmetry_robustness.reporting.protocols import NORMS
 from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.results.names import NORM_TITLES as NORMS
 
 LAST: Final = "last.ckpt"  # the weights that a figure shows unless it says so
 _PANELS: Final = 6  # networks whose CLEVER scores are drawn
@@ -64,8 +64,7 @@ def picture_figures(name: str, run: Run, remove: Remove) -> Drawn:
         if panel is not None and strongest:
             yield f"examples-{evaluation.protocol}-{name}", panel
         shown = Shown(examples.clean, examples.numbers)
-        measures = _measures(evaluation.arrays)
-        for measure, figure in measure_figures(evaluation.settings, measures, shown, remove).items():
+        for measure, figure in measure_figures(evaluation.settings, evaluation.report.measures, shown, remove).items():
             yield f"{measure}-{evaluation.protocol}-{name}", figure
 
 
@@ -87,9 +86,9 @@ def clever_figures(networks: Networks, notes: list[str]) -> Drawn:
 def _scored(run: Run) -> Iterator[tuple[dict[str, Any], Pairs]]:
     """Settings of CLEVER, and the images that have a score and were attacked in its norm."""
     for scored in run.evaluations.values():
-        if not scored.content.get("clever") or not _of_last(scored):
+        if "clever" not in scored.content["measures"] or not _of_last(scored):
             continue
-        settings = scored.content["clever"]
+        settings = scored.settings["measures"]["clever"]
         numbers, scores = scored.measured("clever")
         same = [other for other in run.evaluations.values() if _subject(other) == _subject(scored)]
         found = [pair for other in same if (pair := _distances(other, settings["norm"]))]
@@ -110,15 +109,15 @@ def _distances(evaluation: Evaluation, norm: str) -> tuple[NDArray[Any], NDArray
     """Numbers of images, smallest distances found in a norm (0 where misclassified) and where nothing was found."""
     if evaluation.released:
         return None
-    arrays = evaluation.arrays
+    report = evaluation.report
     for name, settings in evaluation.settings.get("measures", {}).items():
         if settings["class"] == "MinimalDistance" and settings["norm"] == norm:
-            found = _measures(arrays)[name]
+            found = report.measures[name]
             return found["indices"], found["distance"], found["saturated"].astype(np.bool_)
     if evaluation.norm != norm or not evaluation.attacks:
         return None
-    smallest = np.minimum.reduce([arrays[f"distance.{attack}"] for attack in evaluation.attacks])
-    return arrays["indices"], np.minimum(smallest, evaluation.epsilons[-1]), np.isinf(smallest)
+    smallest = np.minimum.reduce([*report.distance.values()])
+    return report.indices, np.minimum(smallest, evaluation.epsilons[-1]), np.isinf(smallest)
 
 
 def circle_figures(networks: Networks, notes: list[str]) -> Drawn:
@@ -127,8 +126,8 @@ def circle_figures(networks: Networks, notes: list[str]) -> Drawn:
     for name, several in networks.items():
         for evaluation in filter(_of_last, several[0].evaluations.values()):
             for measure, settings in evaluation.settings.get("measures", {}).items():
-                if settings["class"] == "Symmetry" and len(settings["angles"]) > 2:
-                    lines = shares_of(_measures(evaluation.arrays)[measure], "rotation", np.array(settings["angles"]))
+                if settings["class"] in ("Symmetry", "EquivarianceError") and len(settings["angles"]) > 2:
+                    lines = shares_of(evaluation.report.measures[measure], "rotation", np.array(settings["angles"]))
                     key = (evaluation.protocol, measure, evaluation.section)
                     groups.setdefault(key, {})[name] = lines["accuracy"]
     for (protocol, measure, _), found in groups.items():
@@ -143,14 +142,3 @@ def circle_figures(networks: Networks, notes: list[str]) -> Drawn:
 def _of_last(evaluation: Evaluation) -> bool:
     """Whether it is of the last weights, as evaluations of early versions are taken to be."""
     return evaluation.weights in ("", LAST)
-
-
-def _measures(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[Any]]]:
-    """Measure -> array name -> array."""
-    found: dict[str, dict[str, NDArray[Any]]] = {}
-    for key, values in arrays.items():
-        kind, _, rest = key.partition(".")
-        if kind == "measures":
-            measure, _, name = rest.partition(".")
-            found.setdefault(measure, {})[name] = values
-    return found

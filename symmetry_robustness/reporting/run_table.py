@@ -43,7 +43,9 @@ def run_row(run: Run) -> Row:
             row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
     if run.summary.get("clever") is not None:
         row["CLEVER"] = f"{run.summary['clever']:.3f}"
-    for measure, means in run.final.content.get("measures", {}).items():
+    for measure, means in run.final.content["measures"].items():
+        if measure == "clever":
+            continue
         for array, mean in means.items():
             row[measure_title(measure, array)] = measured(mean["value"], mean["standard_error"])
     states = [check["status"] for check in run.final.content["checks"]]
@@ -53,6 +55,8 @@ def run_row(run: Run) -> Row:
 
 def measure_title(measure: str, array: str = "value") -> str:
     """What a measure's mean is called: the measure, and the array where it has more than a value."""
+    if measure == "clever":
+        return "CLEVER"
     return " ".join(f"{measure} {'' if array == 'value' else array}".replace("_", " ").replace(".", " ").split())
 
 

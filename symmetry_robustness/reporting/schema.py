@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError, field_validator
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
@@ -34,69 +34,6 @@ class Provenance(BaseModel):
 
     commit: str | None = None
     changed_since_commit: bool = False
-
-
-class Check(BaseModel):
-    """A soundness check."""
-
-    name: str
-    status: Literal["passed", "warned", "failed"]
-
-
-class Mean(BaseModel):
-    """A measure's mean over images."""
-
-    value: FiniteFloat | None
-    standard_error: FiniteFloat | None
-    images: Count
-
-
-class Protocol(BaseModel):
-    """Settings of an evaluation."""
-
-    norm: str
-    attacks: dict[str, dict[str, Any]] = {}
-    bounds: tuple[FiniteFloat, FiniteFloat] = (0.0, 1.0)
-    measures: dict[str, dict[str, Any]] = {}
-
-
-class Clever(BaseModel):
-    """Settings of CLEVER."""
-
-    norm: str
-
-
-class EvaluationFile(BaseModel):
-    """JSON file of an evaluation."""
-
-    norm: str
-    images: Annotated[int, Field(ge=1)]
-    epsilons: list[Positive]
-    attacks: list[str]
-    summary: dict[str, FiniteFloat | None]
-    checks: list[Check]
-    settings: Protocol
-    measures: dict[str, dict[str, Mean]] = {}
-    clever: Clever | None = None
-    provenance: dict[str, Any] = {}
-
-    @field_validator("epsilons")
-    @classmethod
-    def _increasing(cls, epsilons: list[float]) -> list[float]:
-        if epsilons != sorted(set(epsilons)):
-            raise ValueError("epsilons do not increase")
-        return epsilons
-
-
-class EpochFile(BaseModel):
-    """JSON file of an evaluation during training, as far as its figure reads it."""
-
-    norm: Literal["linf", "l2", "l1"]
-    images: Annotated[int, Field(ge=1)]
-    epsilons: list[Positive]
-    attacks: list[str]
-    summary: dict[str, Share | Positive | None]
-    settings: dict[str, Any]
 
 
 Model = TypeVar("Model", bound=BaseModel)

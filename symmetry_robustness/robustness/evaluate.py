@@ -15,6 +15,8 @@ from symmetry_robustness.attacks.gradient import PGD, check_labels, loss_gradien
 from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
+from symmetry_robustness.results.checks import Check
+from symmetry_robustness.results.report import RobustnessReport, concatenate
 from symmetry_robustness.robustness.attack_batch import (
     Clean,
     Outcome,
@@ -26,13 +28,11 @@ from symmetry_robustness.robustness.attack_batch import (
     given,
 )
 from symmetry_robustness.robustness.checks import derived as soundness
-from symmetry_robustness.robustness.checks.derived import Check
 from symmetry_robustness.robustness.checks.run import place_of, run_checks
 from symmetry_robustness.robustness.continuous_batching import misclassified
 from symmetry_robustness.robustness.fusion import fuse
-from symmetry_robustness.robustness.measures.run import with_measures
+from symmetry_robustness.robustness.measures.run import add_measures
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
-from symmetry_robustness.robustness.report import RobustnessReport, concatenate
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ def evaluate_robustness(
     progress: Reporter | None = None,
     extra_checks: bool = True,
 ) -> RobustnessReport:
-    """Measure clean accuracy, robustness under the protocol's attacks, CLEVER and the like, and whether to believe it.
+    """Measure clean accuracy, robustness under the protocol's attacks, its measures, and whether to believe it.
 
     The network's mode, parameters, buffers and gradients and all global random states are afterwards as before. Results
     of an image depend on the network, the image, its number and the protocol, not on the images evaluated with it
@@ -84,7 +84,6 @@ def evaluate_robustness(
     labels = labels.clone() if labels.is_inference() else labels
     started = time.perf_counter()
     keep = _lowest(numbers, protocol.keep_examples)
-    scored = _lowest(numbers, len(numbers) if protocol.clever_images is None else protocol.clever_images)
     with _in_mode(network, protocol.mode), _untouched(network, images.device):
         _check_classes(network, images, labels)
         forms = _prepare(network, images[: protocol.batch_size], compiled)
@@ -97,9 +96,7 @@ def evaluate_robustness(
         report = concatenate(parts)
         order = np.argsort(numbers[keep])
         report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
-        if protocol.clever is not None:
-            report = _with_clever(forms.attacked, images, protocol, report, np.flatnonzero(scored), progress)
-        report = with_measures(network, images, labels, protocol, report, progress)
+        report = add_measures(network, images, labels, protocol, report, progress or (lambda _: None))
         if extra_checks:
             report = add_checks(network, images, labels, protocol, report)
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
@@ -243,7 +240,7 @@ def _evaluate(
     keep: BoolArray,
     notify: Reporter,
 ) -> RobustnessReport:
-    """Report of one window of images, without CLEVER and other measures."""
+    """Report of one window of images, without measures."""
     checks = [soundness.evaluation_mode(forms.network), soundness.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)
@@ -262,7 +259,7 @@ def _evaluate(
         indices=numbers,
         labels=labels.cpu().numpy(),
         predictions=torch.where(finite, clean.logits.argmax(1), -1).cpu().numpy(),
-        broken_at={name: outcome.broken_at for name, outcome in outcomes.items()},
+        minimal_epsilon={name: outcome.broken_at for name, outcome in outcomes.items()},
         distance={name: outcome.distance for name, outcome in outcomes.items()},
         fooled={name: outcome.fooled for name, outcome in outcomes.items() if outcome.fooled is not None},
         examples=_examples(images, np.flatnonzero(keep), outcomes),
@@ -296,7 +293,7 @@ def _empty_report(images: Tensor, protocol: EvaluationProtocol, checks: Sequence
         indices=nothing.astype(np.int64),
         labels=nothing.astype(np.int64),
         predictions=nothing.astype(np.int64),
-        broken_at={name: nothing for name in protocol.attacks},
+        minimal_epsilon={name: nothing for name in protocol.attacks},
         distance={name: nothing for name in protocol.attacks},
         fooled={n: np.zeros((0, len(protocol.grid)), dtype=bool) for n in protocol.attacks if protocol.judge != "any"},
         examples={name: np.zeros(shape, dtype=np.float32) for name in ("clean", *protocol.attacks)},
@@ -327,24 +324,3 @@ def _examples(images: Tensor, rows: IntArray, outcomes: dict[str, Outcome]) -> d
         shown = [outcome.adversarial.get(int(row), images[row]).cpu().numpy() for row in rows]
         examples[name] = np.stack(shown) if shown else np.zeros(shape, dtype=np.float32)
     return examples
-
-
-def _with_clever(
-    network: nn.Module,
-    images: Tensor,
-    protocol: EvaluationProtocol,
-    report: RobustnessReport,
-    rows: IntArray,
-    progress: Reporter | None,
-) -> RobustnessReport:
-    """The report with CLEVER scores of some rows."""
-    assert protocol.clever is not None
-    rows = rows[report.predictions[rows] >= 0]  # non-finite logits have no margin
-    numbers = report.indices[rows]
-    scores = protocol.clever(
-        network,
-        images[torch.as_tensor(rows, device=images.device)],
-        indices=numbers,
-        progress=None if progress is None else lambda done: progress(Progress("clever", done, len(rows))),
-    )
-    return replace(report, clever=scores, clever_indices=numbers)

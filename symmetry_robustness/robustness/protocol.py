@@ -1,14 +1,14 @@
 """What is measured: attacks, norm, grid of epsilons, CLEVER, other measures, seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import InitVar, asdict, dataclass, field, is_dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, final
 
 from symmetry_robustness.attacks.threat import Attack, NormName, ThreatModel, check_bounds, find_norm, parse_epsilon
 from symmetry_robustness.attacks.torchattacks import LibraryAttack
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.measures.base import Measure
+from symmetry_robustness.robustness.measures.base import Measure, describe_measure, plain
 from symmetry_robustness.robustness.measures.clever import Clever
 
 _CHOICES: Final = {
@@ -28,11 +28,11 @@ class EvaluationProtocol:
         attacks: name to attack; names appear in the report. Empty for clean accuracy only.
         norm: "linf" or "l2".
         epsilons: radii in pixel units of [0, 1], numbers or fractions such as "8/255", in any order.
-        clever: settings of the CLEVER score, None to leave it out.
+        clever: settings of the CLEVER score: a shorthand for the measure named clever.
         seed: of every random draw, together with the number of the image.
         batch_size: images per pass through the network.
         keep_examples: of how many images (those with the lowest numbers) adversarial images are kept.
-        clever_images: of how many images (those with the lowest numbers) CLEVER is computed; None for all.
+        clever_images: `images` of `clever`; None leaves it as it is.
         judge: "any" counts every iterate of a gradient attack and takes an image broken at one epsilon as broken at all
             larger ones; "returned" counts only what the attack returns, at each epsilon on its own.
         bounds: smallest and largest pixel value an attack may use.
@@ -51,11 +51,11 @@ class EvaluationProtocol:
     attacks: Mapping[str, Attack] = field(default_factory=dict)
     norm: NormName = "linf"
     epsilons: Sequence[float | str] = (2 / 255, 4 / 255, 8 / 255)
-    clever: Clever | None = None
+    clever: InitVar[Clever | None] = None
     seed: int = 0
     batch_size: int = 128
     keep_examples: int = 8
-    clever_images: int | None = None
+    clever_images: InitVar[int | None] = None
     judge: Literal["any", "returned"] = "any"
     bounds: tuple[float, float] = (0.0, 1.0)
     cascade: bool = False
@@ -65,18 +65,20 @@ class EvaluationProtocol:
     outside: Literal["discard", "count"] = "discard"
     measures: Mapping[str, Measure] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, clever: Clever | None, clever_images: int | None) -> None:
         # Plain containers, whatever the configuration library hands over.
         for parts in ("attacks", "measures"):
             if not isinstance(given := getattr(self, parts), Mapping):
                 raise UserError(f"{parts} must be given by name, got {given!r}; write {{name: …}}")
             object.__setattr__(self, parts, dict(given))
-        object.__setattr__(self, "epsilons", tuple(self.epsilons))
-        find_norm(self.norm)
-        object.__setattr__(self, "bounds", check_bounds(self.bounds))
-        grid = self.grid
+        if clever is not None:
+            object.__setattr__(self, "measures", {"clever": _shortened(clever, clever_images), **self.measures})
+        grid = tuple(sorted(map(parse_epsilon, self.epsilons)))
         if len(set(grid)) != len(grid):
             raise UserError(f"epsilons must differ, got {list(self.epsilons)}; remove the repetition")
+        object.__setattr__(self, "epsilons", grid)
+        find_norm(self.norm)
+        object.__setattr__(self, "bounds", check_bounds(self.bounds))
         alike = [f"{small} and {large}" for small, large in pairwise(grid) if f"{small:.4g}" == f"{large:.4g}"]
         if alike:
             raise UserError(f"epsilons {alike[0]} agree in four digits, by which results are named; leave one out")
@@ -101,11 +103,8 @@ class EvaluationProtocol:
             )
         if self.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {self.batch_size}; 128 suits most machines")
-        if self.clever is not None and not isinstance(self.clever, Clever):
-            raise UserError(f"clever must be settings of CLEVER, got {self.clever!r}; give it the _target_ Clever")
-        for option, count in (("keep_examples", self.keep_examples), ("clever_images", self.clever_images or 0)):
-            if count < 0:
-                raise UserError(f"{option} must not be negative, got {count}; 0 keeps none")
+        if self.keep_examples < 0:
+            raise UserError(f"keep_examples must not be negative, got {self.keep_examples}; 0 keeps none")
 
     def _check_measures(self) -> None:
         for name, measure in self.measures.items():
@@ -122,8 +121,8 @@ class EvaluationProtocol:
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """Epsilons as numbers, increasing."""
-        return tuple(sorted(parse_epsilon(epsilon) for epsilon in self.epsilons))
+        """Epsilons as numbers, increasing; since the protocol was made the same as `epsilons`."""
+        return self.epsilons  # type: ignore[return-value]
 
     def threat(self, epsilon: float) -> ThreatModel:
         """The threat of one epsilon."""
@@ -135,9 +134,7 @@ class EvaluationProtocol:
             "attacks": {name: describe(attack) for name, attack in self.attacks.items()},
             "norm": self.norm,
             "epsilons": list(self.grid),
-            "clever": None if self.clever is None else describe(self.clever),
             "seed": self.seed,
-            "clever_images": self.clever_images,
             "judge": self.judge,
             "bounds": list(self.bounds),
             "cascade": self.cascade,
@@ -145,19 +142,26 @@ class EvaluationProtocol:
             "expected_clean_accuracy": self.expected_clean_accuracy,
             "mode": self.mode,
             "outside": self.outside,
-            "measures": {name: describe(measure) for name, measure in self.measures.items()},
+            "measures": {name: describe_measure(measure) for name, measure in self.measures.items()},
         }
 
 
+def _shortened(clever: Clever, images: int | None) -> Clever:
+    """CLEVER on no more than some images.
+
+    Raises:
+        UserError: for a measure that is not CLEVER, or a negative number.
+    """
+    if not isinstance(clever, Clever):
+        raise UserError(f"clever must be settings of CLEVER, got {clever!r}; give it the _target_ Clever")
+    if images is not None and images < 1:
+        raise UserError(f"clever_images must be at least 1, got {images}; leave clever out instead")
+    return clever if images is None else replace(clever, images=images)
+
+
 def describe(settings: object) -> dict[str, Any]:
-    """An object of settings as its class name and plain values."""
+    """An attack as its class name and plain values."""
     if isinstance(settings, LibraryAttack):
-        return {"class": f"torchattacks.{settings.name}", **{k: _plain(v) for k, v in settings.settings.items()}}
+        return {"class": f"torchattacks.{settings.name}", **{k: plain(v) for k, v in settings.settings.items()}}
     values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
-    return {"class": type(settings).__name__, **{k: _plain(v) for k, v in values.items()}}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, bool | int | float | str | None) else repr(value)
+    return {"class": type(settings).__name__, **{k: plain(v) for k, v in values.items()}}

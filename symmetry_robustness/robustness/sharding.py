@@ -13,19 +13,18 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.gradient import GradientAttack
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.results.report import RobustnessReport, concatenate, join_measures
 from symmetry_robustness.robustness.attack_batch import Progress, Reporter
 from symmetry_robustness.robustness.checks.derived import conclude
 from symmetry_robustness.robustness.checks.run import place_of
 from symmetry_robustness.robustness.evaluate import add_checks, check_numbers, evaluate_robustness
-from symmetry_robustness.robustness.measures.base import concatenate_measures
-from symmetry_robustness.robustness.measures.clever import Clever
+from symmetry_robustness.robustness.measures.base import Measure
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
-from symmetry_robustness.robustness.report import RobustnessReport, concatenate
 
 IntArray = npt.NDArray[np.int64]
 
-# Points of CLEVER in one share; a score of the original's 500 x 1024 points is a share of its own.
-_POINTS: Final = 2**12
+# Network passes of a measure in one share; a CLEVER score of the original's 500 x 1024 points is a share of its own.
+_PASSES: Final = 2**12
 
 
 # Images of a share by device. At the end of each share the engine's batch runs empty, which on one core took 1.4 times
@@ -38,7 +37,7 @@ _LIBRARY_WINDOWS: Final = {"cpu": 64, "cuda": 512}
 class Share(NamedTuple):
     """Images that are evaluated together: `rows` of all images, for a part of the protocol, saved under `stem`.
 
-    The part is "attacks", "clever", "measures.NAME", or "checks", whose only share has all images and comes last: it is
+    The part is "attacks", "measures.NAME", or "checks", whose only share has all images and comes last: it is
     the report of all attacks with its checks.
     """
 
@@ -65,10 +64,10 @@ def default_window(protocol: EvaluationProtocol, device: torch.device) -> int:
 
 
 def plan_shares(numbers: IntArray, protocol: EvaluationProtocol, window: int) -> list[Share]:
-    """Cut an evaluation into shares of `window` images, in the order of their numbers; CLEVER into smaller ones.
+    """Cut an evaluation into shares of `window` images, in the order of their numbers.
 
-    Each measure has shares of its own, since each may be taken on a number of images of its own. The checks of the
-    whole are the last share.
+    Each measure has shares of its own, since each may be taken on a number of images of its own; those of a costly one
+    are smaller. The checks of the whole are the last share.
 
     Raises:
         UserError: for a window of no images.
@@ -77,10 +76,8 @@ def plan_shares(numbers: IntArray, protocol: EvaluationProtocol, window: int) ->
         raise UserError(f"window must be at least 1 image, got {window}; leave it out for a suitable one")
     order = np.argsort(numbers, kind="stable")
     shares = _cut("attacks", order, window)
-    if protocol.clever is not None and len(order):
-        shares += _cut("clever", order[: protocol.clever_images], _images_per_share(protocol.clever))
     for name, measure in protocol.measures.items():
-        shares += _cut(f"measures.{name}", order[: measure.images], window)
+        shares += _cut(f"measures.{name}", order[: measure.images], min(window, _images_per_share(measure)))
     return [*shares, *_cut("checks", order, max(len(order), 1))]
 
 
@@ -89,8 +86,8 @@ def _cut(part: str, rows: IntArray, size: int) -> list[Share]:
     return [Share(part, rows[start : start + size], f"{part}-{start:07d}") for start in starts]
 
 
-def _images_per_share(clever: Clever) -> int:
-    return max(1, _POINTS // (clever.num_batches * clever.samples_per_batch))
+def _images_per_share(measure: Measure) -> int:
+    return max(1, _PASSES // max(1, getattr(measure, "passes", 1)))
 
 
 def evaluate_in_shares(
@@ -124,7 +121,7 @@ def evaluate_in_shares(
         turn: the number of this process and of all; they take the shares round robin.
         compiled: see `evaluate_robustness`.
         is_over: whether another process has completed the report, so that there is nothing left to do.
-        progress: called with how far each part has come ("attacks", "clever", "measures.NAME", "checks"), all processes
+        progress: called with how far each part has come ("attacks", "measures.NAME", "checks"), all processes
             together.
 
     Returns:
@@ -187,15 +184,13 @@ def _load(folder: Path, share: Share) -> RobustnessReport | None:
 
 def _part_of(protocol: EvaluationProtocol, share: Share) -> EvaluationProtocol:
     """The part of a protocol that one share carries out."""
-    if share.part == "clever":
-        return replace(protocol, attacks={}, epsilons=(), keep_examples=0, clever_images=None, measures={})
-    if share.part != "attacks":
-        name = share.part.removeprefix("measures.")
-        alone = {name: protocol.measures[name]}
-        return replace(protocol, attacks={}, epsilons=(), keep_examples=0, clever=None, measures=alone)
     start = int(share.stem.rpartition("-")[2])
     kept = int(np.clip(protocol.keep_examples - start, 0, len(share.rows)))
-    return replace(protocol, clever=None, keep_examples=kept, measures={})
+    if share.part == "attacks":
+        return replace(protocol, keep_examples=kept, measures={})
+    name = share.part.removeprefix("measures.")
+    alone = {name: protocol.measures[name]}
+    return replace(protocol, attacks={}, epsilons=(), keep_examples=kept, measures=alone)
 
 
 def _checked(
@@ -223,10 +218,8 @@ def _merge(folder: Path, shares: Sequence[Share], part: str) -> RobustnessReport
 def _complete(folder: Path, shares: Sequence[Share], protocol: EvaluationProtocol) -> RobustnessReport:
     """The report of all shares."""
     reports = {part: _merge(folder, shares, part) for part in dict.fromkeys(share.part for share in shares)}
-    report, scored = reports["checks"], reports.get("clever")
-    if scored is not None:
-        report = replace(report, clever=scored.clever, clever_indices=scored.clever_indices)
-    measures = concatenate_measures([part.measures for part in reports.values()])
+    report = reports["checks"]
+    measures = join_measures([part.measures for part in reports.values()])
     # The report with the checks has counted the seconds of the attacks.
     seconds = sum(found.counts["seconds"] for part, found in reports.items() if part != "attacks")
     counts = {**report.counts, "seconds": seconds}

@@ -17,8 +17,9 @@ from torch import distributed, nn
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
 from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves
+from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
-from symmetry_robustness.robustness.checks.derived import count_checks
+from symmetry_robustness.robustness.checks.derived import conclude
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.budget import Budget
 from symmetry_robustness.training.pictures import measure_figures
@@ -102,7 +103,7 @@ class RobustnessCallback(pl.Callback):
     @property
     def metric_names(self) -> set[str]:
         """What is logged when an epoch was evaluated, and can choose a checkpoint."""
-        names = {"robust/clean"} | ({"robust/clever"} if self.protocol.clever else set())
+        names = {"robust/clean"} | ({"robust/clever"} if "clever" in self.protocol.measures else set())
         for attack in (*self.protocol.attacks, "worst_case"):
             names |= {f"robust/{attack}/{self.protocol.norm}_{epsilon:.4g}" for epsilon in self.protocol.grid}
         return names
@@ -220,11 +221,13 @@ class RobustnessCallback(pl.Callback):
         if not keepers:
             return
         pictures = measure_figures(report)
-        if report.broken_at:
-            curves = {split: {attack: curve(report, attack) for attack in report.broken_at}}
+        if report.minimal_epsilon:
+            curves = {split: {attack: curve(report, attack) for attack in report.minimal_epsilon}}
             pictures["curves"] = epsilon_curves(curves)
             first = np.argsort(report.indices, kind="stable")[: len(report.examples.get("clean", ()))]
-            panel = attack_panel(report.examples, {attack: found[first] for attack, found in report.broken_at.items()})
+            panel = attack_panel(
+                report.examples, {attack: found[first] for attack, found in report.minimal_epsilon.items()}
+            )
             if panel is not None:
                 pictures["examples"] = panel
         for key, figure in pictures.items():
@@ -246,7 +249,8 @@ def gather(report: RobustnessReport) -> RobustnessReport:
         return report
     shares: list[RobustnessReport | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(shares, report)
-    return RobustnessReport.merge([share for share in shares if share is not None])
+    merged = RobustnessReport.merge([share for share in shares if share is not None])
+    return replace(merged, checks=conclude(merged))
 
 
 def flat_metrics(report: RobustnessReport) -> dict[str, float]:
@@ -270,7 +274,9 @@ def describe(report: RobustnessReport) -> str:
     words = [f"{len(report)} images, clean {report.clean_accuracy:.3f}"]
     if report.epsilons:
         largest = report.epsilons[-1]
-        words += [f"{name} {report.accuracy(name, largest).value:.3f} at {largest:.4g}" for name in report.broken_at]
+        words += [
+            f"{name} {report.accuracy(name, largest).value:.3f} at {largest:.4g}" for name in report.minimal_epsilon
+        ]
     if "clever" in (scalars := report.summary()):
         words.append(f"CLEVER {scalars['clever']:.3f}")
     counts = [f"{count} {status}" for status, count in count_checks(report.checks).items() if count]

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
+from symmetry_robustness.results import Check
 from symmetry_robustness.robustness import RobustnessReport
-from symmetry_robustness.robustness.checks.derived import Check
-from symmetry_robustness.robustness.measures.clever import CleverFit, CleverScores
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 CIFAR = {"_target_": "symmetry_robustness.data.CIFAR10DataModule", "root": "data", "copy": "official"}
@@ -23,6 +21,7 @@ SETTINGS = {
     "judge": "any",
     "bounds": [0.0, 1.0],
 }
+CLEVER = {"class": "Clever", "norm": "l2", "radius": 5.0, "images": None, "means": ["value"], "lower_bound": "value"}
 ALL_BROKEN_AT = np.array([0.0, 2 / 255, 2 / 255, 4 / 255, 8 / 255, 8 / 255, np.inf, np.inf, np.inf, np.inf])
 
 
@@ -36,29 +35,30 @@ def draw_broken_at(count: int, seed: int, strength: float = 1.0) -> dict[str, np
     return {"fgsm": fgsm, "pgd": pgd}
 
 
-def make_report(broken_at: Mapping[str, np.ndarray], *, split: str = "", **changes: Any) -> RobustnessReport:
-    """A report of images numbered from 0, of two classes, with the checks that are given."""
+def make_report(
+    broken_at: Mapping[str, np.ndarray], *, clever: np.ndarray | None = None, **changes: Any
+) -> RobustnessReport:
+    """A report of images numbered from 0, of two classes, with CLEVER scores of the first ones, and given checks."""
     count = len(next(iter(broken_at.values())))
     clean = next(iter(broken_at.values())) > 0
-    values = {
+    values: dict[str, Any] = {
         "norm": "linf",
         "epsilons": EPSILONS,
         "indices": np.arange(count),
         "labels": np.ones(count, dtype=np.int64),
         "predictions": clean.astype(np.int64),
-        "broken_at": dict(broken_at),
+        "minimal_epsilon": dict(broken_at),
         "distance": dict(broken_at),
         "checks": (Check("inside_ball", "passed", ""),),
         "settings": SETTINGS,
     }
-    return RobustnessReport(**(values | changes))  # type: ignore[arg-type]
-
-
-def make_clever(values: np.ndarray) -> CleverScores:
-    """Scores towards one target."""
-    column = torch.as_tensor(values)[:, None]
-    fit = CleverFit(*[torch.zeros_like(column)] * len(CleverFit._fields))
-    return CleverScores(column[:, 0], column, column.long(), column[:, 0].long(), fit, {"norm": "l2", "radius": 5.0})
+    values |= changes
+    if clever is not None:
+        measures = {"clever": CLEVER, **values["settings"].get("measures", {})}
+        values["settings"] = values["settings"] | {"measures": measures}
+        arrays = {"indices": np.arange(len(clever)), "value": clever}
+        values["measures"] = {"clever": arrays, **values.get("measures", {})}
+    return RobustnessReport(**values)
 
 
 def make_run(

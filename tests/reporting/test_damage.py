@@ -15,7 +15,7 @@ import pytest
 from symmetry_robustness.app.report import main
 from symmetry_robustness.reporting import load_runs
 
-from .made import draw_broken_at, make_report, make_run
+from .made import SETTINGS, draw_broken_at, make_report, make_run
 
 PICTURES = dict.fromkeys(("clean", "fgsm", "pgd"), np.full((3, 3, 8, 8), 0.5, np.float32))
 
@@ -91,9 +91,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "npz cut off": lambda run: os.truncate(run / "robustness" / "test.npz", 500),
     "bytes of an example": flip_bytes_of_an_example,
     "unknown compression": name_an_unknown_compression,
-    "epsilon that is none": in_npz(broken_at__pgd=np.full(40, NAN)),
-    "fewer images": in_npz(broken_at__pgd=np.ones(20)),
-    "pickled": in_npz(broken_at__pgd=np.array([{}] * 40, dtype=object)),
+    "epsilon that is none": in_npz(minimal_epsilon__pgd=np.full(40, NAN)),
+    "fewer images": in_npz(minimal_epsilon__pgd=np.ones(20)),
+    "pickled": in_npz(minimal_epsilon__pgd=np.array([{}] * 40, dtype=object)),
     "examples of another shape": in_npz(examples__pgd=np.zeros((2, 5))),
     "no images": in_json(TEST, images=0),
     "summary of nothing": in_json(TEST, summary=lambda found: dict.fromkeys(found, NAN)),
@@ -106,7 +106,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "bounds in words": in_json(TEST, settings=lambda found: found | {"bounds": "x"}),
     "measure in words": in_json(TEST, measures={"m": {"value": {"value": "x", "standard_error": None, "images": 3}}}),
     "measures as a list": in_json(TEST, measures=[1]),
-    "CLEVER without scores": in_json(TEST, clever={"norm": "l2"}),
+    "CLEVER without scores": in_json(
+        TEST, measures={"clever": {"value": {"value": 0.1, "standard_error": None, "images": 3}}}
+    ),
     "accuracy above one": in_json("summary.json", clean_accuracy=7.0),
     "accuracy below zero": in_json("summary.json", clean_accuracy=-3),
     "accuracy that is none": in_json("summary.json", clean_accuracy=NAN),
@@ -180,9 +182,8 @@ def test_epochs_of_another_protocol_are_left_out_of_the_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = whole(tmp_path / "run")
-    for epoch, attacks in enumerate((["pgd"], ["pgd"], [])):
-        content = {"settings": {}, "images": 10, "norm": "linf", "epsilons": [0.1], "attacks": attacks}
-        content["summary"] = {"clean_accuracy": 1.0, "worst_case.linf_0.1": 0.2}
-        (run / "robustness" / f"validation-epoch={epoch:03d}.json").write_text(json.dumps(content))
+    for epoch, seed in enumerate((0, 0, 1)):
+        report = make_report(draw_broken_at(10, epoch), settings=SETTINGS | {"seed": seed})
+        report.save(run / "robustness", f"validation-epoch={epoch:03d}")
     assert main([str(run), "--output", str(tmp_path / "report")]) == 0
     assert "another protocol than after the epochs before" in capsys.readouterr().out

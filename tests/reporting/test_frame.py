@@ -10,7 +10,7 @@ from symmetry_robustness.data.corruptions import BENCHMARK as CORRUPTIONS
 from symmetry_robustness.reporting import load_runs
 from symmetry_robustness.reporting.frame import BENCHMARK, COLUMNS
 
-from .made import ALL_BROKEN_AT, CIFAR, EPSILONS, draw_broken_at, make_clever, make_report, make_run
+from .made import ALL_BROKEN_AT, CIFAR, EPSILONS, draw_broken_at, make_report, make_run
 
 CIFAR10C = CIFAR | {
     "_target_": "symmetry_robustness.data.CIFAR10C",
@@ -31,7 +31,7 @@ def test_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", make_report(draw_broken_at(200, 0)))
     frame = load_runs(run)
     with np.load(run / "robustness" / "test.npz") as arrays:
-        broken = {name: arrays[f"broken_at.{name}"] for name in ("fgsm", "pgd")}
+        broken = {name: arrays[f"minimal_epsilon.{name}"] for name in ("fgsm", "pgd")}
         right = [int(p == t) for p, t in zip(arrays["predictions"], arrays["labels"], strict=True)]
     clean = one(frame, measure="clean_accuracy")
     assert clean.value == pytest.approx(sum(right) / 200)
@@ -60,7 +60,7 @@ def test_each_row_says_what_it_is(tmp_path: Path) -> None:
 
 def test_clever_has_mean_error_and_quartiles(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).random(40)
-    report = make_report(draw_broken_at(100, 0), clever=make_clever(scores), clever_indices=np.arange(40))
+    report = make_report(draw_broken_at(100, 0), clever=scores)
     frame = load_runs(make_run(tmp_path / "run", report))
     mean = one(frame, measure="clever")
     assert (mean.value, mean.standard_error) == pytest.approx((scores.mean(), scores.std(ddof=1) / np.sqrt(40)))

@@ -13,9 +13,9 @@ from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.page import Curve, Page, render_page
 from symmetry_robustness.reporting.page_data import all_details, make_page
 from symmetry_robustness.reporting.runs import Run, find_runs
-from symmetry_robustness.robustness.checks.derived import Check
+from symmetry_robustness.results import Check
 
-from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_clever, make_report, make_run
+from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_report, make_run
 
 
 def page_of(*paths: Path) -> tuple[Page, list[Run]]:
@@ -142,7 +142,7 @@ def test_measures_and_costs_of_each_network(tmp_path: Path) -> None:
     scores = [np.arange(8) / 8, np.arange(8) / 4]
     costs = {"flops": 1e9, "training_seconds": 60.0, "images_per_second": 100.0}
     for seed, found in enumerate(scores):
-        report = make_report(draw_broken_at(50, seed), clever=make_clever(found), clever_indices=np.arange(8))
+        report = make_report(draw_broken_at(50, seed), clever=found)
         make_run(tmp_path / str(seed), report, seed=seed, summary=costs)
     make_run(tmp_path / "other", name="other", summary=costs)
     page, _ = page_of(tmp_path)

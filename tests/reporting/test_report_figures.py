@@ -21,7 +21,7 @@ from symmetry_robustness.reporting.report_figures import (
 from symmetry_robustness.reporting.run_figures import run_figures
 from symmetry_robustness.reporting.runs import Run, find_runs
 
-from .made import CIFAR, EPSILONS, draw_broken_at, make_clever, make_report, make_run
+from .made import CIFAR, EPSILONS, draw_broken_at, make_report, make_run
 
 CIFAR100 = CIFAR | {"_target_": "symmetry_robustness.data.CIFAR100DataModule"}
 
@@ -160,8 +160,7 @@ def test_robustness_over_epochs_is_read_from_the_run(tmp_path: Path) -> None:
 def test_clever_meets_distances_of_the_same_images_in_its_norm(tmp_path: Path) -> None:
     """Scores of images 0 to 4 in l2, distances of images 2 to 7 in l2: 2, 3 and 4 have both; 3 is misclassified."""
     run = make_run(tmp_path / "run", make_report(draw_broken_at(10, 0)))
-    scored = {"clever": make_clever(np.arange(5) / 10), "clever_indices": np.arange(5)}
-    make_report(draw_broken_at(10, 0), **scored).save(run / "robustness", "clever")
+    make_report(draw_broken_at(10, 0), clever=np.arange(5) / 10).save(run / "robustness", "clever")
     distances = np.array([0.1, 0.0, 0.5, 1.0, 1.0, 1.0])
     measures = {"minimal_l2": {
         "distance": distances, "saturated": distances == 0.5, "indices": np.arange(2, 8)

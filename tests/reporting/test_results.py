@@ -12,9 +12,9 @@ from scipy import stats
 from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.runs import find_runs
-from symmetry_robustness.robustness.checks.derived import Check
+from symmetry_robustness.results import Check
 
-from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_clever, make_report, make_run
+from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_report, make_run
 
 
 def summary_of(*paths: Path) -> Summary:
@@ -37,7 +37,7 @@ def test_a_mean_over_seeds_is_that_of_the_files(tmp_path: Path) -> None:
     shares = []
     for seed in range(3):
         with np.load(tmp_path / str(seed) / "robustness" / "test.npz") as arrays:
-            shares.append(sum(1 for value in arrays["broken_at.pgd"] if value > EPSILONS[0]) / 200)
+            shares.append(sum(1 for value in arrays["minimal_epsilon.pgd"] if value > EPSILONS[0]) / 200)
     (row,) = rows_of(summary_of(tmp_path), attack="pgd", epsilon=EPSILONS[0]).itertuples()
     assert row.value == pytest.approx(sum(shares) / 3)
     over_seeds = stats.t.ppf(0.975, 2) * stats.sem(shares)
@@ -77,7 +77,7 @@ def test_one_training_each_makes_no_network_the_best(tmp_path: Path) -> None:
 
 
 def test_one_seed_has_an_interval_over_images(tmp_path: Path) -> None:
-    report = make_report(draw_broken_at(200, 0), clever=make_clever(np.arange(20) / 20), clever_indices=np.arange(20))
+    report = make_report(draw_broken_at(200, 0), clever=np.arange(20) / 20)
     summary = summary_of(make_run(tmp_path / "run", report))
     (row,) = rows_of(summary, measure="worst_case_accuracy", epsilon=EPSILONS[0]).itertuples()
     expected = stats.binomtest(round(200 * row.value), 200).proportion_ci(0.95, method="wilson")

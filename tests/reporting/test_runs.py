@@ -10,13 +10,12 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.run_table import overview, run_row
 from symmetry_robustness.reporting.runs import find_runs
 
-from .made import ALL_BROKEN_AT, draw_broken_at, make_clever, make_report, make_run
+from .made import ALL_BROKEN_AT, draw_broken_at, make_report, make_run
 
 
 def test_a_curve_and_a_row_follow_from_the_images(tmp_path: Path) -> None:
     measured = {"removal": {"value": np.arange(10) / 10, "indices": np.arange(10)}}
-    clever = {"clever": make_clever(np.full(10, 0.25)), "clever_indices": np.arange(10)}
-    report = make_report({"pgd": ALL_BROKEN_AT}, measures=measured, **clever)
+    report = make_report({"pgd": ALL_BROKEN_AT}, measures=measured, clever=np.full(10, 0.25))
     (run,), problems = find_runs([make_run(tmp_path / "run", report, summary={"clever": 0.25})])
     assert problems == []
     np.testing.assert_allclose(run.curve("pgd").accuracies, [0.9, 0.7, 0.6, 0.4])

@@ -15,9 +15,9 @@ from symmetry_robustness.reporting.frame import BENCHMARK, frame_of
 from symmetry_robustness.reporting.runs import find_runs
 from symmetry_robustness.reporting.table_formats import Cell, Table, escaped, latex, markdown, terminal
 from symmetry_robustness.reporting.tables import Sheet, sheets
-from symmetry_robustness.robustness.checks.derived import Check
+from symmetry_robustness.results import Check
 
-from .made import CIFAR, EPSILONS, draw_broken_at, make_clever, make_report, make_run
+from .made import CIFAR, EPSILONS, draw_broken_at, make_report, make_run
 
 WIDE = Table(
     "a & b",
@@ -100,8 +100,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sheet]:
         for seed in range(3):
             report = make_report(
                 draw_broken_at(400, 10 * number + seed, strength),
-                clever=make_clever(np.arange(8) / 8),
-                clever_indices=np.arange(8),
+                clever=np.arange(8) / 8,
                 measures={"removal": {"value": np.arange(10.0), "indices": np.arange(10)}},
                 checks=(Check("other_loss", "warned" if name == "weak" else "passed", ""),),
             )

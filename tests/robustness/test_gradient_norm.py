@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness import GradientNorm, gradient_norm
+from symmetry_robustness.robustness import GradientNorm, MeasureInputs
 
 
 @pytest.mark.parametrize(("norm", "order"), [("l1", 1), ("l2", 2), ("linf", torch.inf)])
@@ -14,11 +15,14 @@ def test_gradient_norm_of_a_linear_network(linear: nn.Module, norm: str, order: 
         probabilities = linear(images).softmax(1)
     gradient = (probabilities - nn.functional.one_hot(labels, 4)) @ linear[1].weight
     expected = torch.linalg.vector_norm(gradient, ord=order, dim=1)
-    torch.testing.assert_close(gradient_norm(linear, images, labels, norm=norm, batch_size=4), expected)  # type: ignore[arg-type]
+    inputs = MeasureInputs(linear, images, labels, np.arange(9), batch_size=4)
+    found = GradientNorm(norm=norm).compute(inputs)["value"]  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, expected.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_no_images_have_no_norms(network: nn.Module, images: Tensor, labels: Tensor) -> None:
-    assert gradient_norm(network, images[:0], labels[:0]).shape == (0,)
+    inputs = MeasureInputs(network, images[:0], labels[:0], np.arange(0))
+    assert GradientNorm().compute(inputs)["value"].shape == (0,)
 
 
 def test_an_unknown_norm_is_refused() -> None:

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks import FGSM
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import (
+    EquivarianceError,
     EvaluationProtocol,
     GradientNorm,
     Measure,
+    MeasureInputs,
     MinimalDistance,
     Progress,
     RemovalTolerance,
     RobustnessReport,
-    Subject,
-    Symmetry,
     evaluate_in_shares,
     evaluate_robustness,
 )
@@ -29,7 +29,7 @@ MEASURES: dict[str, Measure] = {
     "steepness": GradientNorm(norm="l1"),
     "removal": RemovalTolerance(levels=10, images=12),
     "distance": MinimalDistance(smallest=0.002, largest=0.02, radii=4, steps=5, images=9),
-    "symmetry": Symmetry(angles=[45], scales=[0.5], layers=True, images=5),
+    "symmetry": EquivarianceError(angles=[45], scales=[0.5], layers=True, images=5),
 }
 PROTOCOL = EvaluationProtocol(
     attacks={"fgsm": FGSM()}, epsilons=[0.01], measures=MEASURES, batch_size=4, seed=3, checks="cheap"
@@ -58,7 +58,8 @@ def test_each_measure_is_taken_on_its_own_number_of_images(report: RobustnessRep
     assert {name: len(arrays["indices"]) for name, arrays in report.measures.items()} == SIZES
     for name, arrays in report.measures.items():
         np.testing.assert_array_equal(arrays["indices"], range(SIZES[name]))
-        assert {len(values) for values in arrays.values()} == {SIZES[name]}
+        assert {len(values) for array, values in arrays.items() if array != "removed"} == {SIZES[name]}
+    assert len(report.measures["removal"]["removed"]) == PROTOCOL.keep_examples
 
 
 def test_a_result_belongs_to_the_image_not_to_those_beside_it(
@@ -126,7 +127,7 @@ class Partial:
     def __init__(self, values: npt.NDArray[np.float64]) -> None:
         self.values = values
 
-    def __call__(self, subject: Subject) -> dict[str, npt.NDArray[np.float64]]:
+    def compute(self, inputs: MeasureInputs) -> dict[str, npt.NDArray[np.float64]]:
         return {"value": self.values}
 
 

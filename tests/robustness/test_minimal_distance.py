@@ -3,13 +3,13 @@ import pytest
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness import MinimalDistance, Subject, evaluate_robustness
+from symmetry_robustness.robustness import MeasureInputs, MinimalDistance, evaluate_robustness
 from symmetry_robustness.robustness.measures.minimal_distance import shorten
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 
-def subject(network: nn.Module, images: Tensor, labels: Tensor) -> Subject:
-    return Subject(network, images, labels, np.arange(len(images)), batch_size=7)
+def inputs(network: nn.Module, images: Tensor, labels: Tensor) -> MeasureInputs:
+    return MeasureInputs(network, images, labels, np.arange(len(images)), batch_size=7)
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
@@ -18,7 +18,7 @@ def test_distance_of_a_linear_network_is_its_margin_over_the_dual_norm(two_class
     labels[:3] = 1 - labels[:3]
     margin = two_classes.distances(dual)
     measure = MinimalDistance(norm, smallest=float(margin.min()) / 2, largest=float(margin.max()) * 2, radii=9)  # type: ignore[arg-type]
-    found = measure(subject(two_classes.network, two_classes.images, labels))
+    found = measure.compute(inputs(two_classes.network, two_classes.images, labels))
     assert (found["distance"][:3] == 0).all()
     # The gradient points straight at the border, so that bisection finds it to a part of 2^8.
     ratio = found["distance"][3:] / margin[3:]
@@ -30,7 +30,7 @@ def test_distance_of_a_linear_network_is_its_margin_over_the_dual_norm(two_class
 def test_what_withstands_the_largest_radius_has_it_as_its_distance(
     network: nn.Module, images: Tensor, labels: Tensor
 ) -> None:
-    found = MinimalDistance(smallest=1e-5, largest=0.01, radii=4)(subject(network, images, labels))
+    found = MinimalDistance(smallest=1e-5, largest=0.01, radii=4).compute(inputs(network, images, labels))
     saturated, wrong = found["saturated"], (network(images).argmax(1) != labels).numpy()
     assert 0 < saturated.sum() < len(images)
     np.testing.assert_allclose(found["distance"][saturated], 0.01)

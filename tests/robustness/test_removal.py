@@ -1,10 +1,21 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.measures.pixel_removal import removal_ranks, removal_tolerance, remove
+from symmetry_robustness.robustness import MeasureInputs, RemovalTolerance
+from symmetry_robustness.robustness.measures.pixel_removal import removal_ranks, remove
+
+
+def removal_tolerance(
+    network: nn.Module, images: Tensor, *, levels: int = 20, indices: Sequence[int] | None = None, **settings: int
+) -> Tensor:
+    numbers = np.arange(len(images)) if indices is None else np.array(indices)
+    inputs = MeasureInputs(network, images, torch.zeros(len(images), dtype=torch.int64), numbers, **settings)
+    return torch.from_numpy(RemovalTolerance(levels).compute(inputs)["value"]).float()
 
 
 class Total(nn.Module):

@@ -33,7 +33,7 @@ PROTOCOL = EvaluationProtocol(
 @pytest.fixture(autouse=True, scope="module")
 def _small_shares_of_clever() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shares, "_POINTS", 64)  # two images
+        patch.setattr(shares, "_PASSES", 64)  # two images
         yield
 
 
@@ -50,17 +50,14 @@ def equal(first: RobustnessReport | None, second: RobustnessReport | None) -> No
     assert {n: v for n, v in first.counts.items() if n != "seconds"} == {
         n: v for n, v in second.counts.items() if n != "seconds"
     }
-    for name in ("indices", "labels", "predictions", "clever_indices"):
+    for name in ("indices", "labels", "predictions"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
-    for group in ("broken_at", "distance", "examples"):
+    for group in ("minimal_epsilon", "distance", "examples"):
         for name, values in getattr(first, group).items():
             np.testing.assert_array_equal(values, getattr(second, group)[name])
-    for name, values in first.measures["removal"].items():
-        np.testing.assert_array_equal(values, second.measures["removal"][name])
-    assert first.clever is not None
-    assert second.clever is not None
-    for name, values in first.clever.arrays().items():
-        np.testing.assert_array_equal(values, second.clever.arrays()[name])
+    for measure in ("removal", "clever"):
+        for name, values in first.measures[measure].items():
+            np.testing.assert_array_equal(values, second.measures[measure][name])
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +68,7 @@ def undisturbed(
     report = evaluate_in_shares(network, images, labels, PROTOCOL, folder, window=7)
     assert report is not None
     assert len(list(folder.glob("attacks-*.json"))) == 5
-    assert len(list(folder.glob("clever-*.json"))) == 3
+    assert len(list(folder.glob("measures.clever-*.json"))) == 3
     assert len(list(folder.glob("measures.removal-*.json"))) == 2
     assert len(list(folder.glob("checks-*.json"))) == 1
     return report
@@ -89,7 +86,7 @@ def test_shares_give_what_one_evaluation_gives(
     assert {c for c in undisturbed.checks if c.name not in each_share} == {
         c for c in whole.checks if c.name not in each_share
     }
-    np.testing.assert_array_equal(undisturbed.clever_indices, range(5))
+    np.testing.assert_array_equal(undisturbed.measures["clever"]["indices"], range(5))
     for name in whole.broken_at:
         np.testing.assert_array_equal(undisturbed.broken_at[name], whole.broken_at[name])
         np.testing.assert_allclose(undisturbed.examples[name], whole.examples[name], atol=1e-5)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness import Subject, Symmetry
+from symmetry_robustness.robustness import EquivarianceError, MeasureInputs
 from symmetry_robustness.robustness.measures.equivariance import relative_error
 
 
@@ -44,12 +44,12 @@ def square() -> Tensor:
     return torch.rand((20, 3, 16, 16), generator=torch.Generator().manual_seed(6))
 
 
-def subject(network: nn.Module, images: Tensor, **settings: int) -> Subject:
-    return Subject(network, images, torch.arange(len(images)) % 5, np.arange(len(images)), **settings)
+def inputs(network: nn.Module, images: Tensor, **settings: int) -> MeasureInputs:
+    return MeasureInputs(network, images, torch.arange(len(images)) % 5, np.arange(len(images)), **settings)
 
 
 def test_a_network_invariant_by_construction_changes_nothing_under_quarter_turns(square: Tensor) -> None:
-    found = Symmetry(layers=True)(subject(invariant(), square))
+    found = EquivarianceError(layers=True).compute(inputs(invariant(), square))
     assert found["turn.consistent"].all()
     np.testing.assert_array_equal(found["turn.correct"], found["turn.correct"][:, :1].repeat(3, 1))
     for name in ("turn.error.logits", "turn.error.0", "turn.gradient_error", "turn.gradient_norm_change"):
@@ -58,13 +58,13 @@ def test_a_network_invariant_by_construction_changes_nothing_under_quarter_turns
 
 
 def test_channels_that_nobody_declares_are_taken_to_move_with_the_image_only(square: Tensor) -> None:
-    found = Symmetry(layers=True)(subject(invariant(tells=False), square))
+    found = EquivarianceError(layers=True).compute(inputs(invariant(tells=False), square))
     assert found["turn.error.0"].mean() > 0.1
     np.testing.assert_allclose(found["turn.error.logits"], 0, atol=1e-9)
 
 
 def test_a_network_without_symmetry_is_told_apart(network: nn.Module, images: Tensor) -> None:
-    found = Symmetry(layers=True)(subject(network, images))
+    found = EquivarianceError(layers=True).compute(inputs(network, images))
     assert found["turn.error.0"].mean() > 0.1
     assert found["turn.gradient_error"].mean() > 0.5
     assert found["turn.gradient_norm_change"].mean() > 0.01
@@ -72,7 +72,7 @@ def test_a_network_without_symmetry_is_told_apart(network: nn.Module, images: Te
 
 
 def test_the_definitions_image_by_image(network: nn.Module, images: Tensor, labels: Tensor) -> None:
-    found = Symmetry()(Subject(network, images, labels, np.arange(30)))
+    found = EquivarianceError().compute(MeasureInputs(network, images, labels, np.arange(30)))
     for row in (0, 7):
         variable = images[row : row + 1].clone().requires_grad_()
         logits = network(variable)
@@ -93,7 +93,7 @@ def test_the_definitions_image_by_image(network: nn.Module, images: Tensor, labe
 
 def test_angles_and_scales_come_with_their_floor(square: Tensor) -> None:
     smooth = nn.functional.interpolate(square, size=32, mode="bicubic").clamp(0, 1)
-    found = Symmetry(angles=[90, 30], scales=[0.8], layers=True)(subject(invariant(), smooth[:6]))
+    found = EquivarianceError(angles=[90, 30], scales=[0.8], layers=True).compute(inputs(invariant(), smooth[:6]))
     assert found["rotation.error.logits"].shape == (6, 2)
     assert found["scale.floor.logits"].shape == (6, 1)
     assert found["disc.correct"].shape == (6,)
@@ -113,7 +113,9 @@ def test_a_pointwise_network_is_equivariant_at_every_angle() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     labels = torch.zeros(4, dtype=torch.int64)
-    found = Symmetry(angles=[15, 45], scales=[0.7], layers=True)(Subject(network, smooth, labels, np.arange(4)))
+    found = EquivarianceError(angles=[15, 45], scales=[0.7], layers=True).compute(
+        MeasureInputs(network, smooth, labels, np.arange(4))
+    )
     for name in ("rotation.error.0", "rotation.floor.0", "rotation.error.logits", "scale.error.0"):
         assert found[name].max() < 1e-3, name
 
@@ -129,8 +131,8 @@ def test_relative_error_is_bounded_and_usual_where_it_is_small() -> None:
 
 
 def test_an_image_s_result_does_not_depend_on_its_batch(network: nn.Module, images: Tensor) -> None:
-    measure = Symmetry(angles=[40], scales=[1.3], layers=True)
-    one, other = (measure(subject(network, images, batch_size=size)) for size in (7, 30))
+    measure = EquivarianceError(angles=[40], scales=[1.3], layers=True)
+    one, other = (measure.compute(inputs(network, images, batch_size=size)) for size in (7, 30))
     assert one.keys() == other.keys()
     for name, values in one.items():
         np.testing.assert_allclose(values.astype(float), other[name].astype(float), atol=1e-4, err_msg=name)
@@ -138,6 +140,6 @@ def test_an_image_s_result_does_not_depend_on_its_batch(network: nn.Module, imag
 
 def test_what_cannot_be_measured_is_refused(network: nn.Module, images: Tensor) -> None:
     with pytest.raises(UserError, match=r"scales must lie in \[1/8, 8\], got \[0.0\]"):
-        Symmetry(scales=[0.0])
+        EquivarianceError(scales=[0.0])
     with pytest.raises(UserError, match="images must be square"):
-        Symmetry()(subject(network, images[..., :7]))
+        EquivarianceError().compute(inputs(network, images[..., :7]))

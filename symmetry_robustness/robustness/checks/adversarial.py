@@ -16,8 +16,8 @@ from symmetry_robustness.attacks.threat import NORMS, Attack, project
 from symmetry_robustness.attacks.torchattacks import LibraryAttack
 from symmetry_robustness.errors import one_line
 from symmetry_robustness.precision import float32
+from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.robustness.checks.bpda import Unmasked
-from symmetry_robustness.robustness.checks.derived import Check, Status
 from symmetry_robustness.robustness.continuous_batching import Grid, misclassified, walk
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,59 +12,24 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.gradient import training_layers
-from symmetry_robustness.explanations import EXPLANATIONS
 from symmetry_robustness.precision import float32
+from symmetry_robustness.results.checks import Check, Status
+from symmetry_robustness.results.report import RobustnessReport
 
 if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
-    from symmetry_robustness.robustness.report import RobustnessReport
-
-Status = Literal["passed", "warned", "failed"]
-_SEVERITY: Final[dict[str, int]] = {"passed": 0, "warned": 1, "failed": 2}
 
 # Float32 rounding of images and of the sums in a norm stays well below this, relative to a ball of radius one.
 TOLERANCE: Final = 1e-6
 
 
-class Check(NamedTuple):
-    """Outcome of one check: its name, "passed", "warned" or "failed", and the evidence in one line."""
-
-    name: str
-    status: Status
-    evidence: str
-
-    @property
-    def explanation(self) -> str:
-        """What the check asks, in a sentence."""
-        return EXPLANATIONS[self.name]
-
-
-def merge_checks(groups: Iterable[Sequence[Check]]) -> tuple[Check, ...]:
-    """Checks of several shares as one list; of each name the worst outcome, the first where they agree."""
-    merged: dict[str, Check] = {}
-    for check in (check for group in groups for check in group):
-        known = merged.get(check.name)
-        if known is None or _SEVERITY[check.status] > _SEVERITY[known.status]:
-            merged[check.name] = check
-    return tuple(merged.values())
-
-
-def count_checks(checks: Iterable[Check]) -> dict[Status, int]:
-    """How many checks passed, warned and failed."""
-    counts: dict[Status, int] = {"passed": 0, "warned": 0, "failed": 0}
-    for check in checks:
-        counts[check.status] += 1
-    return counts
-
-
 def conclude(report: RobustnessReport) -> tuple[Check, ...]:
     """The report's checks, those that follow from its numbers computed anew, for the whole instead of for shares."""
     counts, total = report.counts, len(report)
-    unbounded = np.zeros(0) if report.clever is None else report.clever.fit.lipschitz.isinf().any(1).numpy()
-    correct = {
-        name: np.stack([report.correct(name, epsilon) for epsilon in report.epsilons], axis=1)
-        for name in report.broken_at
-    }
+    unbounded = np.concatenate(
+        [np.zeros(0), *(found["nonfinite"] for found in report.measures.values() if "nonfinite" in found)]
+    )
+    correct = {name: report.curve(name) for name in report.minimal_epsilon}
     single = {name: values for name, values in correct.items() if _single_step(report, name)}
     iterative = {name: values for name, values in correct.items() if name not in single}
     derived: list[Check | None] = [
@@ -78,7 +43,7 @@ def conclude(report: RobustnessReport) -> tuple[Check, ...]:
     if correct and total:
         derived.append(falls_with_epsilon({name: values.mean(0).tolist() for name, values in correct.items()}))
         derived.append(iterative_at_least_single(single, iterative))
-    derived.append(_clever_check(report))
+    derived.append(_bounds_check(report))
     fresh = {check.name: check for check in derived if check is not None}
     return (*(check for check in report.checks if check.name not in fresh), *fresh.values())
 
@@ -92,24 +57,32 @@ def _single_step(report: RobustnessReport, name: str) -> bool:
     return settings.get("class") in ("FGSM", "torchattacks.FGSM", "torchattacks.FFGSM") or settings.get("steps") == 1
 
 
-def _clever_check(report: RobustnessReport) -> Check | None:
-    """Compare scores with the shortest changes found, by attacks or measures in the norm of the scores."""
-    if report.clever is None:
-        return None
-    norm = report.clever.settings.get("norm")
-    shortest = np.full(len(report), np.inf)
-    if report.norm == norm:
-        shortest = report.minimal_distance()
+def _bounds_check(report: RobustnessReport) -> Check | None:
+    """Compare estimated lower bounds with the shortest changes found, by attacks or measures in their norm."""
+    described = report.settings.get("measures", {})
+    exceeding = total = 0
+    for name, settings in described.items():
+        if settings.get("lower_bound") is None or name not in report.measures:
+            continue
+        found, shortest = report.measures[name], _shortest_changes(report, settings.get("norm"))
+        _, rows, bounded = np.intersect1d(report.indices, found["indices"], return_indices=True)
+        distance, value = shortest[rows], found[settings["lower_bound"]][bounded]
+        known = np.isfinite(distance) & (distance > 0)
+        exceeding, total = exceeding + int((value > distance)[known].sum()), total + int(known.sum())
+    return clever_below_distance(exceeding, total) if total else None
+
+
+def _shortest_changes(report: RobustnessReport, norm: str | None) -> npt.NDArray[np.float64]:
+    """Length, (N,), of the shortest change found in a norm; inf where there is none."""
+    shortest = report.minimal_distance() if report.norm == norm else np.full(len(report), np.inf)
     for name, settings in report.settings.get("measures", {}).items():
-        if settings.get("class") == "MinimalDistance" and settings.get("norm") == norm and name in report.measures:
+        if settings.get("upper_bound") is not None and settings.get("norm") == norm and name in report.measures:
             found = report.measures[name]
             _, rows, measured = np.intersect1d(report.indices, found["indices"], return_indices=True)
-            distance = np.where(found["saturated"], np.inf, found["distance"])[measured]
+            saturated = found.get("saturated", np.zeros(len(found["indices"]), dtype=bool))
+            distance = np.where(saturated, np.inf, found[settings["upper_bound"]])[measured]
             shortest[rows] = np.minimum(shortest[rows], distance)
-    _, rows, scores = np.intersect1d(report.indices, report.clever_indices, return_indices=True)
-    distance, value = shortest[rows], report.clever.value.numpy()[scores]
-    known = np.isfinite(distance) & (distance > 0)
-    return clever_below_distance(int((value > distance)[known].sum()), int(known.sum())) if known.any() else None
+    return shortest
 
 
 def protocol_settings(protocol: EvaluationProtocol) -> Check:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.rng import example_generator
 from symmetry_robustness.precision import float32
-from symmetry_robustness.robustness.checks.derived import Check, Status
+from symmetry_robustness.results.checks import Check, Status
 
 # Length of a change too small to bend a network much, and large enough for float32 to show it.
 _STEP: Final = 1 / 512

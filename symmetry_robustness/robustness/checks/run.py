@@ -8,14 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from symmetry_robustness.results.checks import Check, merge_checks
+from symmetry_robustness.results.report import RobustnessReport
 from symmetry_robustness.robustness.checks import adversarial as counterattacks
 from symmetry_robustness.robustness.checks import derived as soundness
 from symmetry_robustness.robustness.checks import forward as probes
 from symmetry_robustness.robustness.checks.adversarial import Target
-from symmetry_robustness.robustness.checks.derived import Check
 from symmetry_robustness.robustness.checks.forward import Sample
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
-from symmetry_robustness.robustness.report import RobustnessReport
 
 # Images of the checks that need passes of their own: bounds what they cost, whatever the size of the evaluation.
 _IMAGES: Final = 32
@@ -79,7 +79,7 @@ def _counterattacks(
             outcomes.append(check(standing))
         except Exception as error:  # a network may do what neither its copy nor the library can follow
             outcomes.append(counterattacks.not_run(check.__name__, error))
-    return list(soundness.merge_checks([[check for check in outcomes if check is not None]]))
+    return list(merge_checks([[check for check in outcomes if check is not None]]))
 
 
 def telling_epsilon(report: RobustnessReport) -> float:

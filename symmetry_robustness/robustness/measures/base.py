@@ -1,41 +1,45 @@
-"""Measures: settings that are called with a network and images, and give arrays with one entry per image."""
+"""Measures: settings that are given a network and images, and give arrays with one entry per image."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from symmetry_robustness.results.plots import plots_to_plain
+
 IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-# What a measure found, by name, the first axis being the image. In a report "indices" has the numbers of the images.
 Arrays = Mapping[str, npt.NDArray[Any]]
-Measures = Mapping[str, Arrays]
+
+# Attributes a measure may have beside its settings, with what holds for one that has none of them.
+_OPTIONAL: Final[Mapping[str, Any]] = {"plots": (), "means": None, "lower_bound": None, "upper_bound": None}
 
 
-class Subject(NamedTuple):
-    """What is measured: a network at N images (N, C, H, W) with labels (N,).
+class MeasureInputs(NamedTuple):
+    """A network and N images (N, C, H, W) with labels (N,), for a measure.
 
-    `numbers` (N,) are those of the images in their data set; with the seed they decide every random draw. `notify`
-    takes the number of images that are done.
+    `indices` (N,) are the numbers of the images in their data set, increasing; with the seed they decide every random
+    draw. Of the first `keep` images a measure may return pictures. `notify` takes the number of images that are done.
     """
 
     network: nn.Module
     images: Tensor
     labels: Tensor
-    numbers: IntArray
+    indices: IntArray
     seed: int = 0
     batch_size: int = 128
-    notify: Callable[[int], None] = lambda done: None
+    keep: int = 0
+    notify: Callable[[float], None] = lambda done: None
 
-    def take(self, rows: slice | IntArray) -> "Subject":
+    def take(self, rows: slice | IntArray) -> "MeasureInputs":
         """The same with some of the images."""
         index = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.images.device)
-        return self._replace(images=self.images[index], labels=self.labels[index], numbers=self.numbers[rows])
+        return self._replace(images=self.images[index], labels=self.labels[index], indices=self.indices[rows])
 
-    def batches(self) -> Iterator["Subject"]:
+    def batches(self) -> Iterator["MeasureInputs"]:
         """The images a batch at a time; each is reported as done when the next is asked for."""
         for start in range(0, len(self.images), self.batch_size):
             yield self.take(slice(start, start + self.batch_size))
@@ -44,9 +48,15 @@ class Subject(NamedTuple):
 
 @runtime_checkable
 class Measure(Protocol):
-    """What the evaluator calls; a frozen dataclass of settings.
+    """Interface of a measure, usually a frozen dataclass of settings.
 
-    What it finds about an image depends on the network, the image, its number, the seed and the settings alone.
+    Its results for an image depend on the network, the image, its number, the seed and the settings alone.
+
+    Beside these two members a measure may have the attributes `plots` (figures of its arrays, see `results.plots`),
+    `means` (names of the arrays whose means are reported; without it all), `passes` (network passes for each image, by
+    which work is divided), and `lower_bound` or `upper_bound`: the name of an array (M,) of lengths in its setting
+    `norm` below which no perturbation, or at which one, changes the prediction. Where a boolean array `saturated` (M,)
+    holds, an upper bound is none. Images whose gradient is not finite may be marked in a boolean array `nonfinite`.
     """
 
     @property
@@ -54,40 +64,32 @@ class Measure(Protocol):
         """On how many images, those with the lowest numbers, it is taken; None for all."""
         ...
 
-    def __call__(self, subject: Subject) -> Arrays:
-        """Arrays by name whose first axis is the image; NaN marks what does not apply."""
+    def compute(self, inputs: MeasureInputs) -> Arrays:
+        """Arrays by name whose first axis is the image; NaN marks what does not apply.
+
+        With an array "indices", numbers of some of the images, the arrays belong to these images alone.
+        """
         ...
 
 
-def lowest(numbers: IntArray, count: int | None) -> IntArray:
-    """Rows of the `count` lowest numbers, in the order of the rows; all rows for None."""
-    return np.sort(np.argsort(numbers, kind="stable")[:count])
+def describe_measure(measure: Measure) -> dict[str, Any]:
+    """A measure as plain values: class, settings, and how its arrays are shown."""
+    settings: dict[str, Any] = asdict(measure) if is_dataclass(measure) and not isinstance(measure, type) else {}
+    shown = {name: getattr(measure, name, default) for name, default in _OPTIONAL.items()}
+    shown = {name: value for name, value in shown.items() if value is not None}
+    return {
+        "class": type(measure).__name__,
+        **{name: plain(value) for name, value in settings.items()},
+        "images": measure.images,
+        **{name: plain(value) for name, value in shown.items()},
+        "plots": plain(plots_to_plain(shown["plots"])),
+    }
 
 
-def concatenate_measures(parts: Sequence[Measures]) -> dict[str, Arrays]:
-    """Measures of several sets of images as one; a set on which something was not measured adds nothing to it."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    joined: dict[str, Arrays] = {}
-    for name in names:
-        found = [part[name] for part in parts if name in part]
-        joined[name] = {array: np.concatenate([arrays[array] for arrays in found]) for array in found[0]}
-    return joined
-
-
-def order_measures(measures: Measures, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Arrays]:
-    """Each measure's images in the order of their numbers, no more of them than its settings say."""
-    ordered: dict[str, Arrays] = {}
-    for name, arrays in measures.items():
-        rows = np.argsort(arrays["indices"], kind="stable")[: settings[name]["images"]]
-        ordered[name] = {array: values[rows] for array, values in arrays.items()}
-    return ordered
-
-
-def per_image_means(values: npt.NDArray[Any]) -> FloatArray:
-    """Mean over all axes but the first, without entries that are NaN; images of which nothing is left are left out."""
-    flat = values.reshape(len(values), -1).astype(np.float64)
-    known = ~np.isnan(flat)
-    count = known.sum(1)
-    total: FloatArray = np.where(known, flat, 0.0).sum(1)
-    means: FloatArray = total[count > 0] / count[count > 0]
-    return means
+def plain(value: object) -> object:
+    """A setting as a plain value for a JSON file."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value if isinstance(value, bool | int | float | str | None) else repr(value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, NamedTuple, final
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,9 @@ from symmetry_robustness.attacks.rng import example_generator
 from symmetry_robustness.attacks.threat import ball_radius, check_images, per_image
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
+from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.fusion import fuse
+from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.measures.weibull import fit_reverse_weibull
 
 # The gradient norm that bounds a change of the logits under a perturbation of each norm: 1/p + 1/q = 1.
@@ -46,18 +49,13 @@ class CleverFit(NamedTuple):
     saturated: Tensor
 
 
-@final
-@dataclass(frozen=True)
-class CleverScores:
-    """CLEVER scores with everything needed to judge and compare them, on the CPU.
+class CleverScores(NamedTuple):
+    """CLEVER scores with everything needed to judge them, on the CPU.
 
-    Args:
-        value: (B,) score of each image, the least over its targets, in pixel units.
-        per_target: (B, K) score towards each target.
-        targets: (B, K) target classes; all wrong classes in order, or the chosen ones, most likely first.
-        predicted: (B,) predicted class, whose margin is measured whether or not it is the true one.
-        fit: quality of the fits.
-        settings: the settings; scores under others are not comparable.
+    `value` (B,) is the score of each image, the least over its targets, in pixel units; `per_target` (B, K) the score
+    towards each target; `targets` (B, K) the target classes, all wrong classes in order or the chosen ones, most likely
+    first; `predicted` (B,) the predicted class, whose margin is measured whether or not it is the true one; `fit` the
+    quality of the fits.
     """
 
     value: Tensor
@@ -65,41 +63,11 @@ class CleverScores:
     targets: Tensor
     predicted: Tensor
     fit: CleverFit
-    settings: Mapping[str, Any]
 
     @property
     def saturated(self) -> Tensor:
         """(B,) whether an image's score is capped at the radius."""
         return self.fit.saturated.all(1)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> CleverScores:
-        """The scores of some images."""
-        index = torch.as_tensor(rows)
-        return _from_tensors({name: values[index] for name, values in self._tensors().items()}, self.settings)
-
-    @staticmethod
-    def concatenate(scores: Sequence[CleverScores]) -> CleverScores:
-        """Scores of several sets of images as one."""
-        parts = [score._tensors() for score in scores]
-        return _from_tensors({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, scores[0].settings)
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """All per-image values by name, for a file."""
-        return {name: values.numpy() for name, values in self._tensors().items()}
-
-    @staticmethod
-    def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> CleverScores:
-        """Inverse of `arrays`."""
-        return _from_tensors({name: torch.from_numpy(values) for name, values in arrays.items()}, settings)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        own = {name: getattr(self, name) for name in ("value", "per_target", "targets", "predicted")}
-        return own | self.fit._asdict()
-
-
-def _from_tensors(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> CleverScores:
-    own = {name: tensors[name] for name in ("value", "per_target", "targets", "predicted")}
-    return CleverScores(**own, fit=CleverFit(**{name: tensors[name] for name in CleverFit._fields}), settings=settings)
 
 
 @final
@@ -124,6 +92,7 @@ class Clever:
         clip: keep sampled points inside [0, 1].
         seed: of the points and of random targets, together with the number of the image.
         batch_size: points per pass through the network.
+        images: on how many images, those with the lowest numbers, it is taken; None for all.
     """
 
     norm: Literal["l1", "l2", "linf"] = "l2"
@@ -135,6 +104,11 @@ class Clever:
     clip: bool = True
     seed: int = 0
     batch_size: int = 128
+    images: int | None = None
+
+    means: ClassVar = ("value",)
+    lower_bound: ClassVar = "value"
+    plots: ClassVar = (Distribution("value", "CLEVER score"),)
 
     def __post_init__(self) -> None:
         if self.norm not in _DUAL:
@@ -186,27 +160,54 @@ class Clever:
         Raises:
             UserError: for unsuitable images or logits, or a call inside inference mode.
         """
+        seed = self.seed if generator is None else generator.initial_seed()
+        numbers = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
+        images = images.detach().clone() if images.is_inference() else images.detach()
+        network, logits = self._prepare(network, images)
+        check_logits(logits)
+        arrays = self._score(network, images, logits, numbers, seed, progress or (lambda done: None))
+        found = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        own = {name: values for name, values in found.items() if name not in CleverFit._fields}
+        return CleverScores(**own, fit=CleverFit(**{name: found[name] for name in CleverFit._fields}))
+
+    @property
+    def passes(self) -> int:
+        """Network passes for each image."""
+        return self.num_batches * self.samples_per_batch
+
+    def compute(self, inputs: MeasureInputs) -> dict[str, npt.NDArray[Any]]:
+        """The fields of `CleverScores` and `CleverFit` by name, for the images whose logits are finite."""
+        network, logits = self._prepare(inputs.network, inputs.images)
+        rows = torch.isfinite(logits).all(1)  # others have no margin
+        indices = inputs.indices[rows.cpu().numpy()]
+        arrays = self._score(network, inputs.images[rows], logits[rows], indices, self.seed, inputs.notify)
+        return {"indices": indices, **arrays, "nonfinite": np.isinf(arrays["lipschitz"]).any(1)}
+
+    def _prepare(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+        """The network in its fastest form, and its logits (B, classes)."""
         check_images(images)
         check_evaluation_mode(network)
         if torch.is_inference_mode_enabled():
             raise UserError("clever called inside torch.inference_mode, where no gradients exist; call it outside")
-        seed = self.seed if generator is None else generator.initial_seed()
-        numbers = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
-        images = images.detach().clone() if images.is_inference() else images.detach()
         network = fuse(network, images)
-        logits = _logits(network, images, self.batch_size)
-        check_logits(logits)
-        targets = _targets(self, logits, numbers, seed)
-        settings = {name: value for name, value in asdict(self).items() if name != "batch_size"} | {"seed": seed}
-        parts = []
-        for start in range(0, len(images), _GROUP):
+        return network, _logits(network, images, self.batch_size)
+
+    def _score(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        logits: Tensor,
+        numbers: npt.NDArray[np.int64],
+        seed: int,
+        notify: Callable[[float], None],
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Scores and quality of the fits by name, a group of images at a time."""
+        targets, parts = _targets(self, logits, numbers, seed), []
+        for start in range(0, max(len(images), 1), _GROUP):
             group = slice(start, start + _GROUP)
-            notify = _counter(progress, start)
             stream = _Stream(network, images[group], logits[group], targets[group], numbers[group], seed, self)
-            parts.append(_scores(stream, gradient_maxima(stream, notify), settings))
-        if not parts:
-            return _empty(targets, settings)
-        return CleverScores.concatenate(parts)
+            parts.append(_scores(stream, gradient_maxima(stream, functools.partial(_notify_after, notify, start))))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class _Stream(NamedTuple):
@@ -237,7 +238,7 @@ def gradient_maxima(stream: _Stream, notify: Callable[[float], None]) -> npt.NDA
         points.append(block)
     _pass(stream, points, rows, maxima)
     notify(len(images))
-    return maxima.reshape(len(images), settings.num_batches, -1).transpose(1, 2).double().cpu().numpy()
+    return maxima.reshape(len(images), settings.num_batches, shape[1]).transpose(1, 2).double().cpu().numpy()
 
 
 def _blocks(stream: _Stream) -> Iterator[tuple[int, Tensor]]:
@@ -305,11 +306,11 @@ def _flat_norm(gradient: Tensor, order: float) -> Tensor:
     return norm
 
 
-def _scores(stream: _Stream, maxima: npt.NDArray[np.float64], settings: Mapping[str, Any]) -> CleverScores:
+def _scores(stream: _Stream, maxima: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[Any]]:
     """Fit the maxima (B, K, num_batches) and divide the margins by the result."""
     shape = maxima.shape[:2]
     maxima = maxima.reshape(-1, maxima.shape[2])
-    unbounded = ~np.isfinite(maxima).all(1)
+    unbounded = np.asarray(~np.isfinite(maxima).all(1))
     maxima = np.where(unbounded[:, None], 0.0, maxima)
     fit = fit_reverse_weibull(maxima if stream.settings.estimate == "weibull" else maxima.max(1, keepdims=True))
     lipschitz = np.where(unbounded, np.inf, fit.location).reshape(shape)
@@ -321,28 +322,18 @@ def _scores(stream: _Stream, maxima: npt.NDArray[np.float64], settings: Mapping[
     # Where the gradient vanishes nothing in the ball changes the margin.
     ratio = np.divide(margin, lipschitz, out=np.full(shape, np.inf), where=lipschitz > 0)
     per_target = np.minimum(ratio, radius)
-    return CleverScores(
-        value=torch.from_numpy(per_target.min(1)),
-        per_target=torch.from_numpy(per_target),
-        targets=torch.from_numpy(targets),
-        predicted=torch.from_numpy(predicted),
-        fit=CleverFit(
-            lipschitz=torch.from_numpy(lipschitz),
-            p_value=torch.from_numpy(fit.p_value.reshape(shape)),
-            shape=torch.from_numpy(fit.shape.reshape(shape)),
-            fallback=torch.from_numpy(fit.fallback.reshape(shape)),
-            degenerate=torch.from_numpy(fit.degenerate.reshape(shape)),
-            saturated=torch.from_numpy(ratio >= radius),
-        ),
-        settings=settings,
-    )
-
-
-def _empty(targets: Tensor, settings: Mapping[str, Any]) -> CleverScores:
-    values, flags = torch.zeros(targets.shape, dtype=torch.float64), torch.zeros(targets.shape, dtype=torch.bool)
-    whole = torch.zeros(0, dtype=torch.int64)
-    fit = CleverFit(values, values, values, flags, flags, flags)
-    return CleverScores(values[:, :0].sum(1), values, targets.cpu(), whole, fit, settings)
+    return {
+        "value": per_target.min(1),
+        "per_target": per_target,
+        "targets": targets,
+        "predicted": predicted,
+        "lipschitz": lipschitz,
+        "p_value": fit.p_value.reshape(shape),
+        "shape": fit.shape.reshape(shape),
+        "fallback": fit.fallback.reshape(shape),
+        "degenerate": fit.degenerate.reshape(shape),
+        "saturated": ratio >= radius,
+    }
 
 
 def _logits(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
@@ -368,6 +359,5 @@ def _targets(settings: Clever, logits: Tensor, numbers: npt.NDArray[np.int64], s
     return ranked.gather(1, chosen.to(ranked.device))
 
 
-def _counter(progress: Callable[[float], None] | None, offset: int) -> Callable[[float], None]:
-    """Report images of a group as images of the whole."""
-    return (lambda _: None) if progress is None else (lambda done: progress(offset + done))
+def _notify_after(notify: Callable[[float], None], before: int, done: float) -> None:
+    notify(before + done)

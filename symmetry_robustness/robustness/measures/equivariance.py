@@ -1,4 +1,4 @@
-"""How symmetric a network is, measured: what turning and scaling an image does to its features, logits and gradient.
+"""Equivariance errors: changes of features, logits and gradient when an image is rotated or scaled.
 
 Quarter turns are exact on the pixel grid and are taken of the images as they are. All other elements of the group need
 resampling, for which images are cut to a disc (`resampling.py`); beside each of their errors stands a floor, the error
@@ -21,8 +21,10 @@ from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode, che
 from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
+from symmetry_robustness.results.files import equivariance_plots
+from symmetry_robustness.results.plots import Plot
 from symmetry_robustness.robustness.continuous_batching import misclassified
-from symmetry_robustness.robustness.measures.base import Arrays, Subject
+from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 from symmetry_robustness.robustness.measures.resampling import Element, check_square, cut_disc, inner_part, move
 
 _TURNS: Final = (1, 2, 3)
@@ -30,7 +32,7 @@ _TURNS: Final = (1, 2, 3)
 
 @final
 @dataclass(frozen=True)
-class Symmetry:
+class EquivarianceError:
     """Measures what the elements of the group change; columns are the elements.
 
     Under quarter turns of the image (90°, 180°, 270°), (N, 3) each:
@@ -73,18 +75,23 @@ class Symmetry:
         if not all(math.isfinite(angle) for angle in self.angles):
             raise UserError(f"angles must be finite, got {list(self.angles)}; 45 turns by an eighth")
 
-    def __call__(self, subject: Subject) -> Arrays:
+    @property
+    def plots(self) -> tuple[Plot, ...]:
+        """Accuracy and errors over angles and scales, and errors of layers under quarter turns."""
+        return tuple(equivariance_plots(self.angles, self.scales, self.layers))
+
+    def compute(self, inputs: MeasureInputs) -> Arrays:
         """Everything above for each image."""
-        check_images(subject.images)
-        check_square(subject.images)
-        check_labels(subject.labels, subject.images)
-        check_evaluation_mode(subject.network)
+        check_images(inputs.images)
+        check_square(inputs.images)
+        check_labels(inputs.labels, inputs.images)
+        check_evaluation_mode(inputs.network)
         families = {
             "rotation": [Element(angle=angle) for angle in self.angles],
             "scale": [Element(scale=scale) for scale in self.scales],
         }
         parts = []
-        for batch in subject.batches():
+        for batch in inputs.batches():
             found = {f"turn.{name}": values for name, values in quarter_turns(batch, self.layers).items()}
             if self.angles or self.scales:
                 found |= moved_discs(batch, families, self.layers)
@@ -109,14 +116,14 @@ class _View(NamedTuple):
     features: Mapping[str, Tensor]
 
 
-def quarter_turns(subject: Subject, layers: bool = False) -> dict[str, Tensor]:
-    """What exact turns of a batch of images by 90°, 180° and 270° change, (B, 3) by name; see `Symmetry`."""
-    network, labels = subject.network, subject.labels
-    still, gradient = _look_with_gradient(network, subject.images, labels, layers)
+def quarter_turns(batch: MeasureInputs, layers: bool = False) -> dict[str, Tensor]:
+    """What exact turns of a batch of images by 90°, 180° and 270° change, (B, 3) by name; see `EquivarianceError`."""
+    network, labels = batch.network, batch.labels
+    still, gradient = _look_with_gradient(network, batch.images, labels, layers)
     predicted, length = still.logits.argmax(1), gradient.flatten(1).double().norm(dim=1)
     columns: dict[str, list[Tensor]] = defaultdict(list)
     for turns in _TURNS:
-        view, turned = _look_with_gradient(network, _turn(subject.images, turns), labels, layers)
+        view, turned = _look_with_gradient(network, _turn(batch.images, turns), labels, layers)
         columns["correct"].append(~misclassified(view.logits, labels))
         columns["consistent"].append(~misclassified(view.logits, predicted))
         columns["error.logits"].append(relative_error(view.logits, still.logits))
@@ -132,10 +139,12 @@ def quarter_turns(subject: Subject, layers: bool = False) -> dict[str, Tensor]:
     return {name: torch.stack(values, dim=1) for name, values in columns.items()}
 
 
-def moved_discs(subject: Subject, families: Mapping[str, Sequence[Element]], layers: bool = False) -> dict[str, Tensor]:
+def moved_discs(
+    batch: MeasureInputs, families: Mapping[str, Sequence[Element]], layers: bool = False
+) -> dict[str, Tensor]:
     """What moving a batch of images, cut to discs, changes: `disc.correct` (B,) and (B, E) by family and name."""
-    network, labels = subject.network, subject.labels
-    disc = cut_disc(subject.images)
+    network, labels = batch.network, batch.labels
+    disc = cut_disc(batch.images)
     still = _look(network, disc.images, layers)
     predicted = still.logits.argmax(1)
     found = {"disc.correct": ~misclassified(still.logits, labels)}

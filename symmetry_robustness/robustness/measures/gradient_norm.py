@@ -1,77 +1,55 @@
-"""How steep the loss is at an image."""
+"""Norm of the loss gradient at an image."""
 
 from dataclasses import dataclass
-from typing import Final, Literal, final
+from typing import ClassVar, Final, Literal, final
 
 import torch
-from torch import Tensor, nn
 
 from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode, check_labels, loss_gradient
 from symmetry_robustness.attacks.threat import check_images
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.measures.base import Arrays, Subject
-
-GradientNormName = Literal["l1", "l2", "linf"]
+from symmetry_robustness.results.plots import Distribution
+from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 
 _ORDERS: Final = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}
-
-
-def gradient_norm(
-    network: nn.Module, images: Tensor, labels: Tensor, *, norm: GradientNormName = "l2", batch_size: int = 128
-) -> Tensor:
-    """Norm of the gradient of the cross-entropy with respect to each image, (N,).
-
-    Args:
-        network: images in [0, 1] to logits, in evaluation mode.
-        images: float32 (N, C, H, W) in [0, 1].
-        labels: (N,) int64.
-        norm: in which the gradient is measured. To first order a change of length ε in linf adds ε times the l1 norm
-            to the loss, one of length ε in l2 adds ε times the l2 norm.
-        batch_size: images per pass through the network.
-
-    Raises:
-        UserError: for unsuitable images or labels, a network in training mode, or an unknown norm.
-    """
-    check_images(images)
-    check_labels(labels, images)
-    check_evaluation_mode(network)
-    order, rule = find_order(norm), PGD(steps=1)
-    parts = [
-        torch.linalg.vector_norm(loss_gradient(network, x, y, rule)[1], ord=order, dim=(1, 2, 3))
-        for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-    ]
-    return torch.cat(parts) if len(images) else images.new_zeros(0)
-
-
-def find_order(norm: str) -> float:
-    """Order of a norm by its name.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    if norm not in _ORDERS:
-        raise UserError(f"norm must be one of {', '.join(_ORDERS)}, got {norm!r}; choose one of them")
-    return _ORDERS[norm]
 
 
 @final
 @dataclass(frozen=True)
 class GradientNorm:
-    """Measures `value` (N,), the norm of the input gradient; one gradient per image.
+    """Measures `value` (N,), the norm of the gradient of the cross-entropy with respect to each image.
+
+    To first order a change of length ε in linf adds ε times the l1 norm to the loss, one of length ε in l2 adds ε times
+    the l2 norm. Costs one gradient per image.
 
     Args:
-        norm: "l1", "l2" or "linf".
+        norm: "l1", "l2" or "linf", in which the gradient is measured.
         images: on how many images, those with the lowest numbers, it is taken; None for all.
+
+    Raises:
+        UserError: an unknown norm.
     """
 
-    norm: GradientNormName = "l2"
+    norm: Literal["l1", "l2", "linf"] = "l2"
     images: int | None = None
 
-    def __post_init__(self) -> None:
-        find_order(self.norm)
+    plots: ClassVar = (Distribution("value", "norm of the loss gradient"),)
 
-    def __call__(self, subject: Subject) -> Arrays:
-        """Norm of each gradient."""
-        network, images, labels = subject.network, subject.images, subject.labels
-        value = gradient_norm(network, images, labels, norm=self.norm, batch_size=subject.batch_size)
-        return {"value": value.double().cpu().numpy()}
+    def __post_init__(self) -> None:
+        if self.norm not in _ORDERS:
+            raise UserError(f"norm must be one of {', '.join(_ORDERS)}, got {self.norm!r}; choose one of them")
+
+    def compute(self, inputs: MeasureInputs) -> Arrays:
+        """Norm of each gradient.
+
+        Raises:
+            UserError: for unsuitable images or labels, or a network in training mode.
+        """
+        check_images(inputs.images)
+        check_labels(inputs.labels, inputs.images)
+        check_evaluation_mode(inputs.network)
+        parts = [inputs.images.new_zeros(0)]
+        for batch in inputs.batches():
+            gradient = loss_gradient(batch.network, batch.images, batch.labels, PGD(steps=1))[1]
+            parts.append(torch.linalg.vector_norm(gradient, ord=_ORDERS[self.norm], dim=(1, 2, 3)))
+        return {"value": torch.cat(parts).double().cpu().numpy()}

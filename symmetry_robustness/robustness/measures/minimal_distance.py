@@ -1,7 +1,7 @@
-"""The smallest perturbation found that changes a prediction, in one norm."""
+"""Length of the smallest perturbation found that changes a prediction, in one norm."""
 
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode
 from symmetry_robustness.attacks.threat import NORMS, NormName, check_images, find_norm, parse_epsilon, per_image
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
+from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.continuous_batching import Grid, distances, misclassified, walk
 from symmetry_robustness.robustness.fusion import fuse
-from symmetry_robustness.robustness.measures.base import Arrays, Subject
+from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 
 # Halvings of the way back to the image: the end is known to a 256th of the length.
 _HALVINGS: Final = 8
@@ -53,6 +54,9 @@ class MinimalDistance:
     steps: int = 20
     images: int | None = None
 
+    upper_bound: ClassVar = "distance"
+    plots: ClassVar = (Distribution("distance", "minimal distance"),)
+
     def __post_init__(self) -> None:
         find_norm(self.norm)
         low, high = parse_epsilon(self.smallest, "smallest"), parse_epsilon(self.largest, "largest")
@@ -74,32 +78,32 @@ class MinimalDistance:
         ends = parse_epsilon(self.smallest, "smallest"), parse_epsilon(self.largest, "largest")
         return tuple(float(radius) for radius in np.geomspace(*ends, self.radii))
 
-    def __call__(self, subject: Subject) -> Arrays:
+    def compute(self, inputs: MeasureInputs) -> Arrays:
         """Distance of each image."""
-        check_images(subject.images)
-        check_evaluation_mode(subject.network)
-        batches = torch.split(subject.images, subject.batch_size)
-        logits = torch.cat([_logits(subject.network, images) for images in batches])
-        wrong = misclassified(logits, subject.labels).cpu().numpy()
+        check_images(inputs.images)
+        check_evaluation_mode(inputs.network)
+        batches = torch.split(inputs.images, inputs.batch_size)
+        logits = torch.cat([_logits(inputs.network, images) for images in batches])
+        wrong = misclassified(logits, inputs.labels).cpu().numpy()
         distance = np.where(wrong, 0.0, self.grid[-1])
         saturated = ~wrong
         standing = np.flatnonzero(~wrong)
-        attacked = subject.take(standing)
+        attacked = inputs.take(standing)
         result = walk(
-            fuse(attacked.network, attacked.images[: subject.batch_size]),
+            fuse(attacked.network, attacked.images[: inputs.batch_size]),
             attacked.images,
             attacked.labels,
             self.rule,
             Grid(NORMS[self.norm], self.grid, (0.0, 1.0)),
-            indices=attacked.numbers,
+            indices=attacked.indices,
             logits=logits[torch.as_tensor(standing, device=logits.device)],
-            seed=subject.seed,
-            batch_size=subject.batch_size,
+            seed=inputs.seed,
+            batch_size=inputs.batch_size,
             keep=range(len(standing)),
-            progress=lambda done: subject.notify(len(wrong) - len(standing) + done),
+            progress=lambda done: inputs.notify(len(wrong) - len(standing) + done),
         )
         found = np.array(sorted(result.adversarial), dtype=np.int64)
-        for rows in np.array_split(found, range(subject.batch_size, len(found), subject.batch_size)):
+        for rows in np.array_split(found, range(inputs.batch_size, len(found), inputs.batch_size)):
             if len(rows):
                 part = attacked.take(rows)
                 changed = torch.stack([result.adversarial[int(row)] for row in rows])

@@ -2,61 +2,88 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from symmetry_robustness.attacks.gradient import check_evaluation_mode
 from symmetry_robustness.attacks.rng import example_generator
 from symmetry_robustness.attacks.threat import check_images, per_image
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
-from symmetry_robustness.robustness.measures.base import Arrays, Subject
+from symmetry_robustness.results.plots import Distribution, Panel
+from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 
-Numbers = Sequence[int] | npt.NDArray[np.int64]
 
+@final
+@dataclass(frozen=True)
+class RemovalTolerance:
+    """Measures `value` (N,), the largest share of input values that can be zero before the prediction changes.
 
-def removal_tolerance(
-    network: nn.Module,
-    images: Tensor,
-    *,
-    levels: int = 20,
-    seed: int = 0,
-    indices: Numbers | None = None,
-    batch_size: int = 128,
-) -> Tensor:
-    """Largest share of randomly chosen input values that can be set to zero before the prediction changes.
+    The shares 1/levels, 2/levels, ..., 1 are tried in turn, each removing more of the same random order of values, and
+    an image is done at the first change: what a larger share would do does not count. The result is a multiple of
+    1/levels, 0 where the first level changes the prediction and 1 where nothing does. `removed` (k, C, H, W) are the
+    first images without the values that they tolerate to lose.
 
-    The shares 1/levels, 2/levels, ..., 1 are tried in turn, each removing more of the same random order, and an image
-    is done at the first change: what a larger share would do does not count.
+    Costs at most 1 + levels passes per image, fewer where it breaks early.
 
     Args:
-        network: images in [0, 1] to logits, in evaluation mode.
-        images: float32 (N, C, H, W) in [0, 1].
         levels: number of shares that are tried; the resolution of the result.
-        seed: of the random order, together with the number of the image.
-        indices: (N,) numbers of the images in their data set; without it 0, 1, 2, ...
-        batch_size: images per pass through the network.
-
-    Returns:
-        (N,) shares, multiples of 1/levels, on the images' device: 0 where the first level changes the prediction, 1
-        where nothing does.
+        images: on how many images, those with the lowest numbers, it is taken; None for all.
 
     Raises:
-        UserError: for unsuitable images, a network in training mode, or no levels.
+        UserError: where there are no levels.
+
+    Source: arXiv 2510.16171, released scripts.
     """
-    check_images(images)
-    check_evaluation_mode(network)
-    check_levels(levels)
-    numbers = range(len(images)) if indices is None else indices
-    parts = [
-        _tolerance(network, part, removal_ranks(part, numbers[start : start + batch_size], seed), levels)
-        for start, part in zip(range(0, len(images), batch_size), torch.split(images, batch_size), strict=False)
-    ]
-    return torch.cat(parts) if parts else images.new_zeros(0)
+
+    levels: int = 20
+    images: int | None = None
+
+    plots: ClassVar = (
+        Panel("removed", "value", "removed"),
+        Distribution("value", "share of values removed"),
+    )
+
+    def __post_init__(self) -> None:
+        if self.levels < 1:
+            raise UserError(f"levels must be at least 1, got {self.levels}; 20 levels resolve steps of 5 %")
+
+    def compute(self, inputs: MeasureInputs) -> Arrays:
+        """Tolerance of each image.
+
+        Raises:
+            UserError: for unsuitable images, or a network in training mode.
+        """
+        check_images(inputs.images)
+        check_evaluation_mode(inputs.network)
+        parts = [self._tolerance(batch) for batch in inputs.batches()]
+        value = torch.cat(parts) if parts else inputs.images.new_zeros(0)
+        found = {"value": value.double().cpu().numpy()}
+        if shown := min(inputs.keep, len(value)):
+            first = inputs.images[:shown].cpu().numpy()
+            found["removed"] = removed(first, found["value"][:shown], inputs.indices[:shown], inputs.seed)
+        return found
+
+    def _tolerance(self, batch: MeasureInputs) -> Tensor:
+        """Removal tolerance of one batch."""
+        images, ranks = batch.images, removal_ranks(batch.images, batch.indices, batch.seed)
+        result = images.new_ones(len(images))
+        standing = torch.arange(len(images), device=images.device)
+        with torch.no_grad(), float32(images.device):
+            predicted = batch.network(images).argmax(1)
+            for level in range(1, self.levels + 1):
+                shares = torch.full((len(standing),), level / self.levels, dtype=torch.float64, device=images.device)
+                kept = remove(images[standing], shares, ranks[standing])
+                changed = batch.network(kept).argmax(1) != predicted[standing]
+                result[standing[changed]] = (level - 1) / self.levels
+                standing = standing[~changed]
+                if not len(standing):
+                    break
+        return result
 
 
 def remove(images: Tensor, shares: Tensor, ranks: Tensor) -> Tensor:
@@ -65,75 +92,17 @@ def remove(images: Tensor, shares: Tensor, ranks: Tensor) -> Tensor:
     return torch.where(ranks >= per_image(counts, ranks), images, 0.0)
 
 
-def removal_ranks(images: Tensor, numbers: Numbers, seed: int) -> Tensor:
+def removal_ranks(images: Tensor, indices: Sequence[int] | npt.NDArray[np.int64], seed: int) -> Tensor:
     """Place of each value of images (N, C, H, W) in the order of its removal, a function of seed and number."""
     size = images[0].numel()
-    orders = [torch.randperm(size, generator=example_generator(seed, int(number))) for number in numbers]
+    orders = [torch.randperm(size, generator=example_generator(seed, int(number))) for number in indices]
     return torch.stack(orders).reshape(images.shape).to(images.device)
 
 
 def removed(
-    images: npt.NDArray[np.float32], shares: npt.NDArray[np.float64], numbers: npt.NDArray[np.int64], seed: int
+    images: npt.NDArray[np.float32], shares: npt.NDArray[np.float64], indices: npt.NDArray[np.int64], seed: int
 ) -> npt.NDArray[np.float32]:
-    """What `RemovalTolerance` leaves of images (N, C, H, W) of these numbers when shares (N,) of them are removed."""
+    """Images (N, C, H, W) of these numbers without the shares (N,) of their values, as `RemovalTolerance` removes."""
     given = torch.from_numpy(images)
-    left: npt.NDArray[np.float32] = remove(given, torch.from_numpy(shares), removal_ranks(given, numbers, seed)).numpy()
+    left: npt.NDArray[np.float32] = remove(given, torch.from_numpy(shares), removal_ranks(given, indices, seed)).numpy()
     return left
-
-
-def _tolerance(network: nn.Module, images: Tensor, ranks: Tensor, levels: int) -> Tensor:
-    """Removal tolerance of one batch."""
-    result = images.new_ones(len(images))
-    standing = torch.arange(len(images), device=images.device)
-    with torch.no_grad(), float32(images.device):
-        predicted = network(images).argmax(1)
-        for level in range(1, levels + 1):
-            shares = torch.full((len(standing),), level / levels, dtype=torch.float64, device=images.device)
-            kept = remove(images[standing], shares, ranks[standing])
-            changed = network(kept).argmax(1) != predicted[standing]
-            result[standing[changed]] = (level - 1) / levels
-            standing = standing[~changed]
-            if not len(standing):
-                break
-    return result
-
-
-def check_levels(levels: int) -> None:
-    """Refuse a resolution that is none.
-
-    Raises:
-        UserError: where there are no levels.
-    """
-    if levels < 1:
-        raise UserError(f"levels must be at least 1, got {levels}; 20 tell shares of 5 %")
-
-
-@final
-@dataclass(frozen=True)
-class RemovalTolerance:
-    """Measures `value` (N,), the removal tolerance; at most 1 + levels passes per image, fewer where it breaks early.
-
-    Args:
-        levels: number of shares that are tried; the resolution of the result.
-        images: on how many images, those with the lowest numbers, it is taken; None for all.
-
-    Source: arXiv 2510.16171, released scripts.
-    """
-
-    levels: int = 20
-    images: int | None = None
-
-    def __post_init__(self) -> None:
-        check_levels(self.levels)
-
-    def __call__(self, subject: Subject) -> Arrays:
-        """Tolerance of each image."""
-        value = removal_tolerance(
-            subject.network,
-            subject.images,
-            levels=self.levels,
-            seed=subject.seed,
-            indices=subject.numbers,
-            batch_size=subject.batch_size,
-        )
-        return {"value": value.double().cpu().numpy()}

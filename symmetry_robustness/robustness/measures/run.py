@@ -1,27 +1,29 @@
 """The measures of a protocol, taken on the images of a report."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
+from symmetry_robustness.results.plots import Panel
+from symmetry_robustness.results.report import Arrays, RobustnessReport
 from symmetry_robustness.robustness.attack_batch import Progress, Reporter
-from symmetry_robustness.robustness.measures.base import Arrays, Subject, lowest
+from symmetry_robustness.robustness.measures.base import Measure, MeasureInputs
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
-from symmetry_robustness.robustness.report import RobustnessReport
 
 
-def with_measures(
+def add_measures(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
     protocol: EvaluationProtocol,
     report: RobustnessReport,
-    progress: Reporter | None,
+    progress: Reporter,
 ) -> RobustnessReport:
-    """The report with what the protocol's measures find; stages of progress are called `measures.NAME`.
+    """The report with the arrays of the protocol's measures; stages of progress are called `measures.NAME`.
 
     Args:
         network: images in [0, 1] to logits, in evaluation mode; made of modules, since measures may look inside.
@@ -35,22 +37,32 @@ def with_measures(
         UserError: for images or a network that a measure refuses, or arrays that do not fit the images.
     """
     measures: dict[str, Arrays] = {}
-    whole = Subject(network, images, labels, report.indices, protocol.seed, protocol.batch_size)
+    whole = MeasureInputs(network, images, labels, report.indices, protocol.seed, protocol.batch_size)
     for name, measure in protocol.measures.items():
-        subject = whole.take(lowest(whole.numbers, measure.images))
-        total = len(subject.images)
+        inputs = whole.take(np.argsort(whole.indices, kind="stable")[: measure.images])
+        total = len(inputs.images)
         if not total:
             continue
-        notify = _notifier(progress, f"measures.{name}", total)
+
+        def notify(done: float, stage: str = f"measures.{name}", total: int = total) -> None:
+            progress(Progress(stage, done, total))
+
         with float32(images.device):
-            found = measure(subject._replace(notify=notify))
+            found = measure.compute(inputs._replace(notify=notify, keep=min(protocol.keep_examples, total)))
         notify(total)
-        for array, values in found.items():
-            if values.shape[:1] != (total,):
-                raise UserError(f"measure {name}: {array} has the shape {values.shape}; the first axis must be {total}")
-        measures[name] = {"indices": subject.numbers, **found}
+        measures[name] = {"indices": inputs.indices, **found}
+        _check_arrays(name, measure, measures[name])
     return replace(report, measures=measures)
 
 
-def _notifier(progress: Reporter | None, stage: str, total: int) -> Callable[[int], None]:
-    return (lambda _: None) if progress is None else (lambda done: progress(Progress(stage, done, total)))
+def _check_arrays(name: str, measure: Measure, found: Mapping[str, object]) -> None:
+    """Refuse arrays that do not have one entry for each image.
+
+    Raises:
+        UserError: names the array.
+    """
+    pictures = [plot.images for plot in getattr(measure, "plots", ()) if isinstance(plot, Panel)]
+    total = len(np.asarray(found["indices"]))
+    for array, values in found.items():
+        if array not in pictures and (shape := np.shape(values))[:1] != (total,):  # type: ignore[arg-type]
+            raise UserError(f"measure {name}: {array} has the shape {shape}; the first axis must be {total}")

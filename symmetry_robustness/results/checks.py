@@ -1,7 +1,55 @@
-"""What each soundness check asks, in a sentence; apart from the checks, for reports that do not wait for torch."""
+"""Soundness checks as a report holds them: name, status, evidence; a sentence for each that says what it asks."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+Status = Literal["passed", "warned", "failed"]
+_SEVERITY: Final[Mapping[Status, int]] = {"passed": 0, "warned": 1, "failed": 2}
+
+
+class Check(NamedTuple):
+    """Outcome of one check: its name, "passed", "warned" or "failed", and the evidence in one line."""
+
+    name: str
+    status: Status
+    evidence: str
+
+    @property
+    def explanation(self) -> str:
+        """The condition that the check tests, in a sentence; empty for a check of another version."""
+        return EXPLANATIONS.get(self.name, "")
+
+
+def merge_checks(groups: Iterable[Sequence[Check]]) -> tuple[Check, ...]:
+    """Checks of several shards as one list; of each name the worst outcome, the first where they agree.
+
+    >>> merge_checks([[Check("finite_logits", "passed", "a")], [Check("finite_logits", "failed", "b")]])
+    (Check(name='finite_logits', status='failed', evidence='b'),)
+    """
+    merged: dict[str, Check] = {}
+    for check in (check for group in groups for check in group):
+        known = merged.get(check.name)
+        if known is None or _SEVERITY[check.status] > _SEVERITY[known.status]:
+            merged[check.name] = check
+    return tuple(merged.values())
+
+
+def count_checks(checks: Iterable[Check]) -> dict[Status, int]:
+    """How many checks passed, warned and failed."""
+    counts: dict[Status, int] = dict.fromkeys(_SEVERITY, 0)
+    for check in checks:
+        counts[check.status] += 1
+    return counts
+
+
+def worst_status(statuses: Iterable[Status]) -> Status | None:
+    """The worst of several statuses; None where there is none.
+
+    >>> worst_status(["passed", "failed", "warned"])
+    'failed'
+    """
+    return max(statuses, key=_SEVERITY.__getitem__, default=None)
+
 
 EXPLANATIONS: Final[Mapping[str, str]] = {
     "protocol_settings": "The protocol judges soundly: pixel bounds [0, 1], evaluation mode, nothing outside the ball.",

@@ -1,0 +1,132 @@
+"""Names of results: metrics, epsilons, norms, the corruption benchmark, and the identity of a protocol."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+Settings = Mapping[str, Any]
+
+WORST_CASE: Final = "worst_case"  # stands for all attacks together
+# Norms by the names that settings give them.
+NORM_TITLES: Final[Mapping[str, str]] = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
+# The corruptions of the benchmark; what a data set has beside them does not count. Source: arXiv 1903.12261, sec. 4.1.
+BENCHMARK_CORRUPTIONS: Final = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+BENCHMARK_SEVERITIES: Final = (1, 2, 3, 4, 5)
+
+# Sound settings, which reports of early versions leave unsaid.
+SOUND: Final[Settings] = {
+    "judge": "any",
+    "mode": "evaluation",
+    "outside": "discard",
+    "cascade": False,
+    "bounds": [0.0, 1.0],
+}
+# Settings of a protocol that change no number: those of checks, and how a measure is shown.
+_CHECKING: Final = ("checks", "expected_clean_accuracy")
+_SHOWING: Final = ("plots", "means", "lower_bound", "upper_bound")
+_PAPER: Final[Settings] = {
+    "attacks.fgsm.class": "FGSM",
+    "attacks.pgd.class": "PGD",
+    "attacks.pgd.steps": 40,
+    "attacks.pgd.step_size": 0.005,
+    "attacks.pgd.random_start": False,
+    "attacks.pgd.iterate": "last",
+    "norm": "linf",
+    "epsilons": [0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.055, 0.06, 0.065, 0.07, 0.075],
+    **SOUND,
+}
+# Files of conf/robustness by the settings that make them up; the first that fits names a protocol.
+_KNOWN: Final[Mapping[str, Settings]] = {
+    "paper": _PAPER,
+    "released_weighted": {**_PAPER, "judge": "returned"},
+    "released_rotation_scale": {**_PAPER, "judge": "returned", "mode": "training_statistics"},
+    "released_standard": {**_PAPER, "judge": "returned", "bounds": [0.5, 1.0], "outside": "count"},
+}
+# Released protocols whose settings are those of another, under whose name they are found.
+SAME_AS: Final[Mapping[str, str]] = {
+    "released_parallel": "released_standard",
+    "released_cascaded": "released_standard",
+}
+
+
+def metric_key(attack: str, norm: str, epsilon: float) -> str:
+    """Key of robust accuracy in summaries; `worst_case` stands for all attacks together.
+
+    >>> metric_key("pgd", "linf", 8 / 255), metric_key("worst_case", "l2", 0.5)
+    ('robust_accuracy.pgd.linf_0.03137', 'worst_case.l2_0.5')
+    """
+    prefix = WORST_CASE if attack == WORST_CASE else f"robust_accuracy.{attack}"
+    return f"{prefix}.{norm}_{epsilon:.4g}"
+
+
+def measure_key(measure: str, array: str) -> str:
+    """Key of a measure's mean in summaries; the score of CLEVER has one of its own.
+
+    >>> measure_key("symmetry", "turn.correct"), measure_key("clever", "value")
+    ('measures.symmetry.turn.correct', 'clever')
+    """
+    return "clever" if (measure, array) == ("clever", "value") else f"measures.{measure}.{array}"
+
+
+def epsilon_name(epsilon: float) -> str:
+    """An epsilon as a fraction of 255 where it is one, in decimals otherwise.
+
+    >>> epsilon_name(8 / 255), epsilon_name(0.5)
+    ('8/255', '0.5')
+    """
+    steps = round(2 * 255 * epsilon) / 2
+    return f"{steps:g}/255" if steps and abs(255 * epsilon - steps) < 1e-3 else f"{epsilon:.4g}"
+
+
+def protocol_settings(settings: Settings) -> dict[str, Any]:
+    """All settings of a protocol that decide a number."""
+    whole = {**SOUND, "measures": {}, **settings}
+    measures = {
+        name: {key: value for key, value in measure.items() if key not in _SHOWING}
+        for name, measure in whole["measures"].items()
+    }
+    return {key: value for key, value in whole.items() if key not in _CHECKING} | {"measures": measures}
+
+
+def is_released(settings: Settings) -> bool:
+    """Whether a protocol re-enacts an evaluation with its mistakes instead of judging soundly."""
+    protocol = protocol_settings(settings)
+    return any(protocol[name] != SOUND[name] for name in ("judge", "mode", "outside", "bounds"))
+
+
+def protocol_name(settings: Settings) -> str:
+    """Name of the file of conf/robustness with these attacks, epsilons and ways of judging; empty for any other.
+
+    Those of `SAME_AS` have the name of the other.
+    """
+    flat = flatten(protocol_settings(settings))
+    attacks = {name.split(".")[1] for name in flat if name.startswith("attacks.")}
+    for name, known in _KNOWN.items():
+        named = {key.split(".")[1] for key in known if key.startswith("attacks.")}
+        if attacks == named and all(flat.get(key) == value for key, value in known.items()):
+            return name
+    return ""
+
+
+def flatten(settings: Settings, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; lists are values.
+
+    >>> flatten({"a": {"b": 1, "c": [2]}})
+    {'a.b': 1, 'a.c': [2]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def digest(*values: object) -> str:
+    """Twelve hexadecimal digits that stand for plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
