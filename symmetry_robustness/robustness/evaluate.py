@@ -72,6 +72,13 @@ def evaluate_robustness(
 
     Raises:
         UserError: for unsuitable images, labels or indices, or a call inside inference mode.
+
+    Examples:
+        >>> images, labels = torch.tensor([0.6, 0.4, 0.5]).reshape(1, 3, 1, 1), torch.tensor([0])
+        >>> protocol = EvaluationProtocol(attacks={"pgd": PGD(steps=10)}, epsilons=[0.04, 0.06])
+        >>> report = evaluate_robustness(nn.Flatten().eval(), images, labels, protocol)  # the class is the brightest channel
+        >>> report.minimal_epsilon["pgd"]  # its margin of 0.1 vanishes at 0.05
+        array([0.06])
     """
     if torch.is_inference_mode_enabled():
         raise UserError(
