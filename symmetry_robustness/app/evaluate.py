@@ -23,14 +23,13 @@ from symmetry_robustness.app.hydra_main import run_hydra
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_network, require_trusted
-from symmetry_robustness.reporting.figures import save_figure
+from symmetry_robustness.reporting.figures import measure_figures, save_figure
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
 from symmetry_robustness.runs.directory import CONFIG, read_config
 from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.runs.process import keep_freed_memory
 from symmetry_robustness.runs.snapshot import package_digest
-from symmetry_robustness.training.pictures import measure_figures
 
 
 def evaluate(config: DictConfig) -> RobustnessReport | None:

@@ -44,14 +44,14 @@ def find_answers(results: pd.DataFrame, comparisons: pd.DataFrame, numbers: Mapp
     """
     tests: dict[tuple[str, Point], dict[str, Any]] = {}
     for test in records(comparisons[comparisons["measure"].isin(results["measure"].unique())]):
-        tests.setdefault((test.section, place(test)), {})[test.other_settings] = test
+        tests.setdefault((test.comparison_group, place(test)), {})[test.other_settings] = test
     points: dict[tuple[str, Point], list[Any]] = {}
     attacks: dict[str, dict[str, None]] = {}
     for row in records(results):
         point = place(row)
-        points.setdefault((row.section, point), []).append(row)
+        points.setdefault((row.comparison_group, point), []).append(row)
         if point.axis == "epsilon" and point.position:
-            attacks.setdefault(row.section, {})[point.attack] = None
+            attacks.setdefault(row.comparison_group, {})[point.attack] = None
     for (section, point), rows in points.items():
         beginnings = attacks.get(section, ()) if point.attack == "none" else ()
         for attack in beginnings or (point.attack,):

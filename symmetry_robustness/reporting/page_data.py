@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from symmetry_robustness.reporting.aggregate import Section, Summary
+from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary
 from symmetry_robustness.reporting.claims import Outcome
 from symmetry_robustness.reporting.comparability import data_title
-from symmetry_robustness.reporting.evaluations import FINAL
+from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.frame import records
+from symmetry_robustness.reporting.load import Run, shown_path
 from symmetry_robustness.reporting.page import (
     Axis,
     Claim,
@@ -29,7 +30,6 @@ from symmetry_robustness.reporting.page import (
 from symmetry_robustness.reporting.page_answers import find_answers, place
 from symmetry_robustness.reporting.page_measures import find_measures
 from symmetry_robustness.reporting.page_run import run_details
-from symmetry_robustness.reporting.runs import Run, shown_path
 from symmetry_robustness.reporting.statistics import Difference
 
 _ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy")
@@ -96,7 +96,7 @@ def all_details(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
 
 def _settings(summary: Summary, runs: Sequence[Run]) -> dict[str, Setting]:
     """Section to setting; those that would look alike are told apart by their images, then by the section's digest."""
-    norms = {e.section: e.norm for run in runs for e in run.evaluations.values() if e.attacks}
+    norms = {e.comparison_group: e.norm for run in runs for e in run.evaluations.values() if e.attacks}
     settings = {
         key: Setting(
             data=section.data,
@@ -107,9 +107,9 @@ def _settings(summary: Summary, runs: Sequence[Run]) -> dict[str, Setting]:
             description=section.description if section.protocol else "all test images, no attack",
             training_differs_in=section.training_differs_in,
         )
-        for key, section in summary.sections.items()
+        for key, section in summary.groups.items()
     }
-    for tell in (lambda key: f"{summary.sections[key].images or 'all'} images", lambda key: key[:6]):
+    for tell in (lambda key: f"{summary.groups[key].images or 'all'} images", lambda key: key[:6]):
         alike = Counter(settings.values())
         settings |= {key: replace(one, variant=tell(key)) for key, one in settings.items() if alike[one] > 1}
     return settings
@@ -139,7 +139,7 @@ def _measured(found: Difference) -> Measured | None:
     return None if value is None else Measured(value, low, high, found.seeds)
 
 
-def _protocol(section: Section) -> str:
+def _protocol(section: ComparisonGroup) -> str:
     """Its name; one that has none but that of the runs' own file is called by its attacks."""
     if not section.protocol:
         return "test accuracy"
@@ -150,7 +150,7 @@ def _protocol(section: Section) -> str:
 
 def _title(summary: Summary) -> str:
     """Names the data, which a page is about more than anything else."""
-    sets = list(dict.fromkeys(section.data for section in summary.sections.values()))
+    sets = list(dict.fromkeys(section.data for section in summary.groups.values()))
     title = f"Robustness on {', '.join(sets)}"
     return title if sets and len(title) <= 60 else "Robustness report"
 
@@ -178,7 +178,7 @@ def _curves(
     results: pd.DataFrame, numbers: Mapping[str, int], entries: Sequence[RunEntry], at: Mapping[str, int]
 ) -> Iterator[Curve]:
     """One for each network, setting and attack."""
-    for (section, _), group in results.groupby(["section", "settings"], sort=False):
+    for (section, _), group in results.groupby(["comparison_group", "settings"], sort=False):
         first, number = records(group.head(1))[0], numbers[str(section)]
         own = [at[run] for run in first.runs]
         reports = [report for run in own for report in entries[run].reports if report.setting == number]
@@ -225,17 +225,17 @@ def _entries(runs: Sequence[Run], frame: pd.DataFrame, numbers: Mapping[str, int
     """Each run with its evaluations, then the test sets that show images in several ways."""
     rows: dict[str, dict[tuple[str, str], list[Any]]] = {}
     for row in records(frame):
-        rows.setdefault(str(row.run), {}).setdefault((str(row.section), str(row.weights)), []).append(row)
+        rows.setdefault(str(row.run), {}).setdefault((str(row.comparison_group), str(row.weights)), []).append(row)
     root = Path(os.path.commonpath([run.directory.resolve().parent for run in runs]))
     entries = []
     for run in runs:
         found = rows.get(run.place, {})
         reports = []
         for evaluation in run.evaluations.values():
-            numbered = found.pop((evaluation.section, evaluation.weights), [])
-            checks = evaluation.content["checks"]
+            numbered = found.pop((evaluation.comparison_group, evaluation.weights), [])
+            checks = [check._asdict() for check in evaluation.checks]
             images = len(evaluation.indices)
-            reports.append(_evaluation(numbers.get(evaluation.section, 0), images, numbered, checks))
+            reports.append(_evaluation(numbers.get(evaluation.comparison_group, 0), images, numbered, checks))
         for (section, _), others in found.items():
             if any(row.view for row in others):
                 reports.append(_evaluation(numbers[section], _count(others[0].images), others, []))

@@ -19,9 +19,9 @@ def find_measures(results: pd.DataFrame, numbers: Mapping[str, int]) -> Iterator
         numbers: section to number of the setting.
     """
     for rows in split(results, "settings").values():
-        placed = rows[rows["section"] != ""]  # a cost belongs to no section, and does not know its data set
+        placed = rows[rows["comparison_group"] != ""]  # a cost belongs to no section, and does not know its data set
         common = _means(rows[rows["measure"].isin(_COMMON)])
-        taken = split(rows[rows["measure"].isin(_CLEVER)], "section")
+        taken = split(rows[rows["measure"].isin(_CLEVER)], "comparison_group")
         for section, scores in taken.items():
             first = records(scores.head(1))[0]
             values = _means(scores) | common

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from symmetry_robustness.reporting.evaluations import Evaluation, Examples
-from symmetry_robustness.reporting.figures import epsilon_name, magnified_difference, outcome_name
+from symmetry_robustness.reporting.evaluation import Evaluation, Examples, measure_name
+from symmetry_robustness.reporting.figures import magnified_difference, outcome_name
+from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.page import finite
-from symmetry_robustness.reporting.run_table import measure_title
-from symmetry_robustness.reporting.runs import Run
-from symmetry_robustness.results.names import flatten
+from symmetry_robustness.reporting.tables import measure_title
+from symmetry_robustness.results.names import epsilon_name, flatten
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2
@@ -36,7 +36,7 @@ def run_details(run: Run, *, pictures: bool) -> dict[str, Any]:
         pictures: whether adversarial examples are shown; a page of many runs shows them for some only.
     """
     return {
-        "config": (run.directory / "config.yaml").read_text(),
+        "config": run.config_text,
         "provenance": {name: _words(value) for name, value in flatten(run.provenance).items() if value not in _NOTHING},
         "reports": [_report(evaluation, pictures) for evaluation in run.evaluations.values()],
         "metrics": training_curves(run.metrics()),
@@ -49,21 +49,15 @@ def _words(value: Any) -> str:
 
 
 def _report(evaluation: Evaluation, pictures: bool) -> dict[str, Any]:
-    content = evaluation.content
     means = [
-        [
-            "CLEVER" if measure == "clever" else measure_title(measure, array),
-            mean["value"],
-            mean["standard_error"],
-            mean["images"],
-        ]
-        for measure, arrays in content["measures"].items()
+        [measure_title(measure_name(measure, array)), *finite((mean.value, mean.standard_error)), mean.images]
+        for measure, arrays in evaluation.means.items()
         for array, mean in arrays.items()
     ]
-    place = f"robustness/{evaluation.stem}.npz"
+    place = f"robustness/{evaluation.path.stem}.npz"
     note = f"Left out to keep this page small; they are in {place} and in a report of this run alone."
     return {
-        "checks": content["checks"],
+        "checks": [check._asdict() for check in evaluation.checks],
         "measures": means,
         "examples": list(example_rows(evaluation.examples())) if pictures else note,
     }

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models import build_network
 from symmetry_robustness.precision import fastest_precision
-from symmetry_robustness.reporting.run_table import show_run
+from symmetry_robustness.reporting.tables import show_run
 from symmetry_robustness.runs.directory import CHECKPOINTS, PROGRESS, SUMMARY
 from symmetry_robustness.runs.exit_status import write_outcome
 from symmetry_robustness.runs.heartbeat import Heartbeat

@@ -16,13 +16,12 @@ from torch import distributed, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
-from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves
+from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves, measure_figures
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
 from symmetry_robustness.robustness.checks.derived import conclude
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.budget import Budget
-from symmetry_robustness.training.pictures import measure_figures
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import pytest
 
 from symmetry_robustness.reporting.aggregate import summarize
 from symmetry_robustness.reporting.frame import frame_of
+from symmetry_robustness.reporting.load import Run, find_runs
 from symmetry_robustness.reporting.page import Curve, Page, render_page
 from symmetry_robustness.reporting.page_data import all_details, make_page
-from symmetry_robustness.reporting.runs import Run, find_runs
 from symmetry_robustness.results import Check
 
 from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_report, make_run

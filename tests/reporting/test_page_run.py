@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from symmetry_robustness.reporting.evaluations import Examples
+from symmetry_robustness.reporting.evaluation import Examples
+from symmetry_robustness.reporting.load import find_runs, read_metrics
 from symmetry_robustness.reporting.page_run import example_rows, run_details, training_curves
-from symmetry_robustness.reporting.runs import find_runs, read_metrics
 
 from .made import make_run
 

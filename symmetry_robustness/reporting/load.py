@@ -1,4 +1,4 @@
-"""Run directories, read from their files alone."""
+"""Run directories, read from their files alone; reports that were saved from Python count as runs of one evaluation."""
 
 import csv
 import json
@@ -9,24 +9,52 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import yaml
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import DAMAGED_ARCHIVE
-from symmetry_robustness.reporting.comparability import data_title, training_settings
-from symmetry_robustness.reporting.evaluations import FINAL, Evaluation, read_evaluation
-from symmetry_robustness.reporting.figures import Curve
-from symmetry_robustness.reporting.schema import Provenance, RunSummary, read_checked
+from symmetry_robustness.reporting.comparability import data_title, images_per_test_set, training_settings
+from symmetry_robustness.reporting.evaluation import FINAL, Evaluation, read_evaluation
 
-# Kinds of views that a test set may have been shown in, and the axis that they are drawn along.
+# Ways in which test images may have been shown, and the axis that each is drawn along.
 VIEWS = {"rotation": "angle (degrees, counter-clockwise)", "scale": "scale"}
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, and not everywhere
-_DURING = re.compile(r"(train|validation|test)-epoch=(\d+)")
-_DAMAGE = (*DAMAGED_ARCHIVE, TypeError, AttributeError, OverflowError, yaml.YAMLError, csv.Error)
+_DURING = re.compile(r"(train|validation|test)-epoch=\d+")
+_DAMAGE = (*DAMAGED_ARCHIVE, UserError, TypeError, AttributeError, OverflowError, yaml.YAMLError, csv.Error)
+
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=0, le=2**62)]
+_Positive = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class RunSummary(BaseModel):
+    """summary.json of a run that is done."""
+
+    name: str
+    seed: _Count
+    parameters: _Count
+    clean_accuracy: _Fraction
+    robustness_images: _Count
+    group: str | None = None
+    data: str | None = None
+    test_accuracy: dict[str, _Fraction] = {}
+    test_images: _Count | None = None
+    clever: FiniteFloat | None = None
+    epochs: _Count | None = None
+    flops: _Count | None = None
+    training_seconds: _Positive | None = None
+    images_per_second: _Positive | None = None
+
+
+class Provenance(BaseModel):
+    """provenance.json of a run."""
+
+    commit: str | None = None
+    changed_since_commit: bool = False
 
 
 class Problem(NamedTuple):
@@ -89,11 +117,6 @@ class Run:
         return self.evaluations.get(FINAL)
 
     @property
-    def attacks(self) -> list[str]:
-        """Names of the attacks of the final evaluation."""
-        return self.final.attacks if self.final else []
-
-    @property
     def epochs(self) -> int | None:
         """How many epochs it was trained for; None where a number of steps or a time was asked for instead."""
         epochs = self.summary.get("epochs", self.config.get("trainer", {}).get("max_epochs"))
@@ -105,6 +128,11 @@ class Run:
         commit = self.provenance.get("commit") or ""
         return f"{commit}+" if commit and self.provenance.get("changed_since_commit") else commit
 
+    @property
+    def config_text(self) -> str:
+        """Text of config.yaml; empty for a saved report, which has none."""
+        return (self.directory / "config.yaml").read_text(encoding="utf-8") if self.directory.is_dir() else ""
+
     @cached_property
     def training(self) -> dict[str, Any]:
         """All settings that decide the weights, but for the seed."""
@@ -114,17 +142,11 @@ class Run:
         """Rows of metrics.csv, each with the numbers that were logged; empty where there is none."""
         return [] if self.metrics_file is None else read_metrics(self.metrics_file)
 
-    def during_files(self) -> list[tuple[int, Path]]:
-        """Epochs and the JSON files of the evaluations after them, in order."""
-        found = ((_DURING.fullmatch(path.stem), path) for path in (self.directory / "robustness").glob("*.json"))
-        return sorted((int(match[2]), path) for match, path in found if match)
-
-    def curve(self, attack: str) -> Curve:
-        """Accuracy over epsilon under one attack on the evaluated images, beginning with the clean accuracy at 0."""
-        assert self.final is not None
-        correct = np.column_stack([self.final.clean, self.final.curve(attack)])
-        shares = correct.mean(axis=0)
-        return Curve(np.array([0.0, *self.final.epsilons]), shares, np.sqrt(shares * (1 - shares) / len(correct)))
+    @property
+    def test_images(self) -> int | None:
+        """Number of images in each test set; runs of early versions do not state it."""
+        stated = self.summary.get("test_images")
+        return images_per_test_set(self.config["data"]) if stated is None else int(stated)
 
     def views(self, kind: str) -> dict[float, float]:
         """Test accuracy over the angle ("rotation") or the factor ("scale"); empty where the test had no such views."""
@@ -134,31 +156,51 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
-    """Every finished run in or below the given directories.
+    """Every finished run in or below the given directories; where there is none, every report saved from Python.
 
     Returns:
         The runs, in the order of their directories, and what was left out.
 
     Raises:
-        UserError: a path that does not exist or holds no run at all.
+        UserError: a path that does not exist or holds neither.
     """
     runs: list[Run] = []
     problems: list[Problem] = []
     seen: set[Path] = set()
     for path in map(Path, paths):
-        if not path.is_dir():
-            raise UserError(f"{path} is not a directory; give run or sweep directories")
-        directories = list(_directories(path))
-        if not directories:
-            raise UserError(f"{path} holds no run (no config.yaml in it or below it); give run or sweep directories")
-        for directory in directories:
-            if (real := directory.resolve()) in seen:
+        if not path.exists():
+            raise UserError(f"{path} does not exist; give directories of runs, of sweeps, or of saved reports")
+        places = list(_directories(path)) or _reports(path)
+        if not places:
+            raise UserError(
+                f"{path} holds no run (no config.yaml in it or below it) and no saved report; "
+                "give directories of runs, of sweeps, or of saved reports"
+            )
+        for place in places:
+            if (real := place.resolve()) in seen:
                 continue
             seen.add(real)
-            found, lost = _read(directory)
+            found, lost = _read(place) if place.is_dir() else _read_report(place)
             runs += [found] if found else []
             problems += lost
     return runs, problems
+
+
+def _reports(path: Path) -> list[Path]:
+    """JSON files of reports that were saved from Python: the given one, or those in a directory without runs."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path.with_suffix(".json")]
+    return [file for file in files if file.with_suffix(".npz").is_file()]
+
+
+def _read_report(path: Path) -> tuple[Run | None, list[Problem]]:
+    """A saved report as a run whose network is called as its file, and of which nothing else is known."""
+    try:
+        evaluation = read_evaluation(path, {}, None, FINAL)
+    except _DAMAGE as error:
+        return None, [_damaged(path, error)]
+    config = {"name": path.stem, "seed": 0, "data": dict(evaluation.data), "model": {}}
+    summary = {"name": path.stem, "seed": 0, "parameters": None, "clean_accuracy": math.nan}
+    return Run(path, config, summary, {}, {FINAL: evaluation}), []
 
 
 def _directories(root: Path) -> Iterator[Path]:
@@ -189,14 +231,14 @@ def _read(directory: Path) -> tuple[Run | None, list[Problem]]:
         summary = _mapping(summary_file)
         if summary["status"] != "done":
             return None, [Problem(place, str(summary["status"]), str(summary.get("error", "")))]
-        summary = read_checked(summary_file, RunSummary)
+        _checked(summary_file, summary, RunSummary)
         provenance = directory / "provenance.json"
-        about = read_checked(provenance, Provenance) if provenance.exists() else {}
+        about = _checked(provenance, _mapping(provenance), Provenance) if provenance.exists() else {}
         run = Run(directory, config, summary, about, {}, directory / "metrics.csv")
         _ = run.training, run.epochs, [run.views(kind) for kind in VIEWS], data_title(config["data"])
         if summary["robustness_images"]:
-            final = read_evaluation(directory / "robustness" / f"{FINAL}.json", config["data"])
-            run.evaluations[FINAL] = final
+            final = directory / "robustness" / f"{FINAL}.json"
+            run.evaluations[FINAL] = read_evaluation(final, config["data"], run.test_images)
     except _DAMAGE as error:
         return None, [_damaged(directory, error)]
     problems = _add_evaluations(run)
@@ -227,7 +269,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def _damaged(path: Path, error: BaseException) -> Problem:
-    return Problem(shown_path(path), "damaged", f"{type(error).__name__}: {' '.join(str(error).split())}")
+    reason = " ".join(str(error).removeprefix(f"report {path}/").split())
+    return Problem(
+        shown_path(path), "damaged", reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+    )
 
 
 def _add_evaluations(run: Run) -> list[Problem]:
@@ -237,7 +282,7 @@ def _add_evaluations(run: Run) -> list[Problem]:
         if path.stem == FINAL or _DURING.fullmatch(path.stem):
             continue
         try:
-            run.evaluations[path.stem] = read_evaluation(path, run.config["data"])
+            run.evaluations[path.stem] = read_evaluation(path, run.config["data"], run.test_images)
         except _DAMAGE as error:
             problems.append(_damaged(path, error))
     return problems
@@ -260,7 +305,22 @@ def _configuration(path: Path) -> dict[str, Any]:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path.name} holds no mapping, or an empty one")
+    return content
+
+
+def _checked(path: Path, content: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """The content of a JSON file, if the model accepts it.
+
+    Raises:
+        ValueError: it does not; the message names the first place.
+    """
+    try:
+        model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path.name}{place and f', {place}'}: {first['msg']}") from None
     return content

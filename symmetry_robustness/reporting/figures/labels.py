@@ -1,16 +1,14 @@
-"""What the figures of a report have in common: names for a reader, bands, and how many of what they show."""
+"""Names of networks and data sets in figures, bands of their lines, and how many of them a figure holds."""
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symmetry_robustness.reporting.figures import COLORS, Line
-
-NETWORKS: Final = len(COLORS)  # lines that can be told apart in one panel
+from symmetry_robustness.reporting.figures.style import Line
 
 # Pairs of a file's stem and a figure.
 Drawn = Iterator[tuple[str, Figure]]
@@ -25,12 +23,16 @@ def shown_network(label: str) -> str:
 
 
 def shown_data(data: str) -> str:
-    """A data set's title as it is written."""
+    """A data set's title as it is written.
+
+    >>> shown_data("cifar10c (severities=1)")
+    'CIFAR-10-C (severities=1)'
+    """
     return re.sub(r"\bcifar(10{1,2})(c?)\b", lambda m: f"CIFAR-{m[1]}{'-C' if m[2] else ''}", data)
 
 
 def intervals_over(rows: pd.DataFrame) -> str:
-    """What the intervals are over."""
+    """Sources of the variation that the intervals of these rows count."""
     found = sorted(set(rows["interval"]) - {""})
     return " or ".join(found) if 0 < len(found) < 3 else "seeds, or images of a single one"
 
@@ -43,7 +45,7 @@ def line_of(rows: pd.DataFrame, over: str) -> Line:
 
 
 def first_of(found: Mapping[str, T], most: int, what: str, notes: list[str]) -> dict[str, T]:
-    """So many of the networks, and a note if there are more."""
+    """The first `most` networks, and a note if there are more."""
     if len(found) > most:
         notes.append(f"{what}: the first {most} of {len(found)} networks are drawn")
     return dict(list(found.items())[:most])
