@@ -77,10 +77,11 @@ def evaluate_robustness(
         UserError: for unsuitable images, labels or indices, or a call inside inference mode.
 
     Examples:
+        >>> from symmetry_robustness.attacks import PGD
         >>> images, labels = torch.tensor([0.6, 0.4, 0.5]).reshape(1, 3, 1, 1), torch.tensor([0])
         >>> protocol = EvaluationProtocol(attacks={"pgd": PGD(steps=10)}, epsilons=[0.04, 0.06])
-        >>> report = evaluate_robustness(nn.Flatten().eval(), images, labels, protocol)  # the class is the brightest channel
-        >>> report.minimal_epsilon["pgd"]  # its margin of 0.1 vanishes at 0.05
+        >>> report = evaluate_robustness(nn.Flatten().eval(), images, labels, protocol)
+        >>> report.minimal_epsilon["pgd"]  # the brightest channel is ahead by 0.1, so 0.05 suffices
         array([0.06])
     """
     check_gradients_exist("evaluate_robustness")
