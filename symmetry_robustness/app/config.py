@@ -4,6 +4,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import InitVar
 from difflib import get_close_matches
 from pathlib import Path
 from pydoc import locate
@@ -169,7 +170,8 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
 
 def _type_hints(target: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items()}
     except (NameError, TypeError):  # a foreign class whose annotations only its type checker can resolve
         return {}
 
