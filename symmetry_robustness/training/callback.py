@@ -20,7 +20,7 @@ from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, metric_key
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
-from symmetry_robustness.robustness.checks.derived import conclude
+from symmetry_robustness.robustness.checks.derived import add_derived_checks
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.budget import Budget
 
@@ -250,7 +250,7 @@ def gather(report: RobustnessReport) -> RobustnessReport:
     shares: list[RobustnessReport | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(shares, report)
     merged = RobustnessReport.merge([share for share in shares if share is not None])
-    return replace(merged, checks=conclude(merged))
+    return add_derived_checks(merged)
 
 
 def flat_metrics(report: RobustnessReport) -> dict[str, float]:
