@@ -184,9 +184,9 @@ def _numbers(row: Any, *names: str) -> list[float | None] | None:
     return None if row is None else [_percent(getattr(row, name)) for name in names]
 
 
-def _percent(share: float) -> float | None:
+def _percent(share: float | None) -> float | None:
     """With the decimal that is shown."""
-    return None if math.isnan(share) else round(100 * share, 1)
+    return None if share is None or math.isnan(share) else round(100 * share, 1)
 
 
 def _status(found: Sequence[str]) -> tuple[str, str]:

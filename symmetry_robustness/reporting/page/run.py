@@ -42,7 +42,7 @@ def run_details(run: Run, name: str, questions: Sequence[Question], pictures: bo
     """
     summary, evaluations = run.summary, run.evaluations.values()
     found = [evaluation.status for evaluation in evaluations]
-    parameters, seconds = summary.get("parameters"), summary.get("training_seconds")
+    clean, parameters, seconds = (summary.get(key) for key in ("clean_accuracy", "parameters", "training_seconds"))
     asked = {question.group.key: question for question in questions}
     judged = [(asked[one.comparison_group], one) for one in evaluations]
     others = [(question, None) for question in questions if question not in [one for one, _ in judged]]
@@ -53,7 +53,7 @@ def run_details(run: Run, name: str, questions: Sequence[Question], pictures: bo
         "worst": next((state for state in ("failed", "warned", "passed") if state in found), "unchecked"),
         "facts": {
             "Data": data_title(run.config["data"]),
-            "Clean accuracy": f"{100 * summary['clean_accuracy']:.1f} %",
+            "Clean accuracy": None if clean is None else f"{100 * clean:.1f} %",
             "Parameters": parameters and f"{parameters:,}",
             "Epochs": run.epochs,
             "Training time": seconds and (f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"),
