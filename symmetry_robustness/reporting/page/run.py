@@ -15,10 +15,10 @@ from symmetry_robustness.reporting.evaluation import Evaluation, Examples, measu
 from symmetry_robustness.reporting.figures import (
     as_pixels,
     magnified_difference,
-    measure_figures,
     outcome_name,
     side_by_side,
 )
+from symmetry_robustness.reporting.figures.from_report import measure_figures
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.page.questions import Question, readable
 from symmetry_robustness.reporting.tables import mean_text, measure_title
