@@ -16,6 +16,7 @@ from symmetry_robustness.attacks.validation import (
     check_gradients_exist,
     check_images,
     check_labels,
+    device_of,
     predict,
     training_layers,
 )
@@ -30,8 +31,8 @@ from symmetry_robustness.robustness.attack_batch import (
     apply_attack,
     cascade,
 )
-from symmetry_robustness.robustness.checks import derived as soundness
-from symmetry_robustness.robustness.checks.run import place_of, run_checks
+from symmetry_robustness.robustness.checks import derived
+from symmetry_robustness.robustness.checks.run import run_checks
 from symmetry_robustness.robustness.continuous_batching import CleanPass, misclassified
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.run import add_measures
@@ -102,7 +103,7 @@ def evaluate_robustness(
         if extra_checks:
             report = add_checks(network, images, labels, protocol, report)
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
-    return replace(report, checks=soundness.conclude(report))
+    return derived.add_derived_checks(report, protocol.attacks)
 
 
 def add_checks(
@@ -117,7 +118,7 @@ def add_checks(
         protocol: decides which checks run.
         report: without these checks.
     """
-    with _in_mode(network, protocol.mode), _untouched(network, place_of(network, images)):
+    with _in_mode(network, protocol.mode), _untouched(network, device_of(network, images)):
         found = run_checks(network, images, labels, protocol, report)
     return replace(report, checks=(*report.checks, *found))
 
@@ -153,7 +154,7 @@ def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int)
 
 
 def _check_inputs(network: nn.Module, images: Tensor, protocol: EvaluationProtocol) -> None:
-    if (place := place_of(network, images)) != images.device:
+    if (place := device_of(network, images)) != images.device:
         raise UserError(f"network is on {place} but images are on {images.device}; move one of them")
     if protocol.attacks and len(images) and not bool(torch.isfinite(images).all()):
         raise UserError("images must be finite, got NaN or infinity; check the data")
@@ -238,10 +239,10 @@ def _evaluate(
     notify: ProgressCallback,
 ) -> RobustnessReport:
     """Report of one window of images, without measures."""
-    checks = [soundness.evaluation_mode(forms.network), soundness.images_in_bounds(images, protocol.bounds)]
+    checks = [derived.evaluation_mode(forms.network), derived.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)
-    checks.append(soundness.deterministic_forward(forms.network, images[: protocol.batch_size]))
+    checks.append(derived.deterministic_forward(forms.network, images[: protocol.batch_size]))
     network = forms.attacked
     clean = _clean_pass(network, images, labels, protocol.batch_size, notify)
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
@@ -250,7 +251,7 @@ def _evaluate(
         network, images, labels, numbers, protocol, clean, correct, keep, notify, limit, forms.compiled
     )
     outcomes, effort = _apply_all(batch)
-    checks.append(soundness.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
+    checks.append(derived.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
     finite = torch.isfinite(clean.logits).all(1)
     return RobustnessReport(
         norm=protocol.norm,

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.threat import as_attack
+from symmetry_robustness.attacks.validation import device_of
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.report import RobustnessReport, concatenate, join_measures
 from symmetry_robustness.robustness.attack_batch import Progress, ProgressCallback
-from symmetry_robustness.robustness.checks.derived import conclude
-from symmetry_robustness.robustness.checks.run import place_of
+from symmetry_robustness.robustness.checks.derived import add_derived_checks
 from symmetry_robustness.robustness.evaluate import add_checks, check_numbers, evaluate_robustness
 from symmetry_robustness.robustness.measures.base import Measure
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
@@ -132,7 +132,7 @@ def evaluate_in_shares(
         OSError: a share cannot be saved.
     """
     numbers = check_numbers(indices, len(images))
-    place = place_of(network, images)
+    place = device_of(network, images)
     shares = plan_shares(numbers, protocol, default_window(protocol, place) if window is None else window)
 
     def compute(share: Share) -> RobustnessReport:
@@ -224,7 +224,7 @@ def _complete(folder: Path, shares: Sequence[Share], protocol: EvaluationProtoco
     seconds = sum(found.counts["seconds"] for part, found in reports.items() if part != "attacks")
     counts = {**report.counts, "seconds": seconds}
     report = replace(report, measures=measures, settings=protocol.describe(), counts=counts)
-    return replace(report, checks=conclude(report))
+    return add_derived_checks(report, protocol.attacks)
 
 
 def _overall(

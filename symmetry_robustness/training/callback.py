@@ -19,7 +19,7 @@ from symmetry_robustness.models import export
 from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves, measure_figures
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
-from symmetry_robustness.robustness.checks.derived import conclude
+from symmetry_robustness.robustness.checks.derived import add_derived_checks
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.budget import Budget
 
@@ -189,7 +189,8 @@ class RobustnessCallback(pl.Callback):
         network = export(cast(nn.Module, module.network)).to(module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         agree(network)
         report = gather(
-            evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices)
+            evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices),
+            protocol,
         )
         if trainer.is_global_zero:
             self._save(report, Path(trainer.default_root_dir) / "robustness", stem)
@@ -242,14 +243,14 @@ def agree(network: nn.Module) -> None:
             distributed.broadcast(statistics, src=0)
 
 
-def gather(report: RobustnessReport) -> RobustnessReport:
+def gather(report: RobustnessReport, protocol: EvaluationProtocol) -> RobustnessReport:
     """The report over all ranks' shares, the same on every rank."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return report
     shares: list[RobustnessReport | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(shares, report)
     merged = RobustnessReport.merge([share for share in shares if share is not None])
-    return replace(merged, checks=conclude(merged))
+    return add_derived_checks(merged, protocol.attacks)
 
 
 def flat_metrics(report: RobustnessReport) -> dict[str, float]:

@@ -16,7 +16,7 @@ from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.errors import one_line
 from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.rng import keyed_generator
-from symmetry_robustness.robustness.checks.bpda import Unmasked
+from symmetry_robustness.robustness.checks.bpda import BPDASurrogate
 from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
@@ -114,7 +114,7 @@ def transfer_attack(target: Target) -> Check:
     """Images crafted on a copy that hides no gradients. Source: arXiv 1902.06705, sec. 5; 1802.00420, sec. 4.1."""
     found, rule = 0, PGD(steps=_TRANSFER_STEPS)
     if len(target.images):
-        surrogate, threat = Unmasked(target.network), target.protocol.threat(target.epsilon)
+        surrogate, threat = BPDASurrogate(target.network), target.protocol.threat(target.epsilon)
         moved = run_rule(surrogate, target.images, target.labels, threat, rule)
         found = int(_wrong(target, moved).sum())
     return _verdict("transfer_attack", target, found, f"{rule.steps} steps on a copy that hides no gradients")
