@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.threat import as_attack
+from symmetry_robustness.attacks.base import as_attack
 from symmetry_robustness.attacks.validation import device_of
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.report import RobustnessReport, concatenate, join_measures

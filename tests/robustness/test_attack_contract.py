@@ -1,7 +1,7 @@
 """The evaluator asks attacks, never their class: a user's attack is treated as ours, and his update rule is driven."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks import FGSM, PGD, Attack, ThreatModel, TorchAttack, UpdateRule, as_attack
-from symmetry_robustness.attacks.threat import Memory, Pass
+from symmetry_robustness.attacks.base import Memory, Pass
 from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
 from symmetry_robustness.robustness.sharding import default_window
 
@@ -101,16 +101,14 @@ def test_attacks_of_the_library_state_their_properties() -> None:
 
 
 @dataclass(frozen=True)
-class RandomSearch:
+class RandomSearch(UpdateRule):
     """Keeps random steps that raise the margin loss; without gradients, with memory and seeds of its own."""
 
     steps: int = 12
-    restarts: int = 1
-    random_start: bool = True
-    targeted: bool = False
-    uses_gradient: bool = False
-    iterate: Literal["last", "best"] = "best"
-    loss: str = "margin"
+    random_start = True
+    uses_gradient = False
+    iterate = "best"
+    loss = "margin"
 
     def start(self, threat: ThreatModel, images: Tensor, epsilon: Tensor, source: object) -> Memory:
         seeds = torch.stack([torch.randint(2**31, (1,), generator=one) for one in source])  # type: ignore[attr-defined]

@@ -8,9 +8,10 @@ from typing import Final, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, LossName, run_rule
+from symmetry_robustness.attacks.base import AttackCall, as_attack, run_rule
+from symmetry_robustness.attacks.gradient import PGD, LossName
 from symmetry_robustness.attacks.losses import LOSSES
-from symmetry_robustness.attacks.threat import TOLERANCE, Attack, as_attack
+from symmetry_robustness.attacks.threat import TOLERANCE
 from symmetry_robustness.attacks.torchattacks import TorchAttack
 from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.errors import one_line
@@ -40,7 +41,7 @@ class Target(NamedTuple):
     epsilon: float
 
 
-def strongest_attack(attacks: Mapping[str, Attack]) -> PGD:
+def strongest_attack(attacks: Mapping[str, AttackCall]) -> PGD:
     """PGD with the steps and the loss of the protocol's gradient attack with most steps; 40 steps where it has none."""
     rules = [as_attack(attack).update_rule for attack in attacks.values()]
     own = [rule for rule in rules if rule is not None and rule.uses_gradient and not rule.targeted]
@@ -48,7 +49,7 @@ def strongest_attack(attacks: Mapping[str, Attack]) -> PGD:
     return PGD(steps=longest.steps, loss=cast(LossName, longest.loss) if longest.loss in LOSSES else "cross_entropy")
 
 
-def step_reaches_edge(attacks: Mapping[str, Attack], epsilon: float) -> Check:
+def step_reaches_edge(attacks: Mapping[str, AttackCall], epsilon: float) -> Check:
     """Steps times step size is at least epsilon. Source: arXiv 1902.06705, sec. 5."""
     name, short = "step_reaches_edge", []
     for label, attack in attacks.items():
@@ -60,7 +61,7 @@ def step_reaches_edge(attacks: Mapping[str, Attack], epsilon: float) -> Check:
     return Check(name, "passed", f"every attack whose step is known can move by epsilon {epsilon:.3g}")
 
 
-def enough_steps(attacks: Mapping[str, Attack]) -> Check:
+def enough_steps(attacks: Mapping[str, AttackCall]) -> Check:
     """The longest attack takes at least ten steps. Source: arXiv 1902.06705, sec. 5 (enough iterations to converge)."""
     known = [as_attack(attack).steps for attack in attacks.values()]
     if None in known:

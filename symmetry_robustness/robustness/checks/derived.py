@@ -12,7 +12,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.threat import TOLERANCE, Attack, as_attack
+from symmetry_robustness.attacks.base import AttackCall, as_attack
+from symmetry_robustness.attacks.threat import TOLERANCE
 from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.results.report import RobustnessReport
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 
-def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, Attack]) -> RobustnessReport:
+def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCall]) -> RobustnessReport:
     """The report with the checks that follow from its numbers, computed for the whole instead of for shards.
 
     Args:
