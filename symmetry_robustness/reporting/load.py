@@ -107,6 +107,11 @@ class Run:
         return str(self.summary["name"])
 
     @property
+    def title(self) -> str:
+        """The network for a reader: the title of its configuration, or its name where there is none."""
+        return str(self.config.get("title") or self.name)
+
+    @property
     def seed(self) -> int:
         """Of the training."""
         return int(self.summary["seed"])

@@ -291,7 +291,7 @@ def run_row(run: Run) -> dict[str, str]:
             row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
     for measure, means in run.final.means.items():
         for array, mean in means.items():
-            row[measure_title(measure_name(measure, array))] = _mean(mean)
+            row[measure_title(measure_name(measure, array))] = mean_text(mean)
     counts = count_checks(run.final.checks)
     row["checks"] = ", ".join(f"{counts[s]} {s}" for s in ("failed", "warned") if counts[s]) or "passed"
     return row
@@ -306,7 +306,7 @@ def measure_title(name: str) -> str:
     return "CLEVER" if name == "clever" else " ".join(re.split(r"[_.\s]+", name))
 
 
-def _mean(mean: Estimate) -> str:
+def mean_text(mean: Estimate) -> str:
     """A mean with its standard error where it has one; empty where nothing applied."""
     if np.isnan(mean.value):
         return ""

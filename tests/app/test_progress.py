@@ -2,8 +2,7 @@ import io
 
 from rich.console import Console
 
-from symmetry_robustness.app.durations import duration
-from symmetry_robustness.app.progress import Speed, line_reporter, shown_progress
+from symmetry_robustness.app.progress import Speed, duration, line_reporter, shown_progress
 from symmetry_robustness.robustness import Progress
 
 

@@ -1,7 +1,12 @@
 """Figures, drawn by matplotlib from plain arrays, in the size in which they are printed."""
 
 from symmetry_robustness.reporting.figures.curves import Curve, epsilon_curves
-from symmetry_robustness.reporting.figures.examples import attack_panel, magnified_difference, outcome_name
+from symmetry_robustness.reporting.figures.examples import (
+    attack_panel,
+    magnified_difference,
+    outcome_name,
+    side_by_side,
+)
 from symmetry_robustness.reporting.figures.measures import measure_figures
 from symmetry_robustness.reporting.figures.style import COLORS, MARKERS, Figures, as_pixels, save_figure
 
@@ -17,4 +22,5 @@ __all__ = [
     "measure_figures",
     "outcome_name",
     "save_figure",
+    "side_by_side",
 ]

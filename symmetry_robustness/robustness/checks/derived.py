@@ -17,6 +17,7 @@ from symmetry_robustness.attacks.threat import TOLERANCE
 from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.results.report import RobustnessReport
+from symmetry_robustness.robustness.checks.setup import several_classes
 
 if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
@@ -42,6 +43,7 @@ def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCal
             int(counts.get("nonfinite_gradients", 0) + unbounded.sum()), int(_passes(counts)) + len(unbounded)
         ),
         nonzero_gradients(int(counts.get("zero_gradients", 0)), int(report.clean_correct.sum())),
+        several_classes(report.labels),
         clean_accuracy(report.labels, report.predictions, report.settings.get("expected_clean_accuracy")),
     ]
     if correct and total:

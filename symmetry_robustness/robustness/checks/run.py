@@ -14,6 +14,7 @@ from symmetry_robustness.results.report import RobustnessReport
 from symmetry_robustness.robustness.checks import adversarial, derived, forward
 from symmetry_robustness.robustness.checks.adversarial import Target
 from symmetry_robustness.robustness.checks.forward import Sample
+from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 # Images of the checks that need gradients of their own, and of the one that needs one pass: bounds their cost.
@@ -39,8 +40,9 @@ def run_checks(
         protocol: decides by `checks` whether the expensive ones run.
         report: its results decide which images are attacked again.
     """
-    found = [derived.protocol_settings(protocol)]
+    found = [derived.protocol_settings(protocol), distinct_images(images)]
     if protocol.attacks:
+        found.append(epsilon_range(protocol.norm, report.epsilons, images[0].numel() if len(images) else 1))
         found.append(adversarial.step_reaches_edge(protocol.attacks, report.epsilons[-1]))
         found.append(adversarial.enough_steps(protocol.attacks))
     rows = _first(report, report.predictions >= 0)  # non-finite logits have a check of their own

@@ -170,7 +170,7 @@ def test_damage_is_told_and_never_raised(
     state = job_state(tmp_path)
     assert state.state == expected
     json.dumps(state.as_json(), allow_nan=False)
-    assert 0 <= state.share <= 1
+    assert 0 <= state.fraction_done <= 1
     assert state.remaining is None or state.remaining >= 0
     assert all(word is None or word.isprintable() for word in (state.phase, state.error, state.host))
 
@@ -226,7 +226,7 @@ def test_all_that_a_job_tells_is_kept(tmp_path: Path) -> None:
     )  # fmt: skip
     state = job_state(tmp_path, "abc", ("seed=1",))
     assert (state.key, state.label, state.phase, state.epoch, state.max_epochs) == ("abc", "seed=1", "training", 2, 5)
-    assert (state.images_per_second, state.host, state.slurm_id, state.share) == (12.5, "node7", "123_4", 0.5)
+    assert (state.images_per_second, state.host, state.slurm_id, state.fraction_done) == (12.5, "node7", "123_4", 0.5)
     written = json.loads(json.dumps(state.as_json(), allow_nan=False))
     assert written["metric"] == {"name": "validation/accuracy", "value": None}
     assert written["directory"] == str(tmp_path)
