@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks import FGSM, PGD, Attack, ThreatModel, TorchAttack, UpdateRule, as_attack
 from symmetry_robustness.attacks.base import Memory, Pass
 from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
-from symmetry_robustness.robustness.sharding import default_window
+from symmetry_robustness.robustness.sharding import default_shard_size
 
 GRID = (0.002, 0.005, 0.01, 0.02)
 
@@ -162,4 +162,4 @@ def test_shards_are_large_where_the_evaluator_drives_all_attacks() -> None:
     device = torch.device("cpu")
     own = EvaluationProtocol(attacks={"a": Driven(RandomSearch()), "b": FGSM()})
     called = EvaluationProtocol(attacks={"a": plain, "b": FGSM()})
-    assert default_window(own, device) > default_window(called, device)
+    assert default_shard_size(own, device) > default_shard_size(called, device)

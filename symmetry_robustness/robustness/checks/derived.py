@@ -51,7 +51,8 @@ def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCal
         derived.append(iterative_at_least_single(single, iterative))
     derived.append(_bounds_check(report))
     fresh = {check.name: check for check in derived if check is not None}
-    return replace(report, checks=(*(check for check in report.checks if check.name not in fresh), *fresh.values()))
+    others = [check for check in report.checks if check.name not in fresh]
+    return replace(report, checks=(*others, *fresh.values()))
 
 
 def _passes(counts: Mapping[str, float]) -> float:
