@@ -99,7 +99,7 @@ class EvaluateConfig:
     num_images: int | None = 1000  # null: the whole split
     accelerator: str = "auto"
     compile: bool = False  # torch.compile for gradient attacks; needs a C++ compiler, costs a minute
-    window: int | None = None  # images per shard, the most an interruption loses; null: suits protocol and device
+    shard_size: int | None = None  # images per shard, the most an interruption loses; null: suits protocol and device
     overwrite: bool = False  # replace an existing report
     robustness: Any = MISSING
 

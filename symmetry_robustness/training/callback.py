@@ -17,7 +17,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
 from symmetry_robustness.results.names import WORST_CASE, metric_key
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
-from symmetry_robustness.robustness.checks.derived import conclude
+from symmetry_robustness.robustness.checks.derived import add_derived_checks
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.budget import Budget
 from symmetry_robustness.training.report_logging import describe, flat_metrics, log_report, tracked_name
@@ -219,4 +219,4 @@ def gather(report: RobustnessReport) -> RobustnessReport:
     shards: list[RobustnessReport | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(shards, report)
     merged = RobustnessReport.merge([shard for shard in shards if shard is not None])
-    return replace(merged, checks=conclude(merged))
+    return add_derived_checks(merged)
