@@ -19,7 +19,7 @@ from typing import Any
 
 from symmetry_robustness import load_config
 from symmetry_robustness.app.collect import final_table
-from symmetry_robustness.sweeps.manifest import PlannedJob
+from symmetry_robustness.sweeps.plan import PlannedJob
 from symmetry_robustness.sweeps.status import sweep_states
 
 JOBS = 1000
@@ -78,7 +78,7 @@ def job_rows(root: Path) -> list[dict[str, float | str]]:
 def real_job(sweep: Path, epochs: int) -> tuple[int, int, int, int]:
     """Run a job: number of its files, their bytes, those of its checkpoints, and how often a file was written."""
     job = planned(sweep, [*JOB, f"trainer.max_epochs={epochs}"], 0)
-    job.freeze()
+    job.write()
     report = sweep / "counts.json"
     command = [sys.executable, "-c", COUNT, str(job.directory), str(report)]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -102,7 +102,7 @@ def sweep_rows(sweep: Path) -> list[dict[str, float | str]]:
     jobs = [PlannedJob(sweep, template.config.copy(), (f"seed={seed}",), ("-m",)) for seed in range(JOBS)]
     for seed, job in enumerate(jobs):
         job.config.seed = seed
-    freezing = measured("plan: freeze", lambda: [job.freeze() for job in jobs])
+    freezing = measured("plan: freeze", lambda: [job.write() for job in jobs])
     files = [path for path in sweep.rglob("*") if path.is_file()]
     freezing |= {"files": len(files), "kB": sum(path.stat().st_size for path in files) / 1000}
     for index, job in enumerate(jobs):

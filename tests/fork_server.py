@@ -136,13 +136,14 @@ def _server() -> str:
         cwd=Path(__file__).parents[1],
         stdin=subprocess.PIPE,  # its end tells the server that the test session has ended
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # no file, whose streams would expect that the processes' ones can be sought
         start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(server.communicate)
     assert server.stdout is not None
-    assert server.stdout.readline() == b"ready\n"
+    assert (line := server.stdout.readline()) == b"ready\n", line
     return folder
 
 

@@ -24,7 +24,7 @@ from symmetry_robustness.reporting.table_formats import Cell, markdown
 from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.runs.json_files import read_mapping
 from symmetry_robustness.runs.provenance import PROVENANCE
-from symmetry_robustness.sweeps.manifest import JOBS
+from symmetry_robustness.sweeps.plan import JOBS
 from symmetry_robustness.sweeps.status import JobState, sweep_states
 
 Row = dict[str, str]

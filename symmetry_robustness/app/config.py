@@ -4,6 +4,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import InitVar
 from difflib import get_close_matches
 from pathlib import Path
 from pydoc import locate
@@ -66,6 +67,8 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
     choices = HydraConfig.get().runtime.choices if choices is None else choices
     config = config.copy()
     if "model" in config:
+        title = _take_title(config.model, choices)
+        config.title = config.title or ("" if config.name else title)
         config.name = config.name or _network_name(choices)
         config.group = config.group or choices["experiment"]
     elif not config.name:
@@ -108,6 +111,19 @@ def _network_name(choices: typing.Mapping[str, Any]) -> str:
     """The model's, and its scale branch's if that is not the paper's."""
     branch = choices.get("model/branch", "multiscale")
     return str(choices["model"]) if branch == "multiscale" else f"{choices['model']}_{branch}"
+
+
+def _take_title(model: Any, choices: typing.Mapping[str, Any]) -> str:
+    """Take titles, which are no setting of the network, out of its configuration; the chosen one's, or nothing.
+
+    Titles stand below the name of their file, so that no network goes by the title of the one it is derived from.
+    """
+    if not isinstance(model, DictConfig) or model._is_none():
+        return ""
+    with open_dict(model):
+        title = str((model.pop("title", None) or {}).get(choices["model"], ""))
+    branch = choices.get("model/branch", "multiscale")
+    return title if branch == "multiscale" or not title else f"{title}, {branch.replace('_', ' ')}"
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -169,7 +185,8 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
 
 def _type_hints(target: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items()}
     except (NameError, TypeError):  # a foreign class whose annotations only its type checker can resolve
         return {}
 

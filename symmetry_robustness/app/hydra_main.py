@@ -12,7 +12,7 @@ from symmetry_robustness.app.schema import register_schemas
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.exit_status import run_guarded
 
-_PLANNING = "hydra_plugins.symrob_launcher."
+_PLANNING = "hydra_plugins.symrob_sweeps."
 
 
 def run_hydra(

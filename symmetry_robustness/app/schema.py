@@ -64,6 +64,7 @@ class TrainConfig:
     """Root of `symrob train`."""
 
     name: str = ""  # names the run in tables and trackers; empty: the chosen model's name
+    title: str = ""  # of the network in reports; empty: that of the chosen file of conf/model, unless `name` is given
     group: str = ""  # runs that belong together; empty: the experiment's name, in a sweep without one its directory's
     tags: list[str] = field(default_factory=list)
     seed: int = 0

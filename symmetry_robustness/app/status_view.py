@@ -67,7 +67,7 @@ def _title(sweep: Path, states: Sequence[JobState], width: int, now: float) -> T
 def _bar(states: Sequence[JobState], width: int) -> Text:
     """What is done, what has been done of jobs that run, what went wrong, what is left."""
     count = Counter(state.state for state in states)
-    begun = sum(state.share for state in states if state.state == "running")
+    begun = sum(state.fraction_done for state in states if state.state == "running")
     tail = f"  {count['done']:,} of {len(states):,} done"
     room = max(10, width - len(tail))
     parts = ((count["done"], "green"), (begun, "cyan"), (sum(count[name] for name in TROUBLE), "red"))
@@ -148,7 +148,7 @@ def _running(states: Sequence[JobState], shown: int, width: int) -> list[Text]:
 
 
 def _running_cells(state: JobState, job: int, wide: bool) -> list[str | Text]:
-    full = round(12 * state.share)
+    full = round(12 * state.fraction_done)
     speed = f"{state.images_per_second:,.0f}" if state.images_per_second else ""
     return [
         _cut(state.label, job),

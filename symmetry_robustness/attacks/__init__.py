@@ -1,7 +1,20 @@
-"""Attacks on classifiers of images in [0, 1]: the threat, gradient attacks, and any attack of torchattacks by name."""
+"""Attacks on classifiers of images in [0, 1]: threat models, gradient attacks, any attack of torchattacks by name."""
 
 from symmetry_robustness.attacks.gradient import FGSM, PGD, GradientAttack
-from symmetry_robustness.attacks.threat import Attack, ThreatModel, parse_epsilon
-from symmetry_robustness.attacks.torchattacks import LibraryAttack
+from symmetry_robustness.attacks.threat import Attack, ThreatModel, UpdateRule, as_attack, parse_epsilon
+from symmetry_robustness.attacks.torchattacks import TorchAttack
 
-__all__ = ["FGSM", "PGD", "Attack", "GradientAttack", "LibraryAttack", "ThreatModel", "parse_epsilon"]
+LibraryAttack = TorchAttack  # the name of earlier configurations
+
+__all__ = [
+    "FGSM",
+    "PGD",
+    "Attack",
+    "GradientAttack",
+    "LibraryAttack",
+    "ThreatModel",
+    "TorchAttack",
+    "UpdateRule",
+    "as_attack",
+    "parse_epsilon",
+]

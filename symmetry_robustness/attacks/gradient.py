@@ -1,28 +1,61 @@
-"""FGSM and PGD: settings of one update rule, and the rule itself as functions an evaluator can drive."""
+"""FGSM and PGD: settings of one update rule, and the loop that runs any update rule."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.losses import LOSSES, attack_loss
-from symmetry_robustness.attacks.rng import RandomSource, example_generator
-from symmetry_robustness.attacks.threat import Norm, ThreatModel, check_images, parse_epsilon, per_image, project
+from symmetry_robustness.attacks.losses import LOSSES, Loss
+from symmetry_robustness.attacks.norms import per_image
+from symmetry_robustness.attacks.threat import Memory, Pass, ThreatModel, UpdateRule, describe_settings, parse_epsilon
+from symmetry_robustness.attacks.validation import (
+    check_evaluation_mode,
+    check_gradients_exist,
+    check_images,
+    check_labels,
+    check_logits,
+    forward,
+    predict,
+)
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
+from symmetry_robustness.rng import RandomSource, keyed_generator
 
 LossName = Literal["cross_entropy", "margin", "dlr"]
 
 
 class GradientAttack(ABC):
-    """An attack that follows the gradient of a loss with respect to the image."""
+    """An attack that is an update rule; the evaluator drives the rule, others call the attack."""
 
     @property
     @abstractmethod
-    def rule(self) -> "PGD":
-        """The settings of the update rule."""
+    def update_rule(self) -> UpdateRule:
+        """The rule."""
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.update_rule.steps
+
+    @property
+    def minimizes_norm(self) -> bool:
+        """False: the attack uses the whole ball."""
+        return False
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it starts at a random point."""
+        return self.update_rule.random_start
+
+    def describe(self) -> dict[str, Any]:
+        """Class and settings as plain values."""
+        return describe_settings(self)
+
+    @abstractmethod
+    def reach(self, epsilon: float) -> float | None:
+        """Length of all steps together."""
 
     def __call__(
         self,
@@ -44,10 +77,10 @@ class GradientAttack(ABC):
         Raises:
             UserError: for unsuitable images, labels, logits that are not finite, or a call inside inference mode.
         """
-        check_images(images, threat.bounds)
-        check_labels(labels, images)
+        images = check_images(images, threat.bounds)
+        labels = check_labels(labels, images)
         check_evaluation_mode(network)
-        return perturb(network, images, labels, threat, self.rule, generator)
+        return run_rule(network, images, labels, threat, self.update_rule, generator)
 
 
 @final
@@ -58,12 +91,12 @@ class PGD(GradientAttack):
     Args:
         steps: gradient steps.
         step_size: length of a step in pixel units, number or fraction such as "2/255".
-        relative_step_size: length of a step as a share of epsilon; without both it is 2.5 / steps.
+        relative_step_size: length of a step as a fraction of epsilon; without both it is 2.5 / steps.
         random_start: begin at a uniform draw from the ball instead of the image.
         restarts: independent runs, the strongest result counts; for a targeted attack inside the evaluator the number
             of target classes, most likely first.
-        momentum: share of the accumulated direction that is kept in each step; 0 for none.
-        loss: "cross_entropy", "margin" or "dlr".
+        momentum: fraction of the accumulated direction that each step keeps; 0 for none.
+        loss: "cross_entropy" (its direction, without the rounding of saturated softmax), "margin" or "dlr".
         targeted: labels are the classes to be reached.
         iterate: "last" returns the last iterate, "best" the one that does most harm.
     """
@@ -97,15 +130,43 @@ class PGD(GradientAttack):
             raise UserError(f"restarts {self.restarts} repeat the same run; set random_start=true or restarts=1")
 
     @property
-    def rule(self) -> "PGD":
-        """Itself."""
+    def update_rule(self) -> UpdateRule:
+        """The attack itself."""
         return self
+
+    @property
+    def uses_gradient(self) -> bool:
+        """True."""
+        return True
+
+    def reach(self, epsilon: float) -> float:
+        """Steps times the length of one."""
+        return self.steps * float(self.step_length(torch.tensor([epsilon])))
 
     def step_length(self, epsilon: Tensor) -> Tensor:
         """Length of one step, (B,), for balls of radius epsilon, (B,)."""
         if self.step_size is not None:
             return torch.full_like(epsilon, parse_epsilon(self.step_size, "step_size"))
         return epsilon * (2.5 / self.steps if self.relative_step_size is None else self.relative_step_size)
+
+    def start(self, threat: ThreatModel, images: Tensor, epsilon: Tensor, source: RandomSource) -> Memory:
+        """Begin at the images or at uniform draws from their balls; the velocity of momentum is zero."""
+        iterate = images
+        if self.random_start:
+            noise = threat.geometry.sample(images.shape, source, images.device)
+            iterate = threat.project(images + noise * per_image(epsilon, noise), images, epsilon)
+        return {"iterate": iterate, "velocity": torch.zeros_like(images)} if self.momentum else {"iterate": iterate}
+
+    def step(self, threat: ThreatModel, result: Pass, memory: Memory) -> Memory:
+        """One step along the steepest direction, projected; gradient entries that are not finite count as zero."""
+        gradient, changed = torch.nan_to_num(result.gradient, nan=0.0, posinf=0.0, neginf=0.0), dict(memory)
+        if self.momentum:
+            mean = gradient.abs().flatten(1).mean(1)
+            scaled = gradient / per_image(torch.where(mean > 0, mean, torch.ones_like(mean)), gradient)
+            gradient = changed["velocity"] = self.momentum * memory["velocity"] + scaled
+        length = per_image(self.step_length(result.epsilon), gradient)
+        moved = memory["iterate"] + length * threat.geometry.steepest_direction(gradient)
+        return changed | {"iterate": threat.project(moved, result.images, result.epsilon)}
 
 
 @final
@@ -117,73 +178,53 @@ class FGSM(GradientAttack):
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        _ = self.rule
+        _ = self.update_rule
 
     @property
-    def rule(self) -> PGD:
+    def update_rule(self) -> UpdateRule:
         """PGD with a single step of length epsilon."""
         return PGD(steps=1, relative_step_size=1.0, loss=self.loss, targeted=self.targeted)
 
+    def reach(self, epsilon: float) -> float:
+        """The edge of the ball."""
+        return epsilon
 
-class Ball(NamedTuple):
-    """Where iterates live: around `images` (B, ...), within `epsilon` (B,) of the norm, inside the bounds."""
 
-    norm: Norm
-    images: Tensor
-    epsilon: Tensor
-    bounds: tuple[float, float]
+def attack_loss(loss: str | Loss, logits: Tensor, labels: Tensor, targeted: bool = False) -> Tensor:
+    """Loss to ascend, (B,), of logits (B, K); with `targeted` the labels are the classes to be reached."""
+    return (LOSSES[loss] if isinstance(loss, str) else loss)(logits, labels, targeted)
 
 
 def loss_gradient(
-    network: nn.Module, images: Tensor, labels: Tensor, rule: PGD, scale: float = 1.0
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    loss: str | Loss = "cross_entropy",
+    *,
+    targeted: bool = False,
+    scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) and the gradient (B, ...) of the rule's loss, summed over images and multiplied by `scale`.
+    """Logits (B, K) and the gradient (B, ...) of the loss, summed over images and multiplied by `scale`.
 
     Runs in float32 with gradients on, whatever the caller's context. Parameters get no gradients. A network that cuts
     the graph gives a zero gradient, which a soundness check reports.
+
+    Raises:
+        UserError: for a network without logits (B, K), or a call inside inference mode.
     """
-    if torch.is_inference_mode_enabled():
-        raise UserError("attack called inside torch.inference_mode, where no gradients exist; call it outside")
+    check_gradients_exist("attack")
     with torch.enable_grad(), float32(images.device):
         variable = images.detach().requires_grad_()
-        logits = network(variable)
-        losses = attack_loss(rule.loss, logits, labels, rule.targeted)
+        logits = forward(network, variable)
+        losses = attack_loss(loss, logits, labels, targeted)
         gradient = None
         if losses.requires_grad:
             (gradient,) = torch.autograd.grad(losses.sum() * scale, variable, allow_unused=True)
     return logits.detach(), torch.zeros_like(images) if gradient is None else gradient
 
 
-def take_step(
-    rule: PGD, ball: Ball, iterate: Tensor, gradient: Tensor, velocity: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """One update: the next iterates (B, ...), inside the ball, and the next velocity.
-
-    Non-finite gradient entries count as zero, so that iterates stay valid images.
-    """
-    gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-    if rule.momentum:
-        mean = gradient.abs().flatten(1).mean(1)
-        scaled = gradient / per_image(torch.where(mean > 0, mean, torch.ones_like(mean)), gradient)
-        velocity = scaled if velocity is None else rule.momentum * velocity + scaled
-        gradient = velocity
-    step = per_image(rule.step_length(ball.epsilon), iterate) * ball.norm.steepest(gradient)
-    return project(ball.norm, iterate + step, ball.images, ball.epsilon, ball.bounds), velocity
-
-
-def start_noise(rule: PGD, norm: Norm, images: Tensor, source: RandomSource) -> Tensor:
-    """Starting perturbations (B, ...) in the unit ball."""
-    return norm.sample(images.shape, source, images.device)
-
-
-def started(ball: Ball, noise: Tensor) -> Tensor:
-    """First iterates (B, ...) from perturbations in the unit ball."""
-    moved = ball.images + noise * per_image(ball.epsilon, noise)
-    return project(ball.norm, moved, ball.images, ball.epsilon, ball.bounds)
-
-
 class _Candidate(NamedTuple):
-    """Adversarial images with what they achieve: `success` and `loss`, both (B,)."""
+    """Adversarial images with their effect: `success` and `loss`, both (B,)."""
 
     images: Tensor
     success: Tensor
@@ -199,92 +240,54 @@ def _stronger(first: _Candidate | None, second: _Candidate) -> _Candidate:
     return _Candidate(chosen, first.success | second.success, torch.where(better, second.loss, first.loss))
 
 
-def _judge(rule: PGD, images: Tensor, logits: Tensor, labels: Tensor) -> _Candidate:
+def _judge(rule: UpdateRule, images: Tensor, logits: Tensor, labels: Tensor) -> _Candidate:
     reached = logits.argmax(1) == labels
     loss = attack_loss(rule.loss, logits, labels, rule.targeted)
     return _Candidate(images, reached if rule.targeted else ~reached, loss)
 
 
-def _run(network: nn.Module, labels: Tensor, rule: PGD, ball: Ball, iterate: Tensor) -> _Candidate:
-    """One run of all steps; the strongest iterate, or the last."""
-    velocity: Tensor | None = None
-    best: _Candidate | None = None
-    for step in range(rule.steps):
-        # The mean, as in the usual implementations, so that results agree with theirs to the last bit.
-        logits, gradient = loss_gradient(network, iterate, labels, rule, scale=1 / max(len(labels), 1))
-        if step == 0:
-            check_logits(logits)
-        if rule.iterate == "best":
-            best = _stronger(best, _judge(rule, iterate, logits, labels))
-        iterate, velocity = take_step(rule, ball, iterate, gradient, velocity)
-    if rule.iterate == "last" and rule.restarts == 1:
-        nothing = torch.zeros_like(labels, dtype=torch.bool)
-        return _Candidate(iterate, nothing, torch.zeros_like(ball.epsilon))
-    with torch.no_grad(), float32(iterate.device):
-        last = _judge(rule, iterate, network(iterate), labels)
-    return _stronger(best, last)
-
-
-def perturb(
+def run_rule(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
     threat: ThreatModel,
-    rule: PGD,
+    rule: UpdateRule,
     generator: RandomSource | None = None,
 ) -> Tensor:
     """The strongest result (B, C, H, W) of all restarts, for a caller that has checked network, images and labels."""
     images = images.detach()
     if images.is_inference() and not torch.is_inference_mode_enabled():
         images = images.clone()
-    source = example_generator(0) if generator is None else generator
-    ball = Ball(threat.ball, images, torch.full_like(images[:, 0, 0, 0], threat.epsilon), threat.bounds)
+    source = keyed_generator(0) if generator is None else generator
     best: _Candidate | None = None
     for _ in range(rule.restarts if rule.random_start else 1):
-        first = started(ball, start_noise(rule, ball.norm, images, source)) if rule.random_start else images
-        best = _stronger(best, _run(network, labels, rule, ball, first))
+        best = _stronger(best, _run_once(network, images, labels, threat, rule, source))
     assert best is not None  # restarts >= 1
     return best.images
 
 
-def check_labels(labels: Tensor, images: Tensor) -> None:
-    """Refuse labels that do not belong to the images.
-
-    Raises:
-        UserError: where labels are not int64 of shape (B,).
-    """
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise UserError(
-            f"labels must be int64 of shape ({len(images)},), got {labels.dtype} of shape {tuple(labels.shape)}; "
-            "give one class per image"
-        )
-
-
-def check_logits(logits: Tensor) -> None:
-    """Refuse logits an attack cannot work with.
-
-    Raises:
-        UserError: where some are not finite.
-    """
-    broken = int((~torch.isfinite(logits)).any(1).sum())
-    if broken:
-        raise UserError(
-            f"network gives non-finite logits for {broken} of {len(logits)} images; check its weights and its training"
-        )
-
-
-def training_layers(network: nn.Module) -> list[str]:
-    """Names of the layers whose training mode changes what the network computes: batch norm, instance norm, dropout."""
-    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    return [name or type(m).__name__ for name, m in network.named_modules() if m.training and isinstance(m, kinds)]
-
-
-def check_evaluation_mode(network: nn.Module) -> None:
-    """Refuse a network that would compute something else than at test time.
-
-    Raises:
-        UserError: where a normalisation or dropout layer is in training mode.
-    """
-    names = training_layers(network)
-    if names:
-        raise UserError(f"network is in training mode ({len(names)} layers, first {names[0]}); call network.eval()")
+def _run_once(
+    network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, rule: UpdateRule, source: RandomSource
+) -> _Candidate:
+    """One run of all steps; the strongest iterate, or the last."""
+    epsilon = images.new_full((len(images),), threat.epsilon)
+    memory = rule.start(threat, images, epsilon, source)
+    best: _Candidate | None = None
+    for step in range(rule.steps):
+        iterate = memory["iterate"]
+        if rule.uses_gradient:
+            # The mean, as in the usual implementations, so that results agree with theirs to the last bit.
+            scale = 1 / max(len(labels), 1)
+            logits, gradient = loss_gradient(network, iterate, labels, rule.loss, targeted=rule.targeted, scale=scale)
+        else:
+            logits, gradient = predict(network, iterate), torch.zeros_like(iterate)
+        if step == 0:
+            check_logits(logits)
+        if rule.iterate == "best":
+            best = _stronger(best, _judge(rule, iterate, logits, labels))
+        result = Pass(images, epsilon, labels, torch.full_like(labels, step), logits, gradient)
+        memory = rule.step(threat, result, memory)
+    iterate = memory["iterate"]
+    if rule.iterate == "last" and rule.restarts == 1:
+        return _Candidate(iterate, torch.zeros_like(labels, dtype=torch.bool), torch.zeros_like(epsilon))
+    return _stronger(best, _judge(rule, iterate, predict(network, iterate), labels))

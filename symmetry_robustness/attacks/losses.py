@@ -1,24 +1,38 @@
-"""What an attack climbs: one value per image, larger where the attack is closer to its goal."""
+"""Losses that attacks ascend: one value per image, larger where the attack is closer to its goal."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn import functional
+from torch.nn.functional import one_hot
 
 from symmetry_robustness.errors import UserError
 
+# Logits (B, K), labels (B,) and whether the labels are the classes to be reached, to losses (B,).
+Loss = Callable[[Tensor, Tensor, bool], Tensor]
 
-def _cross_entropy(logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
-    losses = cross_entropy(logits, labels, reduction="none")
+
+def cross_entropy(logits: Tensor, labels: Tensor, targeted: bool = False) -> Tensor:
+    """Cross-entropy itself, whose gradient vanishes in rounding where the softmax saturates."""
+    losses = functional.cross_entropy(logits, labels, reduction="none")
     return -losses if targeted else losses
+
+
+def _log_odds(logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
+    """Log-odds against the label: log(exp(cross-entropy) - 1), so both increase in the same direction.
+
+    The softmax of float32 rounds to 1 where the label leads by 17, and logits multiplied by 20 hide the gradient of
+    the cross-entropy. The log-odds keep its direction at any scale.
+    """
+    odds = _without(logits, labels).logsumexp(1) - _chosen(logits, labels)
+    return -odds if targeted else odds
 
 
 def _margin(logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
     """Best other logit minus the label's. Source: arXiv 1608.04644, f6."""
-    chosen = logits.gather(1, labels[:, None]).squeeze(1)
-    others = logits.masked_fill(one_hot(labels, logits.shape[1]).bool(), -torch.inf).amax(1)
-    return chosen - others if targeted else others - chosen
+    margin = _without(logits, labels).amax(1) - _chosen(logits, labels)
+    return -margin if targeted else margin
 
 
 def _dlr(logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
@@ -34,13 +48,12 @@ def _dlr(logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
     return _margin(logits, labels, targeted) / (ordered[:, 0] - lower + 1e-12)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
-    "cross_entropy": _cross_entropy,
-    "margin": _margin,
-    "dlr": _dlr,
-}
+def _chosen(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.gather(1, labels[:, None]).squeeze(1)
 
 
-def attack_loss(name: str, logits: Tensor, labels: Tensor, targeted: bool = False) -> Tensor:
-    """Loss to ascend, (B,), of logits (B, K); with `targeted` the labels are the classes to be reached."""
-    return LOSSES[name](logits, labels, targeted)
+def _without(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.masked_fill(one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": _log_odds, "margin": _margin, "dlr": _dlr}

@@ -1,4 +1,4 @@
-"""Any attack of torchattacks by name, with everything it does to its surroundings fenced off."""
+"""Any attack of torchattacks by name, isolated from its surroundings."""
 
 import contextlib
 import difflib
@@ -6,37 +6,49 @@ import inspect
 import io
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import check_evaluation_mode, check_labels
-from symmetry_robustness.attacks.rng import RandomSource, example_generator
-from symmetry_robustness.attacks.threat import ThreatModel, check_images, parse_epsilon, per_image
+from symmetry_robustness.attacks.norms import NORMS, per_image
+from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon, plain
+from symmetry_robustness.attacks.validation import (
+    check_evaluation_mode,
+    check_gradients_exist,
+    check_images,
+    check_labels,
+    forward,
+    predict,
+)
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.precision import float32
+from symmetry_robustness.rng import RandomSource, keyed_generator
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 # Classes without a `norm` argument work in linf unless listed here; see the "Distance Measure" of their documentation.
 _L2_CLASSES = frozenset({"PGDL2", "PGDRSL2"})
+_SINGLE_STEP = frozenset({"FGSM", "FFGSM"})
+_DETERMINISTIC = frozenset({"FGSM", "BIM", "MIFGSM", "NIFGSM", "SINIFGSM", "CW", "DeepFool", "SparseFool"})
 _RESERVED = frozenset({"self", "model", "eps", "norm", "max_epsilon"})
-# With less an attack would do nothing, and say nothing.
+# With less an attack would do nothing, silently.
 _LEAST = {"steps": 1, "n_queries": 1, "n_restarts": 1, "n_classes": 2}
-# What comes of values that nobody has looked at.
+# Errors that the library raises for values that it does not check.
 _MISUSE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 _NOT_ATTACKS = frozenset({"MultiAttack", "LGV"})
 
 
 @final
-class LibraryAttack:
+@dataclass(frozen=True, init=False, repr=False)
+class TorchAttack:
     """An attack class of torchattacks 3.5, chosen by its name; epsilon and norm come from the threat.
 
-    Fenced off: the network's mode, gradients and parameters (the library sees a view of it), normalisation (the
-    network's own first layer does it), the device, all global random states, and everything printed. Results outside
-    the ball are handed over as they are when the attack was given an epsilon, for the evaluator to find. An attack
-    that knows no epsilon (CW, DeepFool) fails on an image when its result lies outside, and returns the image.
+    Isolated from the library: the network's mode, gradients and parameters, normalisation (the network's own first
+    layer does it), the device, all global random states, and everything printed. Results outside the ball are handed
+    over as they are when the attack was given an epsilon, for the evaluator to find. An attack that knows no epsilon
+    (CW, DeepFool) fails on an image when its result lies outside, and returns the image.
 
     Args:
         name: class name, such as "APGD", "Square", "FAB".
@@ -69,28 +81,48 @@ class LibraryAttack:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "settings", settings)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"LibraryAttack is immutable; make a new one to change {name}")
-
     def __repr__(self) -> str:
-        return f"LibraryAttack({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.settings.items())])})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LibraryAttack) and (self.name, self.settings) == (other.name, other.settings)
+        return f"TorchAttack({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.settings.items())])})"
 
     def __hash__(self) -> int:
         return hash(repr(self))
 
-    def setting(self, name: str) -> Any:
+    @property
+    def steps(self) -> int | None:
+        """Steps or queries, the library's default where none were given; None where the class has neither."""
+        steps = self._setting("steps") or self._setting("n_queries")
+        return 1 if self.name in _SINGLE_STEP else steps
+
+    @property
+    def minimizes_norm(self) -> bool:
+        """Whether the class seeks the smallest perturbation instead of being given an epsilon."""
+        return not {"eps", "max_epsilon"} & set(_parameters(self.name))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the class draws random numbers."""
+        started = self._setting("random_start")
+        return self.name not in _DETERMINISTIC if started is None else bool(started)
+
+    @property
+    def update_rule(self) -> None:
+        """None: the library owns its loops."""
+        return
+
+    def reach(self, epsilon: float) -> float | None:
+        """Steps times the length of one, where the class has both."""
+        step, steps = self._setting("alpha"), self._setting("steps")
+        return None if step is None or steps is None else float(step) * int(steps)
+
+    def describe(self) -> dict[str, Any]:
+        """Class and settings as plain values."""
+        return {"class": f"torchattacks.{self.name}", **{name: plain(value) for name, value in self.settings.items()}}
+
+    def _setting(self, name: str) -> Any:
         """Value of a keyword argument, the library's own where none was given; None where there is none."""
         parameter = _parameters(self.name).get(name)
         own = None if parameter is None or parameter.default is parameter.empty else parameter.default
         return self.settings.get(name, own)
-
-    @property
-    def minimal(self) -> bool:
-        """Whether the attack looks for the smallest change instead of being given an epsilon."""
-        return not {"eps", "max_epsilon"} & set(_parameters(self.name))
 
     def __call__(
         self,
@@ -112,17 +144,16 @@ class LibraryAttack:
         Raises:
             UserError: for a norm the attack does not know, unsuitable images, or a call inside inference mode.
         """
-        check_images(images, threat.bounds)
-        check_labels(labels, images)
+        images = check_images(images, threat.bounds)
+        labels = check_labels(labels, images)
         check_evaluation_mode(network)
-        if torch.is_inference_mode_enabled():
-            raise UserError("attack called inside torch.inference_mode, where no gradients exist; call it outside")
+        check_gradients_exist("attack")
         if tuple(threat.bounds) != (0.0, 1.0):
             raise UserError(f"attack {self.name} knows only the bounds [0, 1], got {list(threat.bounds)}; use PGD")
         if not len(images):
             return images.detach().clone()
         images = images.detach().clone(memory_format=torch.contiguous_format)
-        with _fenced(images.device, _seed(generator)), float32(images.device):
+        with _isolated_rng(images.device, _seed(generator)), _without_gradients(network), float32(images.device):
             try:
                 attack = self._build(network, images, threat, _seed(generator))
                 adversarial: Tensor = attack(images.clone(), labels.clone())
@@ -131,46 +162,44 @@ class LibraryAttack:
             except _MISUSE as error:  # how the library meets values that it cannot work with
                 chosen = ", ".join(f"{name}={value!r}" for name, value in self.settings.items()) or "its own settings"
                 line = f"{type(error).__name__}: {one_line(error)}"
-                raise UserError(f"attack {self.name} fails with {chosen} ({line}); mend its settings") from error
+                raise UserError(f"attack {self.name} fails with {chosen} ({line}); change its settings") from error
         adversarial = adversarial.detach()
-        if self.minimal:
-            inside = threat.ball.length(adversarial - images) <= threat.epsilon
+        if self.minimizes_norm:
+            inside = threat.geometry.length(adversarial - images) <= threat.epsilon
             adversarial = torch.where(per_image(inside, images), adversarial, images)
         return adversarial
 
     def _build(self, network: nn.Module, images: Tensor, threat: ThreatModel, seed: int) -> Any:
         parameters = _parameters(self.name)
         arguments = dict(self.settings)
+        own = {"l2"} if self.name in _L2_CLASSES else {"linf"}
+        known = set(_NORMS) if "norm" in parameters else set(NORMS) if self.minimizes_norm else own
+        if threat.norm not in known:
+            raise UserError(f"attack {self.name} does not work in norm {threat.norm}; use {' or '.join(known)}, or PGD")
         if "norm" in parameters:
             arguments["norm"] = _NORMS[threat.norm]
-        elif not self.minimal and threat.norm != ("l2" if self.name in _L2_CLASSES else "linf"):
-            raise UserError(f"attack {self.name} does not work in norm {threat.norm}; use the other norm or PGD")
         arguments |= {name: threat.epsilon for name in ("eps", "max_epsilon") if name in parameters}
         if "seed" in parameters:
             arguments.setdefault("seed", seed)
         view = _View(network)
         if "n_classes" in parameters and "n_classes" not in arguments:
-            with torch.no_grad():
-                arguments["n_classes"] = view(images[:1]).shape[1]
+            arguments["n_classes"] = predict(network, images[:1]).shape[1]
         attack = _library_class(self.name)(view, **arguments)
         attack.set_device(images.device)
         return attack
 
 
 class _View(nn.Module):
-    """The network seen from outside: always in evaluation mode, with parameters that take no gradients."""
+    """The network as the library sees it: always in evaluation mode, without parameters."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.eval()
         # In a tuple, so that switching the view's mode or zeroing its gradients never reaches the network.
         self._network = (network,)
-        self._state = {n: p.detach() for n, p in network.named_parameters(remove_duplicate=False)}
 
     def forward(self, images: Tensor) -> Tensor:
-        images = _Contiguous.apply(images)  # type: ignore[no-untyped-call]
-        logits: Tensor = torch.func.functional_call(self._network[0], self._state, (images,), tie_weights=False)
-        return logits.float()
+        return forward(self._network[0], _Contiguous.apply(images))  # type: ignore[no-untyped-call]
 
 
 class _Contiguous(torch.autograd.Function):
@@ -186,7 +215,20 @@ class _Contiguous(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def _fenced(device: torch.device, seed: int) -> Iterator[None]:
+def _without_gradients(network: nn.Module) -> Iterator[None]:
+    """Parameters collect no gradients inside, whichever way the library takes them."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def _isolated_rng(device: torch.device, seed: int) -> Iterator[None]:
     """Seed every global random state inside, put the old ones back afterwards, and swallow prints."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the library draws from this state
     deterministic, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
@@ -205,7 +247,7 @@ def _fenced(device: torch.device, seed: int) -> Iterator[None]:
 
 def _seed(generator: RandomSource | None) -> int:
     """Seed of 32 bits (numpy's limit) from a generator, which is not advanced; of a sequence the first decides."""
-    source = example_generator(0) if generator is None else generator
+    source = keyed_generator(0) if generator is None else generator
     first = source if isinstance(source, torch.Generator) else source[0]
     return int(first.initial_seed()) % 2**32
 

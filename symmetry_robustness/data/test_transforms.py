@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.resampling import centred, cubic_weights, outer, source_positions
 
 _SCALES = (1 / 8, 8)  # beyond them an image of 32 pixels has a few pixels left
 
@@ -110,13 +111,9 @@ def rotate(images: Tensor, angle: float) -> Tensor:
     """
     if angle % 90 == 0:
         return torch.rot90(images, int(angle // 90) % 4, (-2, -1))
-    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     size = images.shape[-1]
-    # Where in the old image each new pixel lies; lines count downwards.
-    line, column = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) - (size - 1) / 2] * 2, indexing="ij")
-    lines = _weights((sine * column + cosine * line).flatten(), size)
-    columns = _weights((cosine * column - sine * line).flatten(), size)
-    matrix = (lines[:, :, None] * columns[:, None, :]).flatten(1).to(images.device)
+    rows, columns = (cubic_weights(places.flatten(), size) for places in source_positions(size, angle))
+    matrix = outer(rows, columns).to(images.device)
     return _as_pixels(images.to(torch.float32).flatten(2) @ matrix.T).view(images.shape)
 
 
@@ -130,38 +127,8 @@ def rescale(images: Tensor, factor: float) -> Tensor:
     Returns:
         uint8 (B, C, H, W).
     """
-    lines, columns = (
-        _weights((torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / factor, size, max(1.0, 1 / factor))
-        for size in images.shape[-2:]
-    )
-    return _as_pixels(lines.to(images.device) @ images.to(torch.float32) @ columns.T.to(images.device))
-
-
-def _weights(positions: Tensor, size: int, width: float = 1.0) -> Tensor:
-    """Contribution of each pixel of a line to points of it.
-
-    Args:
-        positions: float64 (P,), distances from the middle of the line in pixels.
-        size: Number of pixels of the line.
-        width: Of the kernel; wider than 1 keeps what is sampled more coarsely from aliasing.
-
-    Returns:
-        float32 (P, size), rows add up to 1.
-    """
-    positions = positions + (size - 1) / 2
-    margin = math.ceil(2 * width + max(0.0, float(-positions.min()), float(positions.max()) - size))
-    taps = torch.arange(-margin, size + margin)
-    weights = _cubic((taps - positions[:, None]) / width)
-    weights = weights / weights.sum(1, keepdim=True)
-    folded = torch.zeros(len(positions), size, dtype=torch.float64)
-    return folded.index_add_(1, taps.clamp(0, size - 1), weights).to(torch.float32)
-
-
-def _cubic(distance: Tensor) -> Tensor:
-    """Cubic convolution with a = -1/2. Source: Keys 1981 (doi 10.1109/TASSP.1981.1163711), eq. 15."""
-    d = distance.abs()
-    near, far = (1.5 * d - 2.5) * d**2 + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
-    return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+    rows, columns = (cubic_weights(centred(size) / factor, size, max(1.0, 1 / factor)) for size in images.shape[-2:])
+    return _as_pixels(rows.to(images.device) @ images.to(torch.float32) @ columns.T.to(images.device))
 
 
 def _as_pixels(values: Tensor) -> Tensor:

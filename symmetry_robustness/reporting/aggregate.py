@@ -1,6 +1,7 @@
 """Numbers of single runs brought together: means over seeds with intervals, and which network is best."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,10 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.comparability import differing, name_difference
-from symmetry_robustness.reporting.evaluations import Evaluation
+from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.frame import NUMBER, records, settings_key, split
-from symmetry_robustness.reporting.protocols import describe_protocol
-from symmetry_robustness.reporting.runs import Run
+from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.statistics import (
     LEVEL,
     Difference,
@@ -22,24 +22,24 @@ from symmetry_robustness.reporting.statistics import (
     seeds_interval,
     share_interval,
 )
-from symmetry_robustness.results.names import protocol_name
+from symmetry_robustness.results.names import WORST_CASE, protocol_name
 
 # Measures that are shares of images.
 SHARES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy", "mean_corruption_error")
-# Measures by which networks are compared image by image; of each, more is better.
-COMPARED = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "clever")
+# Accuracies by which networks are compared image by image, beside measures that bound distances from below.
+_ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy")
 # What must agree for the numbers of several networks to be compared.
-COLUMN = ["section", "view", "measure", "attack", "norm", "epsilon"]
+COLUMN = ["comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 
 _DESCRIBED = ["network", "data", "split", "protocol", "released", "weights", "epochs", "images"]
 _STATES = ["", "passed", "warned", "failed"]
 
-# Evaluations of one network on one section, by seed and seed of the data.
+# Evaluations of one network in one comparison group, by seed and seed of the data.
 Seeds = dict[tuple[int, Any], Evaluation]
 
 
-class Section(NamedTuple):
-    """What numbers that may be compared have in common.
+class ComparisonGroup(NamedTuple):
+    """Facts that numbers share which may be compared.
 
     `known` is the name of the file in conf/robustness whose attacks and judging are the protocol's, empty where there
     is none; `description` says the protocol in words; `training_differs_in` names the settings, beside the network's
@@ -58,17 +58,17 @@ class Section(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What many runs come to.
+    """Numbers of many runs.
 
     Attributes:
         results: one row per number of each network: mean over seeds, interval, whether it is the best.
         comparisons: one row per network that was compared with the leader of its column.
-        sections: what the numbers of a section have in common.
+        groups: facts that the numbers of a comparison group share, by its key.
     """
 
     results: pd.DataFrame
     comparisons: pd.DataFrame
-    sections: dict[str, Section]
+    groups: dict[str, ComparisonGroup]
 
 
 def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
@@ -95,10 +95,10 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     results = results.reset_index()
     _add_intervals(results, deviation)
     trained = trained_settings(runs)
-    results.insert(0, "label", _labels(results, trained))
-    comparisons = _compare(results, evaluations_by_section(runs))
+    results.insert(0, "label", _labels(results, trained, _titles(runs)))
+    comparisons = _compare(results, evaluations_by_group(runs), at_chance(results, runs))
     _mark_best(results, comparisons)
-    return Summary(results, comparisons, _sections(results, runs, trained))
+    return Summary(results, comparisons, _groups(results, runs, trained))
 
 
 def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> None:
@@ -134,62 +134,95 @@ def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]]) -> list[str]:
-    """What tables call each row's network: its name, and how it differs from others of that name in its section."""
+def _titles(runs: Sequence[Run]) -> dict[str, str]:
+    """Network to the title of its configuration; one that several networks share names none of them."""
+    titles = {run.name: run.title for run in runs}
+    counts = Counter(titles.values())
+    return {name: title if counts[title] == 1 else name for name, title in titles.items()}
+
+
+def at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
+    """Settings of the networks whose accuracy without attack may be that of guessing: its interval reaches so low."""
+    classes = {run.name: (run.config.get("model") or {}).get("num_classes") for run in runs}
+    chance = {name: 1 / count if count else -1.0 for name, count in classes.items()}  # of unknown classes none
+    clean = results[results["measure"].isin(["clean_accuracy", "test_accuracy"]) & (results["view"] == "")]
+    guessing = clean["network"].map(chance)
+    return frozenset(clean.loc[clean["low"].fillna(clean["value"]) <= guessing, "settings"])
+
+
+def may_lead(rows: Sequence[Any], guessing: Collection[str]) -> list[Any]:
+    """The rows of a column that may lead it: better than guessing without attack, no check failed; all if none is."""
+    better = [row for row in rows if row.settings not in guessing] or rows
+    return [row for row in better if row.checks != "failed"] or list(better)
+
+
+def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], titles: Mapping[str, str]) -> list[str]:
+    """Label of each row's network: its title, and how it differs from others of its name in its comparison group."""
     texts: dict[tuple[str, str], str] = {}
-    for section, found in split(results.drop_duplicates(["section", "settings"]), "section").items():
+    for group, found in split(results.drop_duplicates(["comparison_group", "settings"]), "comparison_group").items():
         for network, same in split(found, "network").items():
-            keys = list(same["settings"])
+            keys, title = list(same["settings"]), titles[network]
             names = differing([trained[key] for key in keys]) if len(keys) > 1 else []
             for key in keys:
-                texts[section, key] = f"{network} ({name_difference(trained[key], names)})" if names else network
-    return [texts[pair] for pair in zip(results["section"], results["settings"], strict=True)]
+                texts[group, key] = f"{title} ({name_difference(trained[key], names)})" if names else title
+    return [texts[pair] for pair in zip(results["comparison_group"], results["settings"], strict=True)]
 
 
-def _sections(results: pd.DataFrame, runs: Sequence[Run], trained: Mapping[str, dict[str, Any]]) -> dict[str, Section]:
-    """What each section's numbers have in common, and in what, beside the network, the trainings in it differ."""
-    settings = {evaluation.section: evaluation.settings for run in runs for evaluation in run.evaluations.values()}
-    sections = {}
-    for key, found in split(results[results["section"] != ""], "section").items():
+def _groups(
+    results: pd.DataFrame, runs: Sequence[Run], trained: Mapping[str, dict[str, Any]]
+) -> dict[str, ComparisonGroup]:
+    """Facts that the numbers of each group share, and settings beside the network in which its trainings differ."""
+    protocols = {
+        evaluation.comparison_group: (protocol_name(evaluation.settings), evaluation.description)
+        for run in runs
+        for evaluation in run.evaluations.values()
+    }
+    groups = {}
+    for key, found in split(results[results["comparison_group"] != ""], "comparison_group").items():
         first = records(found.head(1))[0]
         trainings = [trained[network] | {"model": None} for network in found["settings"].unique()]
-        sections[key] = Section(
+        known, description = protocols.get(key, ("", "no attack"))
+        groups[key] = ComparisonGroup(
             key,
             first.data,
             first.split,
             first.protocol,
-            protocol_name(settings[key]) if key in settings else "",
+            known,
             first.released,
-            describe_protocol(settings[key]) if key in settings else "no attack",
+            description,
             None if pd.isna(first.images) else int(first.images),
             ", ".join(differing(trainings)),
         )
-    return sections
+    return groups
 
 
-def evaluations_by_section(runs: Sequence[Run]) -> dict[tuple[str, str], Seeds]:
-    """Evaluations by section and settings; of several of one seed the first counts, as in the frame."""
+def evaluations_by_group(runs: Sequence[Run]) -> dict[tuple[str, str], Seeds]:
+    """Evaluations by comparison group and settings; of several of one seed the first counts, as in the frame."""
     found: dict[tuple[str, str], Seeds] = {}
     for run in runs:
         seed = (run.seed, run.config["data"].get("seed"))
         for evaluation in run.evaluations.values():
-            seeds = found.setdefault((evaluation.section, settings_key(run, evaluation.weights)), {})
+            seeds = found.setdefault((evaluation.comparison_group, settings_key(run, evaluation.weights)), {})
             seeds.setdefault(seed, evaluation)
     return found
 
 
-def _compare(results: pd.DataFrame, evaluations: dict[tuple[str, str], Seeds]) -> pd.DataFrame:
-    """Each network against the one with the largest mean, column by column."""
+def _compare(
+    results: pd.DataFrame, evaluations: dict[tuple[str, str], Seeds], guessing: Collection[str]
+) -> pd.DataFrame:
+    """Each network against the one with the largest mean of those that may lead, column by column."""
     rows: list[dict[str, Any]] = []
-    for _, group in results[results["measure"].isin(COMPARED)].groupby(COLUMN, dropna=False, sort=False):
-        sound = group[group["checks"] != "failed"]  # what failed a soundness check cannot lead where others did not
-        group = sound if len(sound) else group
-        if len(group) < 2:
+    bounds = {
+        name for seeds in evaluations.values() for evaluation in seeds.values() for name in evaluation.lower_bounds
+    }
+    for _, group in results[results["measure"].isin({*_ACCURACIES, *bounds})].groupby(COLUMN, dropna=False, sort=False):
+        able = may_lead(records(group.sort_values("value", ascending=False, kind="stable")), guessing)
+        if len(able) < 2:
             continue
-        leader, *others = records(group.sort_values("value", ascending=False, kind="stable"))
-        first = evaluations[leader.section, leader.settings]
+        leader, *others = able
+        first = evaluations[leader.comparison_group, leader.settings]
         found = [
-            compare(first, evaluations[row.section, row.settings], row.measure, row.attack, row.epsilon)
+            compare(first, evaluations[row.comparison_group, row.settings], row.measure, row.attack, row.epsilon)
             for row in others
         ]
         adjusted = holm([result.p_value for result in found])
@@ -229,16 +262,16 @@ def alone(seeds: Seeds, measure: str, attack: str = "", epsilon: float = 0.0, *,
 
 
 def _per_image(evaluation: Evaluation, measure: str, attack: str, epsilon: float) -> tuple[str, NDArray[np.float64]]:
-    """Which images, as a digest, and what was found at each that is independent of the others."""
-    if measure not in COMPARED or measure == "clever":
-        name, _, array = measure.partition(".")
-        indices, values = evaluation.measured(name, array or "value")
-        return str(hash(indices.tobytes())), independent(values, evaluation.original_of(indices))
+    """Digest of the images' numbers, and one value for each image that is independent of the others."""
     if measure == "clean_accuracy":
-        correct = evaluation.correct()
-    else:
-        name = "worst_case" if measure == "worst_case_accuracy" else attack
+        correct = evaluation.clean
+    elif measure in _ACCURACIES:
+        name = WORST_CASE if measure == "worst_case_accuracy" else attack
         correct = evaluation.correct(name, evaluation.epsilons.index(epsilon))
+    else:
+        name, _, array = measure.partition(".")
+        indices, values = evaluation.report.per_image(name, array or "value")
+        return str(hash(indices.tobytes())), independent(values, evaluation.original_of(indices))
     return evaluation.images_key, independent(correct.astype(np.float64), evaluation.originals)
 
 

@@ -15,12 +15,12 @@ from symmetry_robustness.reporting.aggregate import (
     Summary,
     alone,
     compare,
-    evaluations_by_section,
+    evaluations_by_group,
     trained_settings,
 )
-from symmetry_robustness.reporting.comparability import images_per_test_set
-from symmetry_robustness.reporting.runs import YAML_LOADER, Run
+from symmetry_robustness.reporting.load import YAML_LOADER, Run
 from symmetry_robustness.reporting.statistics import Difference
+from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet
 from symmetry_robustness.results.names import SAME_AS, flatten
 
 HOLDS = "holds"
@@ -144,7 +144,7 @@ def judge_claims(claims: Claims, summary: Summary, runs: Sequence[Run]) -> list[
     """
     trained = {key: flatten(settings) for key, settings in trained_settings(runs).items()}
     fitting = {key for key, flat in trained.items() if all(flat.get(k) == v for k, v in claims.training.items())}
-    found = _Found(summary, evaluations_by_section(runs), fitting)
+    found = _Found(summary, evaluations_by_group(runs), fitting)
     return [_judge(claim, claims, found) for claim in claims.claims]
 
 
@@ -205,7 +205,7 @@ def _measure(claim: Claim, protocol: str, than_protocol: str, found: _Found) -> 
             return _nothing("several trainings fit; report them one at a time")
         several = [found.evaluations[one[0]] for one in keys]
         first = next(iter(several[0].values()))
-        total = images_per_test_set(first.data)
+        total = first.test_images
         coverage = min(1.0, len(first.indices) / total) if total and first.originals is None else 0.0
         about = (claim.measure, claim.attack, claim.epsilon)
         if len(several) == 1:
@@ -215,19 +215,19 @@ def _measure(claim: Claim, protocol: str, than_protocol: str, found: _Found) -> 
 
 
 def _by_images(network: str, protocol: str, claim: Claim, found: _Found) -> dict[int, list[tuple[str, str]]]:
-    """Number of images -> sections and settings in which a network was measured as the claim asks."""
+    """Number of images -> comparison groups and settings in which a network was measured as the claim asks."""
     measured: dict[int, list[tuple[str, str]]] = {}
-    for section in found.summary.sections.values():
-        if (section.known, section.data, section.split) == (protocol, claim.data, "test"):
-            for settings in _fitting(network, section.key, claim, found):
-                measured.setdefault(section.images or 0, []).append((section.key, settings))
+    for group in found.summary.groups.values():
+        if (group.known, group.data, group.split) == (protocol, claim.data, "test"):
+            for settings in _fitting(network, group.key, claim, found):
+                measured.setdefault(group.images or 0, []).append((group.key, settings))
     return measured
 
 
-def _fitting(network: str, section: str, claim: Claim, found: _Found) -> list[str]:
+def _fitting(network: str, group: str, claim: Claim, found: _Found) -> list[str]:
     """Settings keys under which a network was measured as the claim asks."""
     rows = found.summary.results
-    rows = rows[(rows["network"] == network) & (rows["section"] == section) & (rows["weights"] == "last.ckpt")]
+    rows = rows[(rows["network"] == network) & (rows["comparison_group"] == group) & (rows["weights"] == "last.ckpt")]
     rows = rows[(rows["measure"] == claim.measure) & (rows["attack"] == claim.attack)]
     if claim.attack:
         rows = rows[np.isclose(rows["epsilon"], claim.epsilon, rtol=1e-6, atol=0)]
@@ -254,3 +254,46 @@ def _nothing(reason: str) -> Difference:
 
 def _interval(found: Difference) -> str:
     return f"[{100 * found.low:.1f}, {100 * found.high:.1f}] %"
+
+
+def claims_table(outcomes: Sequence[Outcome]) -> TableSet:
+    """The claims as a table, and as rows of numbers."""
+    lines = [[Cell(text) for text in _texts(outcome)] for outcome in outcomes]
+    verdicts = [outcome.verdict for outcome in outcomes]
+    kinds = (HOLDS, ONLY_RELEASED, FAILS, NOT_MEASURED)
+    title = "Claims of arXiv 2510.16171. " + ", ".join(f"{kind}: {verdicts.count(kind)}" for kind in kinds)
+    columns = ("claim", "ε (paper)", "paper", "released protocol", "sound protocol", "verdict")
+    note = "Accuracies in percent, differences in points; means and 95 % intervals over seeds and images."
+    return TableSet("claims", [Table(title, columns, lines, [note], fixed=2)], claims_frame(outcomes))
+
+
+def claims_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """One row per claim: its fields, `released_…` and `sound_…` with value, low, high and seeds, verdict, reason."""
+    rows = []
+    for outcome in outcomes:
+        row = {field.name: getattr(outcome.claim, field.name) for field in fields(Claim)}
+        for name, found in (("released", outcome.released), ("sound", outcome.sound)):
+            row |= {f"{name}_{part}": getattr(found, part) for part in ("value", "low", "high", "seeds", "images")}
+        rows.append(row | {"verdict": outcome.verdict, "reason": outcome.reason})
+    return pd.DataFrame(rows)
+
+
+def _texts(outcome: Outcome) -> list[str]:
+    claim = outcome.claim
+    subject = f"{claim.network} over {claim.than}" if claim.than else claim.network
+    under = claim.attack or claim.measure.replace("_", " ")
+    epsilon = "" if np.isnan(claim.epsilon) else f"{claim.epsilon:g} ({claim.published_epsilon:g})"
+    verdict = f"{outcome.verdict} ({outcome.reason})" if outcome.reason else outcome.verdict
+
+    def text(value: float) -> str:
+        return f"{value:,.0f}" if claim.kind == "exact" else f"{100 * value:.4g}"
+
+    def found(measured: Difference) -> str:
+        if np.isnan(measured.value):
+            return ""
+        exact = claim.kind == "exact" or measured.seeds < 2
+        interval = "" if exact else f" [{100 * measured.low:.1f}, {100 * measured.high:.1f}]"
+        return text(round(measured.value, 4)) + interval
+
+    measured = [found(outcome.released), found(outcome.sound)]
+    return [f"{claim.data}, {subject}, {under}", epsilon, text(claim.value), *measured, verdict]

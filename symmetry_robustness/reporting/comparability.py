@@ -3,11 +3,24 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from symmetry_robustness.results.names import Settings, flatten
-from symmetry_robustness.results.names import digest as digest
+from symmetry_robustness.results.names import NORM_TITLES, SOUND, flatten, protocol_settings
+
+Settings = Mapping[str, Any]
 
 # What decides which runs are told apart, but no number: names, places, what happens beside the training.
-_BESIDE = ("name", "group", "tags", "seed", "output", "resume", "logger", "robustness", "callback", "checkpoint")
+_BESIDE = (
+    "name",
+    "title",
+    "group",
+    "tags",
+    "seed",
+    "output",
+    "resume",
+    "logger",
+    "robustness",
+    "callback",
+    "checkpoint",
+)
 # Settings of a data set that only place or feed it, and those that only the test images, or only the training, have.
 _FEEDING = ("_convert_", "root", "evaluation_batch_size", "num_classes", "seed")
 _TEST_ONLY = ("corruptions", "severities", "test_transform", "test_size")
@@ -92,3 +105,32 @@ def plain(value: object) -> str:
     else:
         text = "null" if value is None else str(value)
     return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 1]}…"
+
+
+def describe_protocol(settings: Settings) -> str:
+    """A protocol in a line: attacks, norm, and whatever differs from a sound protocol."""
+    protocol = protocol_settings(settings)
+    attacks = [describe_attack(name, attack) for name, attack in protocol.get("attacks", {}).items()]
+    words = [", ".join(attacks) or "no attacks", NORM_TITLES.get(norm := protocol["norm"], norm)]
+    if protocol["cascade"]:
+        words.append("each attack on what those before it left")
+    if protocol["judge"] == "returned":
+        words.append("only the last iterate counts")
+    if protocol["mode"] != "evaluation":
+        words.append("batch norms use the attacked batch")
+    if protocol["bounds"] != SOUND["bounds"]:
+        low, high = protocol["bounds"]
+        words.append(f"pixels clamped to [{low:g}, {high:g}]")
+    return "; ".join(words)
+
+
+def describe_attack(name: str, settings: Settings) -> str:
+    """An attack by its name, number of steps and restarts.
+
+    >>> describe_attack("pgd", {"steps": 40, "restarts": 2})
+    'PGD-40 × 2'
+    """
+    steps, restarts = settings.get("steps"), settings.get("restarts", 1)
+    title = name.replace("_", " ")
+    title = title.upper() if title in ("fgsm", "pgd") else title
+    return f"{title}{f'-{steps}' if steps else ''}{f' × {restarts}' if restarts > 1 else ''}"

@@ -8,32 +8,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from symmetry_robustness.reporting.comparability import data_title, digest, evaluation_data, images_per_test_set
-from symmetry_robustness.reporting.evaluations import Evaluation
-from symmetry_robustness.reporting.runs import Problem, Run, find_runs
+from symmetry_robustness.reporting.comparability import data_title, evaluation_data
+from symmetry_robustness.reporting.evaluation import Evaluation, measure_name
+from symmetry_robustness.reporting.load import Problem, Run, find_runs
 from symmetry_robustness.reporting.statistics import mean_and_error, shares_and_errors
+from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES, WORST_CASE, digest
 
 # What the columns mean stands in docs/reporting.md.
 COLUMNS = (
     "run", "network", "group", "data", "seed", "protocol", "released", "split", "view", "measure", "attack", "norm",
     "epsilon", "value", "standard_error", "images", "checks", "commit", "epochs", "weights", "data_seed", "settings",
-    "section",
+    "comparison_group",
 )  # fmt: skip
 # What rows must agree in to be one number of several seeds.
-NUMBER = ["settings", "section", "view", "measure", "attack", "norm", "epsilon"]
-# The corruptions of the benchmark; what a data set has beside them does not count. Source: arXiv 1903.12261, sec. 4.1.
-BENCHMARK = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-SEVERITIES = (1, 2, 3, 4, 5)
+NUMBER = ["settings", "comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 # The views of a corrupted data set that the benchmark counts, a corruption's severities together.
-CORRUPTED = tuple(f"{corruption}_{severity}" for corruption in BENCHMARK for severity in SEVERITIES)
+CORRUPTED = tuple(f"{name}_{severity}" for name in BENCHMARK_CORRUPTIONS for severity in BENCHMARK_SEVERITIES)
 COSTS = ("parameters", "flops", "training_seconds", "images_per_second")
 
 # Settings that decide which epoch best.ckpt is of.
 _CHOOSING = ("checkpoint", "callback", "robustness")
-_QUANTILES = {"clever_q25": 0.25, "clever_median": 0.5, "clever_q75": 0.75}
+# Quantiles over images of measures that bound distances from below, whose distribution no robust accuracy states.
+QUANTILES = {"q25": 0.25, "median": 0.5, "q75": 0.75}
 
 
 def load_runs(paths: Iterable[Path | str] | Path | str) -> pd.DataFrame:
@@ -110,10 +106,10 @@ def _run_rows(run: Run) -> Iterator[tuple[Any, ...]]:
             "released": evaluation.released,
             "split": evaluation.split,
             "norm": evaluation.norm,
-            "checks": evaluation.checks,
+            "checks": evaluation.status,
             "weights": evaluation.weights,
             "settings": settings_key(run, evaluation.weights),
-            "section": evaluation.section,
+            "comparison_group": evaluation.comparison_group,
         }
         for row in _evaluation_rows(evaluation):
             yield tuple((about | row).values())
@@ -124,9 +120,10 @@ def _summary_rows(run: Run) -> Iterator[dict[str, Any]]:
     for measure in COSTS:
         if run.summary.get(measure) is not None:
             yield {"measure": measure, "value": run.summary[measure], "images": None}
-    data = run.config["data"]
-    images = images_per_test_set(data)
-    common = {"split": "test", "images": images, "section": digest("test", evaluation_data(data, "test"))}
+    if np.isnan(run.summary["clean_accuracy"]):  # of a saved report, which knows its own images alone
+        return
+    data, images = run.config["data"], run.test_images
+    common = {"split": "test", "images": images, "comparison_group": digest("test", evaluation_data(data, "test"))}
     views = {
         re.sub("^test/|/?accuracy$", "", key): value for key, value in run.summary.get("test_accuracy", {}).items()
     }
@@ -144,40 +141,29 @@ def _summary_rows(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    """Accuracies with and without attack, CLEVER, other measures."""
+    """Accuracies with and without attack, means of measures."""
     images, originals = len(evaluation.indices), evaluation.originals
     shares, errors = shares_and_errors(evaluation.clean[:, None], originals)
     yield _number("clean_accuracy", shares[0], errors[0], images)
-    for attack in [*evaluation.attacks, *(["worst_case"] if evaluation.attacks else [])]:
+    for attack in [*evaluation.attacks, *([WORST_CASE] if evaluation.attacks else [])]:
         shares, errors = shares_and_errors(evaluation.curve(attack), originals)
-        measure = {"measure": "worst_case_accuracy"} if attack == "worst_case" else {"attack": attack}
+        kind = {"measure": "worst_case_accuracy"} if attack == WORST_CASE else {"attack": attack}
         for epsilon, share, error in zip(evaluation.epsilons, shares, errors, strict=True):
-            yield _number("robust_accuracy", share, error, images) | {"epsilon": epsilon} | measure
-    if "clever" in evaluation.content["measures"]:
-        yield from _clever_rows(evaluation)
-    for measure, found in evaluation.content["measures"].items():
-        if measure == "clever":
-            continue
-        for array, mean in found.items():
-            name = measure if array == "value" else f"{measure}.{array}"
-            value, error, count = mean["value"], mean["standard_error"], mean["images"]
-            if originals is not None and value is not None:
-                indices, values = evaluation.measured(measure, array)
-                value, error = mean_and_error(values, evaluation.original_of(indices))
-            if value is not None:
-                yield _number(name, value, np.nan if error is None else error, count) | {"norm": ""}
-
-
-def _clever_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    """Mean, median and quartiles of the scores; the norm is CLEVER's own."""
-    indices, scores = evaluation.measured("clever")
-    norm = {"norm": str(evaluation.settings["measures"]["clever"].get("norm", ""))}
-    if not len(scores):
-        return
-    value, error = mean_and_error(scores, evaluation.original_of(indices))
-    yield _number("clever", value, error, len(scores)) | norm
-    for measure, share in _QUANTILES.items():
-        yield _number(measure, float(np.quantile(scores, share)), np.nan, len(scores)) | norm
+            yield _number("robust_accuracy", share, error, images) | {"epsilon": epsilon} | kind
+    bounds = evaluation.lower_bounds
+    for measure, means in evaluation.means.items():
+        for array, mean in means.items():
+            name = measure_name(measure, array)
+            if np.isnan(mean.value):
+                continue
+            if name not in bounds:
+                yield _number(name, *mean) | {"norm": ""}
+                continue
+            norm = {"norm": str(evaluation.settings["measures"][measure]["norm"])}
+            indices, values = evaluation.report.per_image(measure, array)
+            yield _number(name, *mean_and_error(values, evaluation.original_of(indices)), mean.images) | norm
+            for quantile, share in QUANTILES.items():
+                yield _number(f"{name}_{quantile}", float(np.quantile(values, share)), np.nan, mean.images) | norm
 
 
 def _number(measure: str, value: float, error: float, images: int) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import rich.table
 from rich.markup import escape
 
@@ -19,7 +21,7 @@ _LATEX = str.maketrans(
 _CHARACTERS = 150  # side by side: nearly their size on a wide page, half of it in a narrow column
 _LONGEST = 40  # rows that fit on a page
 _COLUMNS = 5  # of numbers that fit into a terminal, beside the first two
-# What is too wide is shrunk to the width there is.
+# Shrinks a table that is wider than the line.
 _FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
@@ -41,8 +43,31 @@ class Table:
     fixed: int = 1
 
 
+@dataclass(frozen=True)
+class TableSet:
+    """Tables of one kind, and the rows of numbers that they show.
+
+    Attributes:
+        name: stem of the files.
+        tables: as texts.
+        rows: the same and more as numbers.
+    """
+
+    name: str
+    tables: Sequence[Table]
+    rows: pd.DataFrame
+
+    def write(self, directory: Path) -> None:
+        """Write Markdown and LaTeX of the tables, CSV and Parquet of the rows."""
+        stem = directory / self.name
+        stem.with_suffix(".md").write_text("\n".join(map(markdown, self.tables)), encoding="utf-8")
+        stem.with_suffix(".tex").write_text("\n".join(map(latex, self.tables)), encoding="utf-8")
+        self.rows.to_csv(stem.with_suffix(".csv"), index=False)
+        self.rows.to_parquet(stem.with_suffix(".parquet"), index=False)
+
+
 def flag(checks: str) -> str:
-    """What stands behind a name whose soundness checks did not all pass."""
+    """Mark behind the name of a network whose soundness checks did not all pass."""
     return f" ⚠ checks {checks}" if checks in ("warned", "failed") else ""
 
 
@@ -61,7 +86,7 @@ def markdown(table: Table) -> str:
 
 
 def plain_line(text: str) -> str:
-    """A text in one line, in which Markdown finds no HTML."""
+    """A text in one line, without HTML for Markdown."""
     return " ".join(text.split()).replace("<", "&lt;")
 
 

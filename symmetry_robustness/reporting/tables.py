@@ -1,75 +1,101 @@
-"""The report's tables: rows of numbers once, then texts that formats.py writes in every form."""
+"""The report's tables: rows of numbers, and the texts that show them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import functools
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
-from symmetry_robustness.reporting.aggregate import COLUMN, SHARES, Section, Summary
-from symmetry_robustness.reporting.figures import epsilon_name
-from symmetry_robustness.reporting.frame import BENCHMARK, CORRUPTED, COSTS, SEVERITIES, records, split
-from symmetry_robustness.reporting.run_table import measure_title
-from symmetry_robustness.reporting.table_formats import Cell, Table, flag, latex, markdown
+from symmetry_robustness.reporting.aggregate import COLUMN, SHARES, ComparisonGroup, Summary
+from symmetry_robustness.reporting.evaluation import measure_name
+from symmetry_robustness.reporting.frame import CORRUPTED, COSTS, QUANTILES, records, split
+from symmetry_robustness.reporting.load import VIEWS, Run, find_runs
+from symmetry_robustness.reporting.statistics import LEVEL, shares_and_errors
+from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
+from symmetry_robustness.results.checks import count_checks
+from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES, epsilon_name
+from symmetry_robustness.results.report import Estimate
 
 _INTERVALS = "Mean and 95 % interval: over seeds and images, with one seed over images, as the column says."
 _BEST = "Bold: better than every other in a paired test over several seeds (5 % for each column, after Holm)."
-_CLEVER = {
-    "clever": "CLEVER mean",
-    "clever_q25": "CLEVER lower quartile",
-    "clever_median": "CLEVER median",
-    "clever_q75": "CLEVER upper quartile",
-}
+_QUANTILES = dict(zip(QUANTILES, ("lower quartile", "median", "upper quartile"), strict=True))
+_ANSWERS = 5  # comparison groups that are answered on the terminal
 _COST_TITLES = ("parameters", "FLOPs per image", "training s", "images/s in training")
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """Tables of one kind, and the rows of numbers that they show.
-
-    Attributes:
-        name: stem of the files.
-        tables: as texts.
-        rows: the same and more as numbers.
-    """
-
-    name: str
-    tables: Sequence[Table]
-    rows: pd.DataFrame
-
-    def write(self, directory: Path) -> None:
-        """Write Markdown and LaTeX of the tables, CSV and Parquet of the rows."""
-        stem = directory / self.name
-        stem.with_suffix(".md").write_text("\n".join(map(markdown, self.tables)), encoding="utf-8")
-        stem.with_suffix(".tex").write_text("\n".join(map(latex, self.tables)), encoding="utf-8")
-        self.rows.to_csv(stem.with_suffix(".csv"), index=False)
-        self.rows.to_parquet(stem.with_suffix(".parquet"), index=False)
-
-
-def sheets(summary: Summary) -> list[Sheet]:
+def table_sets(summary: Summary) -> list[TableSet]:
     """All tables but the claims; kinds of which there is nothing are left out."""
     results = summary.results
     corrupted = results[results["view"].isin(CORRUPTED) | (results["measure"] == "mean_corruption_error")]
     made = [
-        Sheet(
+        TableSet(
             "accuracy", [*_accuracy_tables(summary)], results[results["measure"].isin(SHARES) & (results["view"] == "")]
         ),
-        Sheet("leaders", [*_leader_tables(summary)], summary.comparisons),
-        Sheet("measures", [*_measure_tables(summary)], results[~results["measure"].isin([*COSTS, *SHARES])]),
-        Sheet("corruptions", [*_corruption_tables(corrupted)], corrupted),
-        Sheet("costs", _cost_tables(results), results[results["measure"].isin(COSTS)]),
+        TableSet("leaders", [*_leader_tables(summary)], summary.comparisons),
+        TableSet("measures", [*_measure_tables(summary)], results[~results["measure"].isin([*COSTS, *SHARES])]),
+        TableSet("corruptions", [*_corruption_tables(corrupted)], corrupted),
+        TableSet("costs", _cost_tables(results), results[results["measure"].isin(COSTS)]),
     ]
-    return [sheet for sheet in made if sheet.tables]
+    return [one for one in made if one.tables]
 
 
-def title_of(section: Section) -> str:
+def answers(summary: Summary) -> tuple[list[str], Table | None]:
+    """The most robust network of each comparison group in two lines, and the numbers of the first group.
+
+    Sound protocols come first, then those that compare more networks. The epsilon is the one at which the networks'
+    mean worst case is nearest to half of their clean accuracy: neither all nor none of the images are broken there.
+    """
+    by_group = split(summary.results, "comparison_group")
+    attacked = [group for key, group in summary.groups.items() if by_group[key]["epsilon"].notna().any()]
+    attacked.sort(key=lambda group: (group.released, group.split != "test", -by_group[group.key]["settings"].nunique()))
+    lines, table = [], None
+    for group in attacked[:_ANSWERS]:
+        rows = by_group[group.key]
+        worst, clean = (rows[rows["measure"] == f"{kind}_accuracy"] for kind in ("worst_case", "clean"))
+        means = worst.groupby("epsilon")["value"].mean()
+        epsilon = float(means.index[int((means - clean["value"].mean() / 2).abs().argmin())])
+        lines.append(f"{title_of(group)}, worst case at ε = {epsilon_name(epsilon)}:")
+        lines.append(f"  {_answer(worst[worst['epsilon'] == epsilon], summary.comparisons)}")
+        if table is None:
+            shown = pd.concat([clean, worst[worst["epsilon"].isin([means.index[0], epsilon, means.index[-1]])]])
+            table = _table(f"Accuracy %, {title_of(group)}", shown, _column_of, percent, ())
+    if len(attacked) > _ANSWERS:
+        lines.append(f"{len(attacked) - _ANSWERS} more protocols or data sets are in tables/leaders.md")
+    return lines, table
+
+
+def _answer(rows: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """The leader of one column, its accuracy, its margin before the closest other, and whether a test confirms it."""
+    first = rows.iloc[0]
+    same = [comparisons[name] == first[name] for name in ("comparison_group", "measure", "epsilon")]
+    found = comparisons[np.logical_and.reduce(same)]
+    if not len(found):
+        best = records(rows.nlargest(1, "value"))[0]
+        return f"{best.label} alone was evaluated: {percent(best).text} %"
+    row = records(found.sort_values("value", na_position="last"))[0]
+    leader = percent(records(rows[rows["settings"] == row.settings])[0]).text
+    if row.value == 0:
+        return f"no network leads: {row.label} and {row.other} are equal, {leader} %"
+    if np.isnan(row.value):
+        return f"{row.label} has {leader} %, but cannot be compared with {row.other}: {row.test}"
+    margin = f"{100 * row.value:.3g} [{100 * row.low:.3g}, {100 * row.high:.3g}] points before {row.other}"
+    doubt = (
+        "this may be chance" if row.seeds > 1 or row.adjusted > 1 - LEVEL else "one training each: others may differ"
+    )
+    verdict = "better than every other" if row.best else doubt
+    return f"{row.label} leads with {leader} %, {margin}; {verdict} (p = {row.adjusted:.2g})"
+
+
+def title_of(group: ComparisonGroup) -> str:
     """Which data, how many images and which protocol, in one line."""
-    kind = "released" if section.released else "sound"
-    images = "all" if section.images is None else f"{section.images:,}"
-    protocol = f"protocol {section.protocol} ({kind})" if section.protocol else "no attack"
-    return f"{section.data}, {images} {section.split} images, {protocol}"
+    kind = "released" if group.released else "sound"
+    images = "all" if group.images is None else f"{group.images:,}"
+    protocol = f"protocol {group.protocol} ({kind})" if group.protocol else "no attack"
+    return f"{group.data}, {images} {group.split} images, {protocol}"
 
 
 def percent(row: Any) -> Cell:
@@ -108,19 +134,19 @@ def _table(
     return Table(title, columns, cells, notes, fixed=2)
 
 
-def _notes(section: Section) -> list[str]:
-    """What a reader must know to judge the numbers of a section."""
-    notes = [f"{section.description[0].upper()}{section.description[1:]}. {_INTERVALS} {_BEST}"]
-    if section.training_differs_in:
-        notes.append(f"The networks' trainings differ in {section.training_differs_in}.")
+def _notes(group: ComparisonGroup) -> list[str]:
+    """Notes on protocol, intervals and trainings below the tables of a comparison group."""
+    notes = [f"{group.description[0].upper()}{group.description[1:]}. {_INTERVALS} {_BEST}"]
+    if group.training_differs_in:
+        notes.append(f"The networks' trainings differ in {group.training_differs_in}.")
     return notes
 
 
 def _accuracy_tables(summary: Summary) -> Iterator[Table]:
-    """For each section one table per attack, the columns being the epsilons, and one of the accuracies without."""
-    by_section = split(summary.results, "section")
-    for section in summary.sections.values():
-        rows, title, notes = by_section[section.key], title_of(section), _notes(section)
+    """For each comparison group one table per attack, epsilons as columns, and one of accuracies without."""
+    by_group = split(summary.results, "comparison_group")
+    for group in summary.groups.values():
+        rows, title, notes = by_group[group.key], title_of(group), _notes(group)
         whole = rows[(rows["measure"] == "test_accuracy") & ~rows["view"].isin(CORRUPTED)]
         if len(whole):
             overall = "mean over the test sets" if rows["view"].any() else "clean"
@@ -139,13 +165,13 @@ def _epsilon(row: Any) -> str:
 
 
 def _leader_tables(summary: Summary) -> Iterator[Table]:
-    """For each section, which network leads each column, and by how much before the one that comes closest."""
-    for key, found in split(summary.comparisons, "section").items():
-        section = summary.sections[key]
+    """For each comparison group, which network leads each column, and by how much before the one that comes closest."""
+    for key, found in split(summary.comparisons, "comparison_group").items():
+        group = summary.groups[key]
         closest = found["value"].fillna(np.inf).groupby([found[name] for name in COLUMN], dropna=False, sort=False)
         lines = [[*map(Cell, _leader_texts(row))] for row in records(found.loc[closest.idxmin()])]
         columns = ("under", "ε", "leads", "before", "by", "adjusted p", "beats all others", "test")
-        yield Table(f"Who leads, {title_of(section)}", columns, lines, _notes(section)[1:], fixed=4)
+        yield Table(f"Who leads, {title_of(group)}", columns, lines, _notes(group)[1:], fixed=4)
 
 
 def _leader_texts(row: Any) -> list[str]:
@@ -162,22 +188,30 @@ def _leader_texts(row: Any) -> list[str]:
 
 
 def _measure_tables(summary: Summary) -> Iterator[Table]:
-    """Accuracy without attack and in the worst case, CLEVER and the other measures of each section."""
+    """Accuracy without attack and in the worst case, CLEVER and the other measures of each comparison group."""
     rows = summary.results
     attacked = rows["measure"] == "worst_case_accuracy"
     measured = rows[~rows["measure"].isin([*COSTS, *SHARES]) | attacked | (rows["measure"] == "clean_accuracy")]
-    for key, found in split(measured[measured["section"] != ""], "section").items():
+    for key, found in split(measured[measured["comparison_group"] != ""], "comparison_group").items():
         grid = sorted(found["epsilon"].dropna().unique())
         shown = grid if len(grid) <= 3 else [grid[0], grid[len(grid) // 2], grid[-1]]
-        section = summary.sections[key]
+        group = summary.groups[key]
         found = found[found["epsilon"].isna() | found["epsilon"].isin(shown)]
-        yield _table(f"Measures, {title_of(section)}", found, _measure_name, _measure_cell, _notes(section))
+        spread = {name.removesuffix("_median") for name in found["measure"] if name.endswith("_median")}
+        column = functools.partial(_column_of, spread=spread)
+        yield _table(f"Measures, {title_of(group)}", found, column, _measure_cell, _notes(group))
 
 
-def _measure_name(row: Any) -> str:
+def _column_of(row: Any, spread: Collection[str] = ()) -> str:
+    """Title of a measure's column; the mean is called so where quantiles of the measure stand beside it."""
     if row.measure == "worst_case_accuracy":
         return f"worst case % at {epsilon_name(row.epsilon)}"
-    return "clean %" if row.measure == "clean_accuracy" else _CLEVER.get(row.measure, measure_title(row.measure))
+    if row.measure == "clean_accuracy":
+        return "clean %"
+    name, _, quantile = row.measure.rpartition("_")
+    if name in spread and quantile in _QUANTILES:
+        return f"{measure_title(name)} {_QUANTILES[quantile]}"
+    return f"{measure_title(row.measure)}{' mean' if row.measure in spread else ''}"
 
 
 def _measure_cell(row: Any) -> Cell:
@@ -191,15 +225,15 @@ def _corruption_tables(rows: pd.DataFrame) -> Iterator[Table]:
     for data, found in split(total, "data").items():
         yield _table(f"Mean corruption error %, {data}", found, lambda row: "mean corruption error", percent, [note])
     cells = rows[rows["measure"] == "test_accuracy"]
-    for _, found in cells.groupby(["section", "settings"], sort=False):
+    for _, found in cells.groupby(["comparison_group", "settings"], sort=False):
         by_view = {row.view: row for row in records(found)}
         first = found.iloc[0]
         lines = []
-        for corruption in BENCHMARK:
-            errors = [_error(by_view.get(f"{corruption}_{severity}")) for severity in SEVERITIES]
+        for corruption in BENCHMARK_CORRUPTIONS:
+            errors = [_error(by_view.get(f"{corruption}_{severity}")) for severity in BENCHMARK_SEVERITIES]
             if any(cell.text for cell in errors):
                 lines.append([Cell(corruption.replace("_", " ")), *errors])
-        columns = ["corruption", *(f"severity {severity}" for severity in SEVERITIES)]
+        columns = ["corruption", *(f"severity {severity}" for severity in BENCHMARK_SEVERITIES)]
         note = f"Interval over {first['interval']}."
         yield Table(f"Error %, {first['label']}, {first['data']}", columns, lines, [note])
 
@@ -221,3 +255,59 @@ def _cost_tables(results: pd.DataFrame) -> list[Table]:
 
     note = "FLOPs: multiplications and additions of one image's forward pass. Seconds without evaluations."
     return [_table("Costs", rows, lambda row: titles[row.measure], cell, [note])]
+
+
+def show_run(directory: Path) -> None:
+    """Print the numbers of the run in a directory, one below the other."""
+    runs, _ = find_runs([directory])
+    for run in runs:
+        rows = [(Cell(name), Cell(text)) for name, text in run_row(run).items()]
+        for piece in terminal(Table(str(directory), ("accuracy ± standard error", ""), rows), longest=len(rows)):
+            Console().print(piece)
+
+
+def overview(runs: Sequence[Run]) -> Table:
+    """One row per run: percentages with standard errors, measures, how many checks did not pass."""
+    rows = [run_row(run) for run in runs]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[Cell(row.get(name, "")) for name in names] for row in rows]
+    return Table("Runs, accuracy ± standard error over images", names, cells, fixed=2)
+
+
+def run_row(run: Run) -> dict[str, str]:
+    """Numbers of a run, as texts by their titles."""
+    row = {"network": run.name, "seed": str(run.seed)}
+    if run.summary["parameters"] is not None:  # of a saved report neither is known
+        row |= {"parameters": f"{run.summary['parameters']:,}"}
+        row |= {"clean, whole test set %": f"{100 * run.summary['clean_accuracy']:.1f}"}
+    for kind in VIEWS:
+        row |= {f"{kind} {at:g} %": f"{100 * accuracy:.1f}" for at, accuracy in run.views(kind).items()}
+    if run.final is None:
+        return row
+    row["images attacked"] = f"{len(run.final.indices):,}"
+    for attack in run.final.attacks:
+        shares, errors = shares_and_errors(run.final.curve(attack), None)
+        for epsilon, share, error in zip(run.final.epsilons, shares, errors, strict=True):
+            row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
+    for measure, means in run.final.means.items():
+        for array, mean in means.items():
+            row[measure_title(measure_name(measure, array))] = mean_text(mean)
+    counts = count_checks(run.final.checks)
+    row["checks"] = ", ".join(f"{counts[s]} {s}" for s in ("failed", "warned") if counts[s]) or "passed"
+    return row
+
+
+def measure_title(name: str) -> str:
+    """Title of a measure's mean.
+
+    >>> measure_title("symmetry.turn.error.logits"), measure_title("clever")
+    ('symmetry turn error logits', 'CLEVER')
+    """
+    return "CLEVER" if name == "clever" else " ".join(re.split(r"[_.\s]+", name))
+
+
+def mean_text(mean: Estimate) -> str:
+    """A mean with its standard error where it has one; empty where nothing applied."""
+    if np.isnan(mean.value):
+        return ""
+    return f"{mean.value:.3g}" if np.isnan(mean.standard_error) else f"{mean.value:.3g} ± {mean.standard_error:.2g}"

@@ -53,6 +53,9 @@ def worst_status(statuses: Iterable[Status]) -> Status | None:
 
 EXPLANATIONS: Final[Mapping[str, str]] = {
     "protocol_settings": "The protocol judges soundly: pixel bounds [0, 1], evaluation mode, nothing outside the ball.",
+    "epsilon_range": "The largest epsilon has the usual size of its norm; others are often meant for other units.",
+    "several_classes": "The images belong to several classes; of one, a network that always names it withstands all.",
+    "distinct_images": "No image appears more than once; repetitions make intervals too narrow.",
     "evaluation_mode": "No layer that normalises or drops out is in training mode, where it sees the attacked batch.",
     "images_in_bounds": "Pixels lie in [0, 1] and in the bounds of the attacks; otherwise epsilon has other units.",
     "deterministic_forward": "The same images give the same logits twice; chance in the network hides its gradients.",

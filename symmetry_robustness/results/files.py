@@ -236,9 +236,15 @@ def equivariance_plots(angles: Sequence[float], scales: Sequence[float], layers:
         plots += [
             Curve(*still, axis, "accuracy", "accuracy", circular),
             Curve(tuple(positions), (f"{family}.consistent",), axis, "accuracy", "same prediction", circular),
-            Curve(tuple(positions), (f"{family}.error.*",), axis, "relative error"),
-            Curve(tuple(positions), (f"{family}.floor.*",), axis, "relative error", "floor"),
+            Curve(tuple(positions), (f"{family}.error.logits",), axis, "relative error", "logits"),
+            Curve(tuple(positions), (f"{family}.floor.logits",), axis, "relative error", "logits, there and back"),
         ]
+        if layers:
+            plots += [
+                Curve(tuple(positions), (f"{family}.error.*",), axis, "relative error of a layer"),
+                Curve(tuple(positions), (f"{family}.floor.*",), axis, "relative error of a layer", "there and back"),
+            ]
     if layers:
-        plots.append(Curve((90.0, 180.0, 270.0), ("turn.error.*",), "quarter turn (degrees)", "relative error"))
+        turns = (90.0, 180.0, 270.0)
+        plots.append(Curve(turns, ("turn.error.*",), "quarter turn (degrees)", "relative error of a layer"))
     return plots

@@ -1,4 +1,4 @@
-"""Attacks applied to a window of images, and what they return judged by the evaluator."""
+"""Attacks applied to a window of images, and their results judged by the evaluator."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,14 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, Ball, GradientAttack, perturb
-from symmetry_robustness.attacks.rng import example_generator
-from symmetry_robustness.attacks.threat import NORMS, Attack
-from symmetry_robustness.attacks.torchattacks import LibraryAttack
+from symmetry_robustness.attacks.gradient import run_rule
+from symmetry_robustness.attacks.threat import TOLERANCE, Attack, UpdateRule, as_attack
+from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
-from symmetry_robustness.robustness.checks.derived import TOLERANCE
-from symmetry_robustness.robustness.continuous_batching import Grid, distances, excess, misclassified, walk
+from symmetry_robustness.rng import keyed_generator
+from symmetry_robustness.robustness.continuous_batching import CleanPass, ContinuousBatching, misclassified
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 IntArray = npt.NDArray[np.int64]
@@ -32,40 +31,39 @@ class Progress(NamedTuple):
     total: int
 
 
-Reporter = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 
 
-class Clean(NamedTuple):
-    """The network at the clean images: logits (N, K) and the gradient of the cross-entropy (N, C, H, W)."""
+class EvaluationBatch(NamedTuple):
+    """A window of N images with all that an attack on them needs.
 
-    logits: Tensor
-    gradient: Tensor
-
-
-class Setting(NamedTuple):
-    """What every attack on a window of N images needs; `correct` and `keep` are masks (N,).
-
-    `limit` (N,) is the epsilon from which on each image need not be attacked, since it is broken there already.
-    `compiled` is the network compiled for one shape, None where it is not.
+    `indices` (N,) are their numbers in the data set, `correct` and `keep` masks (N,), `known_epsilon` (N,) the epsilon
+    from which on each image need not be attacked, since it is broken there already. `compiled` is the network compiled
+    for one shape, None where it is not.
     """
 
     network: nn.Module
     images: Tensor
     labels: Tensor
-    numbers: IntArray
+    indices: IntArray
     protocol: EvaluationProtocol
-    clean: Clean
+    clean: CleanPass
     correct: BoolArray
     keep: BoolArray
-    notify: Reporter
-    limit: FloatArray
+    notify: ProgressCallback
+    known_epsilon: FloatArray
     compiled: nn.Module | None = None
 
+    @property
+    def attackable(self) -> BoolArray:
+        """Mask, (N,), of the images that an attack gets at some epsilon."""
+        return np.asarray(self.correct & (self.known_epsilon > self.protocol.grid[0]))
 
-class Outcome(NamedTuple):
-    """What one attack did to the N images of a window; (N,) each, `fooled` (N, E) only when judged by epsilon."""
 
-    broken_at: FloatArray
+class AttackResult(NamedTuple):
+    """Result of one attack on the N images of a window; (N,) each, `fooled` (N, E) only when judged by epsilon."""
+
+    minimal_epsilon: FloatArray
     distance: FloatArray
     adversarial: dict[int, Tensor]
     violations: list[str]
@@ -74,70 +72,65 @@ class Outcome(NamedTuple):
     nonfinite: int = 0
 
 
-def apply_attack(setting: Setting, name: str, attack: Attack) -> Outcome:
-    """Try an attack on a window of images, in the way that suits the attack and the protocol."""
-    if setting.protocol.judge == "returned":
-        return _by_epsilon(setting, name, attack)
-    if isinstance(attack, GradientAttack):
-        return _by_walk(setting, name, attack.rule)
-    return _while_standing(setting, name, attack)
+def apply_attack(batch: EvaluationBatch, name: str, attack: Attack) -> AttackResult:
+    """Try an attack on a window of images, in the way that suits its properties and the protocol."""
+    attack = as_attack(attack)
+    if batch.protocol.judge == "returned":
+        return _at_every_epsilon(batch, name, attack)
+    if attack.update_rule is not None:
+        return _drive(batch, name, attack.update_rule)
+    return _call_until_broken(batch, name, attack)
 
 
-def given(setting: Setting) -> BoolArray:
-    """Mask, (N,), of the images that an attack gets at some epsilon."""
-    return np.asarray(setting.correct & (setting.limit > setting.protocol.grid[0]))
-
-
-def follow(earlier: Outcome, own: Outcome) -> Outcome:
-    """What an attack and all before it did together, at the attack's own cost."""
-    newly = own.broken_at < earlier.broken_at
+def cascade(earlier: AttackResult, own: AttackResult) -> AttackResult:
+    """Joint result of an attack and all before it, at the attack's own cost."""
+    newly = own.minimal_epsilon < earlier.minimal_epsilon
     return own._replace(
-        broken_at=np.where(newly, own.broken_at, earlier.broken_at),
+        minimal_epsilon=np.where(newly, own.minimal_epsilon, earlier.minimal_epsilon),
         distance=np.where(newly, own.distance, earlier.distance),
         adversarial=earlier.adversarial | {row: image for row, image in own.adversarial.items() if newly[row]},
     )
 
 
-def _by_walk(setting: Setting, name: str, rule: PGD) -> Outcome:
-    """A gradient attack on the correctly classified images, driven by continuous batching."""
-    protocol, images = setting.protocol, setting.images
-    standing = np.flatnonzero(given(setting))
-    rows = torch.as_tensor(standing, device=images.device)
-    lost = len(images) - len(standing)
-    result = walk(
-        setting.network if setting.compiled is None else setting.compiled,
-        images[rows],
-        setting.labels[rows],
-        rule,
-        Grid(NORMS[protocol.norm], protocol.grid, protocol.bounds),
-        indices=setting.numbers[standing],
-        logits=setting.clean.logits[rows],
-        seed=protocol.seed,
-        batch_size=protocol.batch_size,
-        first_gradient=setting.clean.gradient[rows],
-        tries=np.searchsorted(protocol.grid, setting.limit[standing]),
-        keep=np.flatnonzero(setting.keep[standing]).tolist(),
-        padded=setting.compiled is not None,
-        progress=lambda done: setting.notify(Progress(name, lost + done, len(images))),
+def _drive(batch: EvaluationBatch, name: str, rule: UpdateRule) -> AttackResult:
+    """An update rule on the correctly classified images, driven by continuous batching."""
+    protocol, images = batch.protocol, batch.images
+    attacked = np.flatnonzero(batch.attackable)
+    rows = torch.as_tensor(attacked, device=images.device)
+    finished = len(images) - len(attacked)
+    network = batch.network if batch.compiled is None else batch.compiled
+    threats = [protocol.threat(epsilon) for epsilon in protocol.grid]
+    search = ContinuousBatching(
+        network, rule, threats, protocol.seed, protocol.batch_size, fixed_batch=batch.compiled is not None
     )
-    broken_at = np.where(setting.correct, np.inf, 0.0)
-    distance = broken_at.copy()
+    result = search.find_minimal_epsilon(
+        images[rows],
+        batch.labels[rows],
+        indices=batch.indices[attacked],
+        clean=batch.clean.take(rows),
+        num_epsilons=np.searchsorted(protocol.grid, batch.known_epsilon[attacked]),
+        keep=np.flatnonzero(batch.keep[attacked]).tolist(),
+        progress=lambda done: batch.notify(Progress(name, finished + done, len(images))),
+    )
+    minimal_epsilon = np.where(batch.correct, np.inf, 0.0)
+    distance = minimal_epsilon.copy()
     # A perturbation found at one epsilon may fit into the ball of a smaller one.
     grid = np.array([*protocol.grid, np.inf])
     reached = np.searchsorted(grid[:-1] * (1 + TOLERANCE), result.distance)
-    broken_at[standing] = np.where(np.isfinite(result.distance), grid[np.minimum(result.broken, reached)], np.inf)
-    distance[standing] = result.distance
+    found = np.isfinite(result.distance)
+    minimal_epsilon[attacked] = np.where(found, grid[np.minimum(result.position, reached)], np.inf)
+    distance[attacked] = result.distance
     violations = []
     if result.excess > TOLERANCE * max(1.0, protocol.grid[-1]):
         violations.append(
             f"attack {name}: an iterate leaves its {protocol.norm} ball or the bounds by {result.excess:.3g}"
         )
-    adversarial = {int(standing[row]): image for row, image in result.adversarial.items()}
-    return Outcome(broken_at, distance, adversarial, violations, None, result.gradients, result.nonfinite)
+    adversarial = {int(attacked[row]): image for row, image in result.adversarial.items()}
+    return AttackResult(minimal_epsilon, distance, adversarial, violations, None, result.gradients, result.nonfinite)
 
 
 class _Judged(NamedTuple):
-    """What an attack returned, judged by the evaluator: rows (n,) that broke, with their distance and images."""
+    """Images (n, C, H, W) that an attack returned, which of them count as broken (n,), and their distance (n,)."""
 
     fooled: BoolArray
     distance: FloatArray
@@ -145,45 +138,47 @@ class _Judged(NamedTuple):
     violation: str | None
 
 
-def _call(setting: Setting, name: str, attack: Attack, rows: IntArray, position: int) -> _Judged:
-    """Call an attack on some rows at one epsilon and judge the result; what leaves the ball does not count."""
-    protocol, epsilon = setting.protocol, setting.protocol.grid[position]
-    index = torch.as_tensor(rows, device=setting.images.device)
-    images, labels = setting.images[index], setting.labels[index]
-    source = [example_generator(protocol.seed, int(number)) for number in setting.numbers[rows]]
+def _call(batch: EvaluationBatch, name: str, attack: Attack, rows: IntArray, epsilon: float) -> _Judged:
+    """Call an attack on some rows at one epsilon and judge the result; images outside the ball do not count."""
+    protocol = batch.protocol
+    index = torch.as_tensor(rows, device=batch.images.device)
+    images, labels = batch.images[index], batch.labels[index]
+    source = [keyed_generator(protocol.seed, int(number)) for number in batch.indices[rows]]
     threat = protocol.threat(epsilon)
-    if isinstance(attack, GradientAttack):  # mode and images are judged by soundness checks, not refused
-        returned = perturb(setting.network, images, labels, threat, attack.rule, source)
+    if attack.update_rule is not None:  # mode and images are judged by soundness checks, not refused
+        returned = run_rule(batch.network, images, labels, threat, attack.update_rule, source)
     else:
-        with float32(images.device), _unchanged(setting.network, name):
-            # Copies: what an attack does to its arguments must not reach what it is judged by.
-            returned = attack(setting.network, images.clone(), labels.clone(), threat, generator=source)
+        with float32(images.device), _unchanged(batch.network, name):
+            # Copies: an attack that writes to its arguments must not reach the images it is judged by.
+            returned = attack(batch.network, images.clone(), labels.clone(), threat, generator=source)
     if not isinstance(returned, Tensor) or returned.shape != images.shape:
         found = f"the shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else type(returned).__name__
-        raise UserError(f"attack {name} returned {found} for images {tuple(images.shape)}; mend the attack")
+        raise UserError(
+            f"attack {name} returned {found} for images {tuple(images.shape)}; return one image for each, as a tensor"
+        )
     returned = returned.detach().to(images.device, images.dtype)
-    with torch.no_grad(), float32(images.device):
-        wrong = misclassified(setting.network(returned), labels).cpu().numpy()
-    ball = Ball(NORMS[protocol.norm], images, torch.full_like(images[:, 0, 0, 0], epsilon), protocol.bounds)
-    length = distances(ball.norm, returned, images)
-    leaving = excess(ball, returned, length)
-    outside = leaving > TOLERANCE * max(1.0, epsilon)
+    wrong = misclassified(predict(batch.network, returned), labels).cpu().numpy()
+    excess = threat.excess(returned, images).cpu().numpy()
+    tolerance = TOLERANCE * max(1.0, epsilon)
+    outside = excess > tolerance
+    if attack.minimizes_norm:  # whose result may be longer than epsilon: no success, and no violation
+        excess = threat.excess(returned, images, torch.full_like(images[:, 0, 0, 0], torch.inf)).cpu().numpy()
     violation = None
-    if outside.any():
+    if (excess > tolerance).any():
         violation = (
-            f"attack {name}, {protocol.norm} epsilon {epsilon:.4g}: {int(outside.sum())} of {len(rows)} images leave "
-            f"the ball or the bounds, by up to {leaving.max():.3g}"
+            f"attack {name}, {protocol.norm} epsilon {epsilon:.4g}: {int((excess > tolerance).sum())} of {len(rows)} "
+            f"images leave the ball or the bounds, by up to {excess.max():.3g}"
         )
     counted = wrong if protocol.outside == "count" else wrong & ~outside
-    return _Judged(counted, length, returned, violation)
+    return _Judged(counted, threat.distance(returned, images).cpu().numpy(), returned, violation)
 
 
 @contextlib.contextmanager
 def _unchanged(network: nn.Module, attack: str) -> Iterator[None]:
-    """Put back the modes that an attack has changed, and refuse one that changes weights.
+    """Restore the modes that an attack has changed, and refuse one that changes weights.
 
     Raises:
-        UserError: where some have been written to.
+        UserError: where weights have been written to.
     """
     modes = [(module, module.training) for module in network.modules()]
     weights = [(name, weight, weight._version) for name, weight in network.named_parameters()]
@@ -194,57 +189,54 @@ def _unchanged(network: nn.Module, attack: str) -> Iterator[None]:
             module.training = training
     changed = [name for name, weight, version in weights if weight._version != version]
     if changed:
-        raise UserError(
-            f"attack {attack} changes the network ({changed[0]}); mend the attack, or let it copy the network"
-        )
+        raise UserError(f"attack {attack} changes the network ({changed[0]}); let the attack work on a copy of it")
 
 
-def _while_standing(setting: Setting, name: str, attack: Attack) -> Outcome:
-    """Any attack, epsilon by epsilon, each on the images that no smaller epsilon broke."""
-    protocol, grid = setting.protocol, np.array(setting.protocol.grid)
-    broken_at = np.where(setting.correct, np.inf, 0.0)
-    distance = broken_at.copy()
+def _call_until_broken(batch: EvaluationBatch, name: str, attack: Attack) -> AttackResult:
+    """An attack that can only be called, epsilon by epsilon, each on the images that no smaller epsilon broke."""
+    protocol, grid = batch.protocol, np.array(batch.protocol.grid)
+    minimal_epsilon = np.where(batch.correct, np.inf, 0.0)
+    distance = minimal_epsilon.copy()
     adversarial: dict[int, Tensor] = {}
     violations: list[str] = []
-    # An attack that looks for the smallest change gives the same answer at every epsilon: one call tells all.
-    minimal = isinstance(attack, LibraryAttack) and attack.minimal
-    for position in [len(grid) - 1] if minimal else range(len(grid)):
-        wanted = setting.limit > grid[0 if minimal else position]
-        standing = np.flatnonzero(np.isinf(broken_at) & wanted)
-        for rows in np.array_split(standing, range(protocol.batch_size, len(standing), protocol.batch_size)):
+    # An attack that seeks the smallest perturbation gives the same answer at every epsilon, so one call is enough.
+    for position in [len(grid) - 1] if attack.minimizes_norm else range(len(grid)):
+        wanted = batch.attackable if attack.minimizes_norm else batch.known_epsilon > grid[position]
+        left = np.flatnonzero(np.isinf(minimal_epsilon) & wanted)
+        for rows in np.array_split(left, range(protocol.batch_size, len(left), protocol.batch_size)):
             if not len(rows):
                 continue
-            judged = _call(setting, name, attack, rows, position)
+            judged = _call(batch, name, attack, rows, float(grid[position]))
             violations += [judged.violation] if judged.violation else []
-            hit = rows[judged.fooled]
-            distance[hit] = judged.distance[judged.fooled]
+            broken = rows[judged.fooled]
+            distance[broken] = judged.distance[judged.fooled]
             # The perturbation found may be shorter than the epsilon it was looked for at.
-            reached = np.searchsorted(grid * (1 + TOLERANCE), distance[hit])
-            broken_at[hit] = grid[np.minimum(reached, position)]
-            kept = [(int(row), image) for row, image in zip(rows, judged.adversarial, strict=True) if setting.keep[row]]
-            adversarial |= {row: image for row, image in kept if np.isfinite(broken_at[row])}
-            setting.notify(Progress(name, int(np.isfinite(broken_at).sum()), len(broken_at)))
-    return Outcome(broken_at, distance, adversarial, violations)
+            reached = np.searchsorted(grid * (1 + TOLERANCE), distance[broken])
+            minimal_epsilon[broken] = grid[np.minimum(reached, position)]
+            found = zip(rows, judged.adversarial, judged.fooled, strict=True)
+            adversarial |= {int(row): image for row, image, fooled in found if fooled and batch.keep[row]}
+            batch.notify(Progress(name, int(np.isfinite(minimal_epsilon).sum()), len(minimal_epsilon)))
+    return AttackResult(minimal_epsilon, distance, adversarial, violations)
 
 
-def _by_epsilon(setting: Setting, name: str, attack: Attack) -> Outcome:
-    """Any attack on all images at every epsilon on its own; only what it returns counts."""
-    protocol, grid = setting.protocol, setting.protocol.grid
-    count = len(setting.images)
+def _at_every_epsilon(batch: EvaluationBatch, name: str, attack: Attack) -> AttackResult:
+    """Any attack on all images at every epsilon on its own; only the images it returns count."""
+    protocol, grid = batch.protocol, batch.protocol.grid
+    count = len(batch.images)
     fooled = np.zeros((count, len(grid)), dtype=bool)
-    broken_at = np.where(setting.correct, np.inf, 0.0)
-    distance = broken_at.copy()
+    minimal_epsilon = np.where(batch.correct, np.inf, 0.0)
+    distance = minimal_epsilon.copy()
     adversarial: dict[int, Tensor] = {}
     violations: list[str] = []
     for position, epsilon in enumerate(grid):
         for start in range(0, count, protocol.batch_size):
             rows = np.arange(start, min(start + protocol.batch_size, count))
-            judged = _call(setting, name, attack, rows, position)
+            judged = _call(batch, name, attack, rows, epsilon)
             violations += [judged.violation] if judged.violation else []
             fooled[rows, position] = judged.fooled
-            first = judged.fooled & np.isinf(broken_at[rows])
-            broken_at[rows[first]] = epsilon
+            first = judged.fooled & np.isinf(minimal_epsilon[rows])
+            minimal_epsilon[rows[first]] = epsilon
             distance[rows[first]] = judged.distance[first]
-            adversarial |= {int(row): judged.adversarial[row - start] for row in rows[first] if setting.keep[row]}
-        setting.notify(Progress(name, count * (position + 1) // len(grid), count))
-    return Outcome(broken_at, distance, adversarial, violations, fooled)
+            adversarial |= {int(row): judged.adversarial[row - start] for row in rows[first] if batch.keep[row]}
+        batch.notify(Progress(name, count * (position + 1) // len(grid), count))
+    return AttackResult(minimal_epsilon, distance, adversarial, violations, fooled)

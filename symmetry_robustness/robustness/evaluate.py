@@ -11,25 +11,28 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, check_labels, loss_gradient, training_layers
-from symmetry_robustness.attacks.threat import check_images
+from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.validation import (
+    check_gradients_exist,
+    check_images,
+    check_labels,
+    predict,
+    training_layers,
+)
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.precision import float32
 from symmetry_robustness.results.checks import Check
 from symmetry_robustness.results.report import RobustnessReport, concatenate
 from symmetry_robustness.robustness.attack_batch import (
-    Clean,
-    Outcome,
+    AttackResult,
+    EvaluationBatch,
     Progress,
-    Reporter,
-    Setting,
+    ProgressCallback,
     apply_attack,
-    follow,
-    given,
+    cascade,
 )
 from symmetry_robustness.robustness.checks import derived as soundness
 from symmetry_robustness.robustness.checks.run import place_of, run_checks
-from symmetry_robustness.robustness.continuous_batching import misclassified
+from symmetry_robustness.robustness.continuous_batching import CleanPass, misclassified
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.run import add_measures
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
@@ -50,7 +53,7 @@ def evaluate_robustness(
     *,
     indices: Tensor | Sequence[int] | IntArray | None = None,
     compiled: bool = False,
-    progress: Reporter | None = None,
+    progress: ProgressCallback | None = None,
     extra_checks: bool = True,
 ) -> RobustnessReport:
     """Measure clean accuracy, robustness under the protocol's attacks, its measures, and whether to believe it.
@@ -73,13 +76,12 @@ def evaluate_robustness(
     Raises:
         UserError: for unsuitable images, labels or indices, or a call inside inference mode.
     """
-    if torch.is_inference_mode_enabled():
-        raise UserError(
-            "evaluate_robustness called inside torch.inference_mode, where no gradients exist; call it outside"
-        )
+    check_gradients_exist("evaluate_robustness")
+    # Whether pixels lie in the bounds is a soundness check of the report; inputs refused here could not run at all.
+    images = check_images(images, (-np.inf, np.inf))
+    labels = check_labels(labels, images)
     numbers = check_numbers(indices, len(images))
-    _check_device(network, images)
-    _check_inputs(images, labels, protocol)
+    _check_inputs(network, images, protocol)
     images = images.detach().clone() if images.is_inference() else images.detach()
     labels = labels.clone() if labels.is_inference() else labels
     started = time.perf_counter()
@@ -150,25 +152,18 @@ def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int)
     return numbers
 
 
-def _check_inputs(images: Tensor, labels: Tensor, protocol: EvaluationProtocol) -> None:
-    # Whether pixels lie in the bounds is a soundness check of the report; what is checked here could not run at all.
-    check_images(images, (-np.inf, np.inf))
-    check_labels(labels, images)
-    if protocol.attacks and len(images) and not bool(torch.isfinite(images).all()):
-        raise UserError("images must be finite, got NaN or infinity; check the data")
-
-
-def _check_device(network: nn.Module, images: Tensor) -> None:
+def _check_inputs(network: nn.Module, images: Tensor, protocol: EvaluationProtocol) -> None:
     if (place := place_of(network, images)) != images.device:
         raise UserError(f"network is on {place} but images are on {images.device}; move one of them")
+    if protocol.attacks and len(images) and not bool(torch.isfinite(images).all()):
+        raise UserError("images must be finite, got NaN or infinity; check the data")
 
 
 def _check_classes(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Refuse labels the network has no logit for: a GPU would report those by aborting."""
     if not len(images):
         return
-    with torch.no_grad(), float32(images.device):
-        classes = network(images[:2]).shape[-1]  # two, for batch norms in training mode
+    classes = predict(network, images[:2]).shape[1]  # two, for batch norms in training mode
     low, high = (int(value) for value in torch.aminmax(labels))
     if low < 0 or high >= classes:
         raise UserError(
@@ -183,7 +178,7 @@ def _lowest(numbers: IntArray, count: int) -> BoolArray:
     return mask
 
 
-def _shifted(progress: Reporter | None, offset: int, total: int) -> Reporter:
+def _shifted(progress: ProgressCallback | None, offset: int, total: int) -> ProgressCallback:
     """Reports of a window as reports of the whole."""
     if progress is None:
         return lambda _: None
@@ -220,15 +215,17 @@ def _untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
                     buffer.copy_(copy)
 
 
-def _clean_pass(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int, notify: Reporter) -> Clean:
+def _clean_pass(
+    network: nn.Module, images: Tensor, labels: Tensor, batch_size: int, notify: ProgressCallback
+) -> CleanPass:
     """One pass that gives predictions, the evidence about gradients, and the first step of most attacks."""
-    logits, gradients, rule = [], [], PGD(steps=1)
+    logits, gradients = [], []
     for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-        output, gradient = loss_gradient(network, x.contiguous(memory_format=torch.channels_last), y, rule)
+        output, gradient = loss_gradient(network, x.contiguous(memory_format=torch.channels_last), y)
         logits.append(output)
         gradients.append(gradient)
         notify(Progress("clean", min(len(images), batch_size * len(logits)), len(images)))
-    return Clean(torch.cat(logits), torch.cat(gradients))
+    return CleanPass(torch.cat(logits), torch.cat(gradients))
 
 
 def _evaluate(
@@ -238,7 +235,7 @@ def _evaluate(
     numbers: IntArray,
     protocol: EvaluationProtocol,
     keep: BoolArray,
-    notify: Reporter,
+    notify: ProgressCallback,
 ) -> RobustnessReport:
     """Report of one window of images, without measures."""
     checks = [soundness.evaluation_mode(forms.network), soundness.images_in_bounds(images, protocol.bounds)]
@@ -249,8 +246,10 @@ def _evaluate(
     clean = _clean_pass(network, images, labels, protocol.batch_size, notify)
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
     limit = np.full(len(images), np.inf)
-    setting = Setting(network, images, labels, numbers, protocol, clean, correct, keep, notify, limit, forms.compiled)
-    outcomes, effort = _apply_all(setting)
+    batch = EvaluationBatch(
+        network, images, labels, numbers, protocol, clean, correct, keep, notify, limit, forms.compiled
+    )
+    outcomes, effort = _apply_all(batch)
     checks.append(soundness.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
     finite = torch.isfinite(clean.logits).all(1)
     return RobustnessReport(
@@ -259,7 +258,7 @@ def _evaluate(
         indices=numbers,
         labels=labels.cpu().numpy(),
         predictions=torch.where(finite, clean.logits.argmax(1), -1).cpu().numpy(),
-        minimal_epsilon={name: outcome.broken_at for name, outcome in outcomes.items()},
+        minimal_epsilon={name: outcome.minimal_epsilon for name, outcome in outcomes.items()},
         distance={name: outcome.distance for name, outcome in outcomes.items()},
         fooled={name: outcome.fooled for name, outcome in outcomes.items() if outcome.fooled is not None},
         examples=_examples(images, np.flatnonzero(keep), outcomes),
@@ -269,18 +268,18 @@ def _evaluate(
     )
 
 
-def _apply_all(setting: Setting) -> tuple[dict[str, Outcome], dict[str, float]]:
+def _apply_all(batch: EvaluationBatch) -> tuple[dict[str, AttackResult], dict[str, float]]:
     """All attacks of the protocol; in a cascade also how many images each was given, and broke further."""
-    protocol = setting.protocol
+    protocol = batch.protocol
     if not protocol.cascade:
-        return {name: apply_attack(setting, name, attack) for name, attack in protocol.attacks.items()}, {}
-    start = np.where(setting.correct, np.inf, 0.0)
-    outcome, outcomes, effort = Outcome(start, start, {}, []), {}, {}
+        return {name: apply_attack(batch, name, attack) for name, attack in protocol.attacks.items()}, {}
+    start = np.where(batch.correct, np.inf, 0.0)
+    outcome, outcomes, effort = AttackResult(start, start, {}, []), {}, {}
     for name, attack in protocol.attacks.items():
-        setting = setting._replace(limit=outcome.broken_at)
-        effort[f"given.{name}"] = float(given(setting).sum())
-        outcome = outcomes[name] = follow(outcome, apply_attack(setting, name, attack))
-        effort[f"broken.{name}"] = float((outcome.broken_at < setting.limit).sum())
+        batch = batch._replace(known_epsilon=outcome.minimal_epsilon)
+        effort[f"given.{name}"] = float(batch.attackable.sum())
+        outcome = outcomes[name] = cascade(outcome, apply_attack(batch, name, attack))
+        effort[f"broken.{name}"] = float((outcome.minimal_epsilon < batch.known_epsilon).sum())
     return outcomes, effort
 
 
@@ -302,7 +301,7 @@ def _empty_report(images: Tensor, protocol: EvaluationProtocol, checks: Sequence
     )
 
 
-def _counts(clean: Clean, correct: BoolArray, outcomes: dict[str, Outcome]) -> dict[str, float]:
+def _counts(clean: CleanPass, correct: BoolArray, outcomes: dict[str, AttackResult]) -> dict[str, float]:
     """Numbers that add up over windows and shares: the evidence of some checks, and the cost."""
     gradient = clean.gradient.flatten(1)
     zero = (gradient == 0).all(1).cpu().numpy() & correct
@@ -316,7 +315,7 @@ def _counts(clean: Clean, correct: BoolArray, outcomes: dict[str, Outcome]) -> d
     }
 
 
-def _examples(images: Tensor, rows: IntArray, outcomes: dict[str, Outcome]) -> dict[str, npt.NDArray[np.float32]]:
+def _examples(images: Tensor, rows: IntArray, outcomes: dict[str, AttackResult]) -> dict[str, npt.NDArray[np.float32]]:
     """Clean and adversarial images (k, C, H, W) of the kept rows."""
     shape = (len(rows), *images.shape[1:])
     examples = {"clean": images[torch.as_tensor(rows, device=images.device)].cpu().numpy().reshape(shape)}

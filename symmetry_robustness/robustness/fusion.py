@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from symmetry_robustness.attacks.gradient import PGD, loss_gradient
+from symmetry_robustness.attacks.gradient import loss_gradient
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -125,7 +125,7 @@ def fuse(network: nn.Module, images: Tensor) -> nn.Module:
 def _agree(network: nn.Module, fused: nn.Module, images: Tensor) -> bool:
     """Whether two networks have the same logits, and gradients but for what rounding decides at kinks."""
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    forms = [loss_gradient(form, images, labels, PGD(steps=1)) for form in (network, fused)]
+    forms = [loss_gradient(form, images, labels) for form in (network, fused)]
     logits, gradients = zip(*forms, strict=True)
     size = max(float(logits[0].abs().nan_to_num(0.0).max()), 1e-3)
     if not torch.allclose(logits[1], logits[0], rtol=0.0, atol=_ROUNDING * size, equal_nan=True):

@@ -1,14 +1,20 @@
 """What is measured: attacks, norm, grid of epsilons, CLEVER, other measures, seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, asdict, dataclass, field, is_dataclass, replace
+from dataclasses import InitVar, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, final
 
-from symmetry_robustness.attacks.threat import Attack, NormName, ThreatModel, check_bounds, find_norm, parse_epsilon
-from symmetry_robustness.attacks.torchattacks import LibraryAttack
+from symmetry_robustness.attacks.norms import NormName, find_norm
+from symmetry_robustness.attacks.threat import (
+    Attack,
+    ThreatModel,
+    as_attack,
+    check_bounds,
+    parse_epsilon,
+)
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.measures.base import Measure, describe_measure, plain
+from symmetry_robustness.robustness.measures.base import Measure, describe_measure
 from symmetry_robustness.robustness.measures.clever import Clever
 
 _CHOICES: Final = {
@@ -131,7 +137,7 @@ class EvaluationProtocol:
     def describe(self) -> dict[str, Any]:
         """Settings as plain values for a JSON file."""
         return {
-            "attacks": {name: describe(attack) for name, attack in self.attacks.items()},
+            "attacks": {name: as_attack(attack).describe() for name, attack in self.attacks.items()},
             "norm": self.norm,
             "epsilons": list(self.grid),
             "seed": self.seed,
@@ -157,11 +163,3 @@ def _shortened(clever: Clever, images: int | None) -> Clever:
     if images is not None and images < 1:
         raise UserError(f"clever_images must be at least 1, got {images}; leave clever out instead")
     return clever if images is None else replace(clever, images=images)
-
-
-def describe(settings: object) -> dict[str, Any]:
-    """An attack as its class name and plain values."""
-    if isinstance(settings, LibraryAttack):
-        return {"class": f"torchattacks.{settings.name}", **{k: plain(v) for k, v in settings.settings.items()}}
-    values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
-    return {"class": type(settings).__name__, **{k: plain(v) for k, v in values.items()}}

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import GradientAttack
+from symmetry_robustness.attacks.threat import as_attack
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.report import RobustnessReport, concatenate, join_measures
-from symmetry_robustness.robustness.attack_batch import Progress, Reporter
+from symmetry_robustness.robustness.attack_batch import Progress, ProgressCallback
 from symmetry_robustness.robustness.checks.derived import conclude
 from symmetry_robustness.robustness.checks.run import place_of
 from symmetry_robustness.robustness.evaluate import add_checks, check_numbers, evaluate_robustness
@@ -58,7 +58,7 @@ _ALONE: Final = Turn()
 
 def default_window(protocol: EvaluationProtocol, device: torch.device) -> int:
     """Images of a share, so many that evaluating in shares costs next to nothing."""
-    quick = all(isinstance(attack, GradientAttack) for attack in protocol.attacks.values())
+    quick = all(as_attack(attack).update_rule is not None for attack in protocol.attacks.values())
     windows = _WINDOWS if quick else _LIBRARY_WINDOWS
     return windows.get(device.type, windows["cpu"])
 
@@ -102,7 +102,7 @@ def evaluate_in_shares(
     turn: Turn = _ALONE,
     compiled: bool = False,
     is_over: Callable[[], bool] = lambda: False,
-    progress: Reporter | None = None,
+    progress: ProgressCallback | None = None,
 ) -> RobustnessReport | None:
     """Evaluate as `evaluate_robustness` does, but keep every finished share in a folder and take up those found there.
 
@@ -199,7 +199,7 @@ def _checked(
     labels: Tensor,
     protocol: EvaluationProtocol,
     report: RobustnessReport,
-    notify: Reporter | None,
+    notify: ProgressCallback | None,
 ) -> RobustnessReport:
     """The report of all attacks with the checks of the whole."""
     started = time.perf_counter()
@@ -228,8 +228,12 @@ def _complete(folder: Path, shares: Sequence[Share], protocol: EvaluationProtoco
 
 
 def _overall(
-    progress: Reporter | None, shares: Sequence[Share], current: Share, folder: Path, protocol: EvaluationProtocol
-) -> Reporter | None:
+    progress: ProgressCallback | None,
+    shares: Sequence[Share],
+    current: Share,
+    folder: Path,
+    protocol: EvaluationProtocol,
+) -> ProgressCallback | None:
     """Progress of one share's stages as progress of all shares of its part; reports once at the beginning."""
     if progress is None:
         return None

@@ -28,7 +28,7 @@ ROBUSTNESS: Final = "robustness"
 LOCK: Final = ".lock"
 SUBMISSION: Final = "slurm.json"
 # Settings that decide where a result lies or is shown, but not its numbers.
-NON_RESULT_KEYS: Final = ("output", "group", "tags", "logger", "resume")
+NON_RESULT_KEYS: Final = ("title", "output", "group", "tags", "logger", "resume")
 
 
 def create_run(config: DictConfig, directory: Path, command: list[str]) -> None:

@@ -34,6 +34,8 @@ _HYDRA_MESSAGES: Final = {
     "Only one of --run, --multirun": "-m (--multirun), --cfg, --info and --shell-completion exclude one another; leave "
     "out -m to see the configuration",
 }
+# Options of a group that have settings.
+_EXAMPLES: Final = {"logger": "logger=wandb", "robustness": "robustness=quick", "scheduler": "scheduler=cosine"}
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the last one: `ulimit -f`
 _REFUSALS: Final = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 
@@ -96,24 +98,31 @@ def _composition_message(error: BaseException) -> str | None:
         return f"{where}: {one_line(inner)}" if inner and refused else None
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {one_line(error)}"
-    if isinstance(error, AssertionError):
-        return _null_parent_message(error)
+    if isinstance(error, AssertionError | HydraException) and (message := _empty_parent_message(error)):
+        return message
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return next((text for start, text in _HYDRA_MESSAGES.items() if str(error).startswith(start)), None)
     detail = f" ({one_line(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
     return one_line(error).split(" Config search path:")[0] + detail
 
 
-def _null_parent_message(error: AssertionError) -> str | None:
-    """An override of a key under a null node, which OmegaConf reports only as an AssertionError."""
-    if not str(error).startswith("Unexpected type for root"):
-        return None
+def _empty_parent_message(error: BaseException) -> str | None:
+    """An override of a key under a node that is null or empty, as `robustness.clever=null` under robustness=none.
+
+    OmegaConf reports it as an AssertionError, Hydra with the advice to append the key.
+    """
+    from omegaconf import OmegaConf
+
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
-    override = next((names["override"] for names in frames if "override" in names), None)
-    if override is None:
+    frame = next((f for f in frames if {"cfg", "override"} <= f.keys()), None)
+    if frame is None:
         return None
+    override = frame["override"]
     parent = override.key_or_group.rpartition(".")[0]
-    remedy = "select a config that defines them, as in logger=wandb"
+    if not parent or OmegaConf.select(frame["cfg"], parent, throw_on_missing=False):
+        return None
+    group = parent.partition(".")[0]
+    remedy = f"leave it out, or select a config that defines them, as in {_EXAMPLES.get(group, f'{group}=…')}"
     return f"{override.input_line}: {parent} is null, so it has no settings; {remedy}"
 
 

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models import build_network
 from symmetry_robustness.precision import fastest_precision
-from symmetry_robustness.reporting.run_table import show_run
+from symmetry_robustness.reporting.tables import show_run
 from symmetry_robustness.runs.directory import CHECKPOINTS, PROGRESS, SUMMARY
 from symmetry_robustness.runs.exit_status import write_outcome
 from symmetry_robustness.runs.heartbeat import Heartbeat
@@ -27,7 +27,7 @@ from symmetry_robustness.runs.preemption import PreemptionCheckpoint
 from symmetry_robustness.runs.provenance import read_provenance
 from symmetry_robustness.runs.ranks import Ranks, started_by_slurm
 from symmetry_robustness.runs.resume_state import ResumeState
-from symmetry_robustness.runs.settings import check_devices
+from symmetry_robustness.runs.settings import check_batches, check_devices, monitor_interval
 from symmetry_robustness.runs.signals import Signals
 from symmetry_robustness.training import Classifier, RobustnessCallback
 from symmetry_robustness.training.checkpoints import (
@@ -94,6 +94,8 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
             EpochCheckpoint(directory / CHECKPOINTS, files),
         ],
     )
+    batches = datamodule.train_dataloader()
+    check_batches(classifier, datamodule.image_shape, len(batches.split), batches.batch_size, trainer.world_size)
     _log_start(config, datamodule.provenance, classifier, directory, newest)
     ranks = Ranks(trainer, directory, partial(_end_now, directory))
     try:
@@ -164,7 +166,8 @@ def best_checkpoint(config: DictConfig, directory: Path, robustness: RobustnessC
     settings |= {"monitor": monitor, "mode": config.checkpoint.mode}
     if robustness and robustness.every_n_epochs and monitor in robustness.metric_names:
         return [RobustCheckpoint(robustness, **settings)]
-    return [ModelCheckpoint(save_on_train_epoch_end=True, **settings)]
+    every, _ = monitor_interval(config, robustness)
+    return [ModelCheckpoint(save_on_train_epoch_end=True, every_n_epochs=every, **settings)]
 
 
 def trackers(config: DictConfig, directory: Path) -> list[Logger]:

@@ -1,31 +1,27 @@
-"""Where the jobs of a sweep run."""
+"""The contract of executors, which run the jobs of a sweep."""
 
+import pydoc
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from omegaconf import DictConfig
 
 OnError = Literal["continue", "stop"]
 
 
-def stop_line(failed: Path, others: int) -> str:
-    """What to print where a job that failed ends its sweep.
-
-    Args:
-        failed: its run directory.
-        others: how many jobs do not run because of it.
-    """
-    return f"stopped by on_error=stop: {failed.name} did not end well; not run: {others}"
-
-
 class Executor(ABC):
-    """Runs run directories; what became of them is read from their files, never from a return value."""
+    """Runs the jobs of run directories; their outcome is read from their files, never returned.
 
-    @abstractmethod
+    Attributes:
+        here: whether jobs run on this machine, so that their devices can be checked before they start.
+    """
+
+    here: ClassVar[bool] = False
+
     def check(self, jobs: Mapping[Path, DictConfig], on_error: OnError) -> None:
-        """Refuse what could not run, before anything of the sweep is written.
+        """Refuse jobs that could not run, before anything of the sweep is written; nothing by default.
 
         Args:
             jobs: run directory, which need not exist yet -> configuration, none of them done.
@@ -34,13 +30,30 @@ class Executor(ABC):
         Raises:
             UserError: settings that do not fit the jobs or this machine.
         """
+        del jobs, on_error
 
     @abstractmethod
     def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
-        """Run jobs and return when all have ended, or at once where they go on without this process.
+        """Run jobs and return when all have ended, or at once if they do not need this process.
 
         Args:
             jobs: run directories with a frozen configuration, checked before, none of them done.
-            environment: what to add to the environment of every job.
-            on_error: whether a job that failed ends the sweep, that is, no further job is started.
+            environment: variables added to the environment of every job.
+            on_error: whether a failed job ends the sweep, so that no further job is started.
         """
+
+
+def runs_here(launcher: Mapping[str, Any]) -> bool:
+    """Whether jobs of a launcher's configuration run on this machine."""
+    executor = launcher.get("executor")
+    return not executor or bool(getattr(pydoc.locate(str(executor.get("_target_"))), "here", False))
+
+
+def stop_line(failed: Path, others: int) -> str:
+    """The line to print when a failed job ends its sweep.
+
+    Args:
+        failed: its run directory.
+        others: number of jobs that do not run because of it.
+    """
+    return f"stopped by on_error=stop: {failed.name} did not end well; not run: {others}"

@@ -1,16 +1,15 @@
-"""Jobs on this machine, one after another or several at a time with the cores and GPUs shared out."""
+"""Jobs on this machine, one after another or several at once in slots of its cores and GPUs."""
 
 import os
 import queue
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar, final
+from typing import ClassVar, Final, TypeVar, final
 
 import torch
-from joblib import Parallel, delayed
-from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.exit_status import RESUMABLE
@@ -19,88 +18,84 @@ from symmetry_robustness.sweeps.executor import Executor, OnError, stop_line
 
 OUTPUT: Final = "output.txt"
 _CORES_PER_JOB: Final = 4
-Thing = TypeVar("Thing")
+Device = TypeVar("Device")
 
 
 @dataclass(frozen=True)
-class Share:
-    """The part of the machine that one job gets; nothing given means all of it."""
+class DeviceSlot:
+    """The cores and GPUs of one job; an empty slot is the whole machine."""
 
     cores: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
-        """Threads as many as cores, unless the user has chosen; only the GPUs of this share are visible."""
-        threads = (
-            {"OMP_NUM_THREADS": str(len(self.cores))} if self.cores and "OMP_NUM_THREADS" not in os.environ else {}
+        """One thread per core, unless the user has set OMP_NUM_THREADS; only this slot's GPUs are visible."""
+        threads = self.cores and "OMP_NUM_THREADS" not in os.environ
+        return ({"OMP_NUM_THREADS": str(len(self.cores))} if threads else {}) | (
+            {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.gpus else {}
         )
-        return threads | ({"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.gpus else {})
 
 
 @final
 @dataclass(frozen=True)
 class LocalExecutor(Executor):
-    """Each job is a process of its own; where several run at once, each writes to output.txt in its run directory.
+    """Each job is a process of its own; jobs that run at once write to output.txt in their run directories.
 
     Args:
-        n_jobs: how many run at once; -1 for one per GPU, or one per four cores where there is none.
+        n_jobs: number of jobs at once; -1 for one per GPU, or one per four cores if there is no GPU.
 
     Raises:
         UserError: a number that is neither positive nor -1.
     """
 
+    here: ClassVar[bool] = True
     n_jobs: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1):
             raise UserError(f"hydra.launcher.executor.n_jobs must be a positive number or -1, got {self.n_jobs!r}")
 
-    def check(self, jobs: Mapping[Path, DictConfig], on_error: OnError) -> None:
-        """Nothing: what a job needs of this machine, it knows best itself."""
-
     def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
         """Run jobs and return when all have ended.
 
         Raises:
-            KeyboardInterrupt, SystemExit: a signal came and was passed on; the jobs have saved themselves and ended.
+            KeyboardInterrupt, SystemExit: a signal came and was forwarded; the jobs have saved their state and ended.
         """
-        shares = device_shares(self.n_jobs, len(jobs))
-        free: queue.SimpleQueue[Share] = queue.SimpleQueue()
-        for share in shares:
-            free.put(share)
-        failed, left_out = list[Path](), list[Path]()
+        slots = device_slots(self.n_jobs, len(jobs))
+        free: queue.SimpleQueue[DeviceSlot] = queue.SimpleQueue()
+        for slot in slots:
+            free.put(slot)
+        failed, skipped = list[Path](), list[Path]()
 
-        def run_one(job: Path, running: RunningJobs) -> None:
+        def run_one(job: Path) -> None:
             if running.signal is not None:
                 return
             if failed and on_error == "stop":
-                left_out.append(job)
+                skipped.append(job)
                 return
-            share = free.get()
+            slot = free.get()
             try:
-                if _run(job, environment, share, running, alone=len(shares) == 1) not in (0, *RESUMABLE):
+                if _run(job, environment, slot, running, alone=len(slots) == 1) not in (0, *RESUMABLE):
                     failed.append(job)
             except OSError as error:
                 print(f"error: {job.name} could not be started ({error})", file=sys.stderr, flush=True)
                 failed.append(job)
             finally:
-                free.put(share)
+                free.put(slot)
 
-        with forwarded_signals() as running:
-            Parallel(n_jobs=len(shares), backend="threading", batch_size=1)(
-                delayed(run_one)(job, running) for job in jobs
-            )
-        if left_out:
-            print(stop_line(failed[0], len(left_out)), flush=True)
+        with forwarded_signals() as running, ThreadPoolExecutor(len(slots)) as pool:
+            list(pool.map(run_one, jobs))
+        if skipped:
+            print(stop_line(failed[0], len(skipped)), flush=True)
         running.reraise()
 
 
-def device_shares(n_jobs: int, count: int) -> list[Share]:
-    """What each of the jobs that run at once gets of this machine.
+def device_slots(n_jobs: int, count: int) -> list[DeviceSlot]:
+    """Divide this machine's cores and GPUs among the jobs that run at once.
 
     Args:
-        n_jobs: how many at once, -1 for what suits the machine.
-        count: how many there are altogether.
+        n_jobs: number of jobs at once, -1 for what suits the machine.
+        count: number of jobs altogether.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
     gpus = _gpus()
@@ -108,15 +103,15 @@ def device_shares(n_jobs: int, count: int) -> list[Share]:
         n_jobs = len(gpus) or max(1, len(cores) // _CORES_PER_JOB)
     n_jobs = min(n_jobs, count)
     if n_jobs == 1:
-        return [Share()]
-    return [Share(_part(cores, index, n_jobs), _part(gpus, index, n_jobs)) for index in range(n_jobs)]
+        return [DeviceSlot()]
+    return [DeviceSlot(_part(cores, index, n_jobs), _part(gpus, index, n_jobs)) for index in range(n_jobs)]
 
 
-def _part(things: list[Thing], index: int, parts: int) -> tuple[Thing, ...]:
-    """A contiguous part, all of them together everything; where there are too few, one thing, shared with others."""
-    if len(things) < parts:
-        return (things[index % len(things)],) if things else ()
-    return tuple(things[index * len(things) // parts : (index + 1) * len(things) // parts])
+def _part(devices: list[Device], index: int, parts: int) -> tuple[Device, ...]:
+    """A contiguous part of the devices, which all parts together exhaust; of too few devices, one that is shared."""
+    if len(devices) < parts:
+        return (devices[index % len(devices)],) if devices else ()
+    return tuple(devices[index * len(devices) // parts : (index + 1) * len(devices) // parts])
 
 
 def _gpus() -> list[str]:
@@ -124,14 +119,14 @@ def _gpus() -> list[str]:
     return chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _run(job: Path, environment: Mapping[str, str], share: Share, running: RunningJobs, *, alone: bool) -> int:
-    """Run one job in its share of the machine; returns its exit status."""
+def _run(job: Path, environment: Mapping[str, str], slot: DeviceSlot, running: RunningJobs, *, alone: bool) -> int:
+    """Run one job in its slot; returns its exit status."""
     output = None if alone else job / OUTPUT
     if output:
         print(f"started {job.name}, its output goes to {output}", flush=True)
-    process = JobProcess(job, {**environment, **share.environment()}, output)
-    if share.cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(process.pid, share.cores)  # at once, long before torch counts its threads
+    process = JobProcess(job, {**environment, **slot.environment()}, output)
+    if slot.cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process.pid, slot.cores)  # at once, long before torch counts its threads
     status = running.wait(process)
     if output:
         print(f"{'done' if status == 0 else f'ended with exit status {status}'}: {job.name}", flush=True)

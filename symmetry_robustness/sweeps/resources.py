@@ -1,4 +1,4 @@
-"""What a job needs of a cluster; the settings of its Trainer decide it."""
+"""The nodes, processes and GPUs that a job requests from a cluster, derived from its Trainer."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,70 +8,59 @@ from symmetry_robustness.errors import UserError
 _SETTING = "hydra.launcher.executor"
 
 
-class Allocation(NamedTuple):
-    """Nodes, processes on each of them, and GPUs on each of them, one for each process or none."""
+class Resources(NamedTuple):
+    """Nodes, processes per node, and GPUs per node: one per process or none."""
 
     nodes: int
     tasks_per_node: int
     gpus_per_node: int
 
 
-def allocation(
-    trainer: Mapping[str, Any],
-    job: str,
-    nodes: int | None = None,
-    tasks_per_node: int | None = None,
-    gpus_per_node: int | None = None,
-) -> Allocation:
-    """What a Trainer needs: srun starts one process for each of its devices on each of its nodes.
+def requested_resources(trainer: Mapping[str, Any], job: str, **configured: int | None) -> Resources:
+    """Derive the resources of a job: srun starts one process for each device of its Trainer on each node.
 
     Args:
         trainer: settings of the Trainer.
-        job: the job's name, for error messages.
-        nodes: as configured for Slurm; None for the Trainer's own number, as in the others.
-        tasks_per_node: likewise.
-        gpus_per_node: likewise; where the Trainer takes all devices there are, it says how many those are.
+        job: name of the job, for error messages.
+        configured: any fields of `Resources` as configured for Slurm, None for the Trainer's own. Where the Trainer
+            takes all devices there are, `gpus_per_node` states their number.
 
     Raises:
-        UserError: what is configured for Slurm is not what the Trainer waits for.
+        UserError: a configured field contradicts the Trainer, which would wait for other processes.
     """
-    accelerator, devices = str(trainer.get("accelerator", "auto")), _number(trainer.get("devices", "auto"))
-    on_gpus = accelerator in ("gpu", "cuda") or (accelerator == "auto" and bool(gpus_per_node))
-    if devices is None and on_gpus:
-        if not gpus_per_node:
-            raise UserError(
-                f"trainer.devices={trainer.get('devices', 'auto')} in {job} leaves open how many GPUs to ask for; "
-                f"set trainer.devices, or {_SETTING}.gpus_per_node"
-            )
-        devices = gpus_per_node
-    devices = devices or 1  # Lightning's own choice on CPUs
-    wanted = Allocation(int(trainer.get("num_nodes", 1)), devices, devices if on_gpus else 0)
-    if min(wanted[:2]) < 1:
+    accelerator, devices = str(trainer.get("accelerator", "auto")), device_count(trainer.get("devices", "auto"))
+    gpus = configured.get("gpus_per_node")
+    on_gpus = accelerator in ("gpu", "cuda") or (accelerator == "auto" and bool(gpus))
+    if devices is None and on_gpus and not gpus:
         raise UserError(
-            f"trainer.num_nodes={wanted.nodes} and trainer.devices={devices} in {job}: at least one of each"
+            f"trainer.devices={trainer.get('devices', 'auto')} in {job} does not say how many GPUs to request; "
+            f"set trainer.devices, or {_SETTING}.gpus_per_node"
         )
-    if gpus_per_node and not on_gpus:
+    if gpus and not on_gpus:
         raise UserError(
-            f"{_SETTING}.gpus_per_node={gpus_per_node}, but trainer.accelerator={accelerator} in {job} uses none; "
+            f"{_SETTING}.gpus_per_node={gpus}, but trainer.accelerator={accelerator} in {job} uses none; "
             "leave it out, or choose trainer=slurm"
         )
-    given = Allocation._make((nodes, tasks_per_node, gpus_per_node))
-    for name, trainers in (("nodes", "num_nodes"), ("tasks_per_node", "devices"), ("gpus_per_node", "devices")):
-        value, needed = getattr(given, name), getattr(wanted, name)
+    devices = devices or (on_gpus and gpus) or 1  # 1 is Lightning's own choice on CPUs
+    wanted = Resources(int(trainer.get("num_nodes", 1)), devices, devices if on_gpus else 0)
+    if min(wanted[:2]) < 1:
+        raise UserError(f"trainer.num_nodes={wanted.nodes} and trainer.devices={devices} in {job} must be at least 1")
+    for name, own in (("nodes", "num_nodes"), ("tasks_per_node", "devices"), ("gpus_per_node", "devices")):
+        value, needed = configured.get(name), getattr(wanted, name)
         if value is not None and value != needed:
             raise UserError(
-                f"{_SETTING}.{name}={value}, but trainer.{trainers}={needed} in {job}; "
-                f"leave {name} out, or set trainer.{trainers}={value}"
+                f"{_SETTING}.{name}={value}, but trainer.{own}={needed} in {job}; "
+                f"leave {name} out, or set trainer.{own}={value}"
             )
     return wanted
 
 
-def _number(devices: Any) -> int | None:
-    """How many devices Lightning's notation names; None for all there are."""
-    if isinstance(devices, str) and devices not in ("auto", "-1"):
-        if "," not in devices and not devices.isdecimal():
-            raise UserError(f"trainer.devices={devices} is no number of devices; set a number, or -1 for all")
-        return len([part for part in devices.split(",") if part]) if "," in devices else int(devices)
-    if isinstance(devices, int):
-        return None if devices == -1 else devices
-    return None if isinstance(devices, str) else len(devices)
+def device_count(devices: Any) -> int | None:
+    """Number of devices in Lightning's notation, such as 2, "2", "0,3" or [0, 3]; None for all there are."""
+    if isinstance(devices, int) or (isinstance(devices, str) and devices.isdecimal()):
+        return None if int(devices) == -1 else int(devices)
+    if devices in ("auto", "-1"):
+        return None
+    if isinstance(devices, str) and "," not in devices:
+        raise UserError(f"trainer.devices={devices} is no number of devices; set a number, or -1 for all")
+    return len([part for part in devices.split(",") if part] if isinstance(devices, str) else devices)

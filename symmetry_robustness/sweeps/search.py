@@ -1,169 +1,231 @@
-"""A search: a sweep whose jobs Optuna chooses by the results of those before; started again it goes on."""
+"""A search: a sweep whose jobs Optuna proposes from the results of earlier ones; started again it continues."""
 
-import contextlib
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
 import optuna
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from hydra.utils import instantiate
-from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
-from omegaconf import DictConfig
-from optuna.exceptions import StorageInternalError
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.files import locked
 from symmetry_robustness.runs.directory import NON_RESULT_KEYS, SUMMARY, is_done
 from symmetry_robustness.runs.json_files import read_json
-from symmetry_robustness.sweeps.manifest import PlannedJob
+from symmetry_robustness.sweeps.plan import PlannedJob
 
-STORAGE: Final = "search.db"
-_STUDY: Final = "search"
-# Attributes of the study: what it was started with, and numbers of trials that a killed process has left.
-_SETTINGS, _ABANDONED = "settings", "abandoned"
+JOURNAL: Final = "search.journal"
+_LOCK: Final = ".search.lock"
+_SETTINGS: Final = "settings"  # attribute of the study: the settings it was started with
+
+Launch = Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
 
 
 @final
-class Search(OptunaSweeperImpl):
-    """Optuna's sweeper with the study kept in the sweep's directory, and jobs judged by their summary.json.
+class Search:
+    """Asks Optuna for trials, runs them as jobs of a sweep, and tells Optuna the scores in their summary.json.
 
-    A job that failed, or whose score is not finite, is a failed trial; the search goes on. Trials that a killed process
-    has left are tried again with the same settings, so that their jobs go on from their checkpoints.
+    A job that failed, or whose score is not finite, is a failed trial; the search continues. Trials that a killed
+    process has abandoned are run again with the same settings, so that their jobs resume from their checkpoints.
 
     Args:
-        score: the number of summary.json to be optimised, e.g. `robust_accuracy.pgd.linf_0.01569`.
+        score: the number of summary.json to optimise, e.g. `robust_accuracy.pgd.linf_0.01569`.
         direction: "maximize" or "minimize".
         n_trials: how many altogether, those of earlier starts included.
-        n_jobs: how many are chosen at once; how many run at once is up to the launcher.
-        sampler: node of an Optuna sampler.
-        params: what to search, in Hydra's syntax of sweeps, e.g. `{"optimizer.lr": "tag(log, interval(1e-4, 1e-2))"}`.
+        n_jobs: how many are proposed at once; how many run at once is up to the launcher.
+        sampler: proposes the trials.
+        params: setting -> values as in a sweep, e.g. `{"optimizer.lr": "tag(log, interval(1e-4, 1e-2))"}`.
+
+    Raises:
+        UserError: a setting out of its range.
     """
 
     def __init__(
-        self, score: str, direction: str, n_trials: int, n_jobs: int, sampler: DictConfig, params: DictConfig
+        self,
+        score: str,
+        direction: str,
+        n_trials: int,
+        n_jobs: int,
+        sampler: BaseSampler,
+        params: Mapping[str, Any] | None,
     ) -> None:
         if direction not in ("maximize", "minimize"):
             raise UserError(f"hydra.sweeper.direction must be maximize or minimize, got {direction!r}")
         for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"hydra.sweeper.{name} must be a positive number, got {value!r}")
-        super().__init__(
-            sampler=instantiate(sampler),
-            direction=direction,
-            storage=None,  # known as soon as the sweep's directory is
-            study_name=_STUDY,
-            n_trials=n_trials,
-            n_jobs=n_jobs,
-            max_failure_rate=1.0,
-            search_space=None,
-            custom_search_space=None,
-            params=params,
-        )
-        self._score = score
+        self._score, self._direction, self._sampler = score, direction, sampler
+        self._n_trials, self._n_jobs = n_trials, n_jobs
+        self._params = [f"{name}={values}" for name, values in (params or {}).items()]
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Put a judge between Optuna and the launcher.
+    def run(self, directory: Path, overrides: Sequence[str], loader: ConfigLoader, launch: Launch) -> None:
+        """Search until there are `n_trials` trials, and print the best.
+
+        Args:
+            directory: of the sweep.
+            overrides: as the user typed them; they take precedence over `params`.
+            loader: knows the options of the configuration's groups, for `glob`.
+            launch: runs one job for each list of overrides and returns planned jobs.
 
         Raises:
-            UserError: a launcher that does not wait for its jobs.
+            UserError: the directory holds another search, a damaged one or one that is running; or no job has a score.
         """
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        if (config.hydra.launcher.get("executor") or {}).get("detach"):
-            raise UserError("a search has to wait for its jobs; leave out --detach")
-        assert self.launcher is not None  # what it made itself
-        self.launcher = JudgingLauncher(self.launcher, self._score)
-
-    def sweep(self, arguments: list[str]) -> None:
-        """Search until there are `n_trials`, and say which was the best.
-
-        Raises:
-            UserError: the directory holds another search or one that is running, or no job has a result.
-        """
-        if "resume=auto" in arguments:
-            raise UserError("a search goes on wherever hydra.sweep.dir holds one; leave out resume=auto")
-        directory = Path(self.sweep_dir)
+        if "resume=auto" in overrides:
+            raise UserError("a search continues wherever hydra.sweep.dir holds one; leave out resume=auto")
+        given = [*self._params, *overrides]
+        fixed, space = search_space(given, loader)
         directory.mkdir(parents=True, exist_ok=True)
-        database = (directory / STORAGE).absolute()
-        self.storage = f"sqlite:///{database.as_uri()}?uri=true"  # a plain path would end at a question mark
-        for name in ("optuna", "hydra_plugins.hydra_optuna_sweeper"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # failed trials are told here
-        with _alone(directory), _readable(database):
-            study = self._study(arguments)
-            if study.get_trials(deepcopy=False) and isinstance(self.sampler, BaseSampler):
-                self.sampler.reseed_rng()  # a seeded sampler would propose the first trials again
-            _take_up(study)
-            finished = _count(study)
-            if finished:
-                print(f"search {directory}: {finished} trials done before", flush=True)
-            self.n_trials = max(self.n_trials - finished, 0)
-            try:
-                super().sweep(arguments)
-            except ValueError as error:
-                if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-                    raise
-                raise UserError(
-                    f"none of {_count(study)} trials has a result; see summary.json and log.txt in {directory}/*"
-                ) from error
-            print(f"best of {_count(study)} trials: {self._score} = {study.best_value:.4g} with", end=" ")
-            print(*(f"{name}={value}" for name, value in study.best_params.items()), flush=True)
+        optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # failed trials are printed here
+        try:
+            with locked(directory / _LOCK):
+                study = self._study(directory, given)
+                self._optimize(study, fixed, space, directory, launch)
+        except BlockingIOError as error:
+            raise UserError(f"another process is searching in {directory}; wait for it or stop it") from error
 
-    def _study(self, arguments: Sequence[str]) -> optuna.Study:
-        """The study of the directory, new or from an earlier start, so that results of different settings never mix."""
-        words = [*self._parse_sweeper_params_config(), *arguments]
-        names = {word: word.lstrip("+").partition("=")[0].split(".")[0] for word in words}
-        settings = [
-            self._score,
-            str(self.direction),
-            *sorted(word for word in words if names[word] not in NON_RESULT_KEYS),
-        ]
-        known = {found.study_name: found for found in optuna.get_all_study_summaries(str(self.storage))}
-        if _STUDY in known and (before := known[_STUDY].user_attrs.get(_SETTINGS, settings)) != settings:
+    def _study(self, directory: Path, given: Sequence[str]) -> optuna.Study:
+        """The study of the directory, new or from an earlier start with the same settings."""
+        study = load_study(directory, self._direction, self._sampler)
+        if study.get_trials(deepcopy=False):
+            self._sampler.reseed_rng()  # a seeded sampler would propose the first trials again
+        names = {word: word.lstrip("+~").partition("=")[0].split(".")[0] for word in given}
+        settings = [self._score, self._direction, *sorted(word for word in given if names[word] not in NON_RESULT_KEYS)]
+        before = study.user_attrs.get(_SETTINGS, settings)
+        if before != settings:
             differing = " ".join(word for word in [*before, *settings] if (word in before) != (word in settings))
             raise UserError(
-                f"{self.sweep_dir} holds a search with other settings ({differing}); choose another hydra.sweep.dir"
+                f"{directory} holds a search with other settings ({differing}); choose another hydra.sweep.dir"
             )
-        study = optuna.create_study(
-            study_name=_STUDY, storage=self.storage, directions=self._get_directions(), load_if_exists=True
-        )
         study.set_user_attr(_SETTINGS, settings)
         return study
 
+    def _optimize(
+        self,
+        study: optuna.Study,
+        fixed: Sequence[str],
+        space: Mapping[str, BaseDistribution],
+        directory: Path,
+        launch: Launch,
+    ) -> None:
+        abandoned: list[Any] = []
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.params.keys() == space.keys():
+                abandoned.append(trial)
+            else:  # the process was killed while it asked for the trial, which no job has seen
+                study.tell(trial.number, state=TrialState.FAIL)
+        finished = _count_finished(study, space)
+        if finished:
+            print(f"search {directory}: {finished} trials done before", flush=True)
+        while (left := self._n_trials - _count_finished(study, space)) > 0:
+            batch = [abandoned.pop(0) if abandoned else study.ask(dict(space)) for _ in range(min(self._n_jobs, left))]
+            jobs = launch([[*fixed, *(f"{name}={value}" for name, value in trial.params.items())] for trial in batch])
+            for asked, job in zip(batch, jobs, strict=True):
+                score = self._score_of(job)
+                study.tell(asked.number, score, state=TrialState.FAIL if score is None else TrialState.COMPLETE)
+        finished = _count_finished(study, space)
+        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            raise UserError(f"none of {finished} trials has a result; see summary.json and log.txt in {directory}/*")
+        print(f"best of {finished} trials: {self._score} = {study.best_value:.4g} with", end=" ")
+        print(*(f"{name}={value}" for name, value in study.best_params.items()), flush=True)
 
-@final
-class JudgingLauncher(Launcher):
-    """Runs jobs by another launcher and returns their scores.
+    def _score_of(self, job: JobReturn) -> float | None:
+        """Print and return the score of a trial's job; None for a failed trial."""
+        planned = job.return_value
+        if not isinstance(planned, PlannedJob):
+            raise UserError("a search needs a launcher of this project: hydra/launcher=local, parallel or slurm")
+        score = score_of(planned.directory, self._score)
+        shown = "failed" if score is None else f"{self._score} = {score:.4g}"
+        print(f"trial {' '.join(planned.overrides)}: {shown}", flush=True)
+        return score
+
+
+def search_space(
+    overrides: Sequence[str], loader: ConfigLoader | None = None
+) -> tuple[list[str], dict[str, BaseDistribution]]:
+    """Split overrides into fixed ones and distributions; the last override of a setting counts.
 
     Args:
-        launcher: one of this project, which returns planned jobs.
-        score: the number of summary.json.
+        overrides: in Hydra's syntax, such as `model=a,b`, `seed=range(3)` or `optimizer.lr=interval(1e-4, 1e-2)`.
+        loader: knows the options of the configuration's groups, for `glob`.
+
+    Returns:
+        Overrides of every trial, and setting -> distribution of its values.
+
+    Raises:
+        UserError: values that cannot be searched, such as a logarithmic interval from 0.
+
+    >>> search_space(["seed=7", "optimizer.lr=tag(log, interval(1e-4, 1e-2))"])
+    (['seed=7'], {'optimizer.lr': FloatDistribution(high=0.01, log=True, low=0.0001, step=None)})
     """
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    last = {override.key_or_group: override for override in parsed}.values()
+    fixed, space = list[str](), dict[str, BaseDistribution]()
+    for override in last:
+        if override.is_sweep_override():
+            try:
+                space[override.get_key_element()] = _distribution(override)
+            except ValueError as error:
+                raise UserError(f"{override.input_line} cannot be searched ({one_line(error)})") from error
+        else:
+            fixed.append(str(override.input_line))
+    return fixed, space
 
-    def __init__(self, launcher: Launcher, score: str) -> None:
-        self._launcher, self._score = launcher, score
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Nothing: the other launcher is set up."""
+def _distribution(override: Override) -> BaseDistribution:
+    """Exactly the values that Hydra's grid would take, or an interval of numbers."""
+    sweep: Any = override.value()
+    if override.is_interval_sweep():
+        low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+        both = isinstance(low, int) and isinstance(high, int)
+        return IntDistribution(low, high, log=log) if both else FloatDistribution(low, high, log=log)
+    if not override.is_range_sweep():
+        return CategoricalDistribution([*override.sweep_string_iterator()])
+    values: list[Any] = sorted(sweep.range())
+    if not values:
+        raise ValueError("no values")
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(values[0], values[-1], step=abs(sweep.step))
+    return FloatDistribution(values[0], values[-1], step=abs(sweep.step))
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run jobs; what each returns is its score, None for a failed trial."""
-        returns = self._launcher.launch(job_overrides, initial_job_idx)
-        for job in returns:
-            planned = job.return_value
-            if not isinstance(planned, PlannedJob):
-                raise UserError("a search needs a launcher of this project: hydra/launcher=local, parallel or slurm")
-            job.return_value = score_of(planned.directory, self._score)
-            shown = "failed" if job.return_value is None else f"{self._score} = {job.return_value:.4g}"
-            print(f"trial {' '.join(planned.overrides)}: {shown}", flush=True)
-        return returns
+
+def load_study(directory: Path, direction: Any = None, sampler: BaseSampler | None = None) -> optuna.Study:
+    """The study in a sweep's directory, created if need be; a record that a killed process wrote half is dropped.
+
+    Raises:
+        UserError: its journal is damaged.
+    """
+    path = directory / JOURNAL
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        if content and not whole:
+            raise ValueError("no line of it is whole")
+        if len(whole) < len(content):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna's own, left by a killed process
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        return optuna.create_study(
+            study_name="search", storage=storage, direction=direction, sampler=sampler, load_if_exists=True
+        )
+    except (ValueError, LookupError, TypeError, AssertionError) as error:
+        raise UserError(
+            f"{path} cannot be used ({one_line(error)}); move it away, and the same command begins the search anew, or "
+            "choose another hydra.sweep.dir"
+        ) from error
+
+
+def _count_finished(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> int:
+    """How many trials have ended, without those that no job has seen."""
+    trials = study.get_trials(deepcopy=False)
+    return sum(trial.state.is_finished() and trial.params.keys() == space.keys() for trial in trials)
 
 
 def score_of(directory: Path, name: str) -> float | None:
@@ -181,54 +243,3 @@ def score_of(directory: Path, name: str) -> float | None:
             f"hydra.sweeper.score={name} is no number of {directory / SUMMARY}; it has {', '.join(numbers)}"
         )
     return float(numbers[name]) if math.isfinite(numbers.get(name, math.nan)) else None
-
-
-def _take_up(study: optuna.Study) -> None:
-    """Have trials tried again that a killed process has left."""
-    abandoned = {*study.user_attrs.get(_ABANDONED, ())}
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if trial.params:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.enqueue_trial(trial.params)
-        abandoned.add(trial.number)
-        study.set_user_attr(_ABANDONED, sorted(abandoned))
-        study.tell(trial.number, state=TrialState.FAIL)
-
-
-def _count(study: optuna.Study) -> int:
-    """How many trials are finished, without those that were left and are tried again under another number."""
-    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    return finished - len(study.user_attrs.get(_ABANDONED, ()))
-
-
-@contextlib.contextmanager
-def _readable(database: Path) -> Iterator[None]:
-    """Tell in one line what is wrong with the file that the study is kept in.
-
-    Raises:
-        UserError: it is damaged, or the machine refuses to read or write it.
-    """
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        inner = error if isinstance(error, SQLAlchemyError) else error.__cause__
-        raise UserError(
-            f"{database} cannot be used ({one_line(getattr(inner, 'orig', None) or error)}); if it is damaged, move it "
-            "away, and the same command begins the search anew, or choose another hydra.sweep.dir"
-        ) from error
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keep a second process from taking the trials of this one for abandoned ones.
-
-    Raises:
-        UserError: there is one.
-    """
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(locked(directory / f"{STORAGE}.lock"))
-        except BlockingIOError as error:
-            raise UserError(f"another process is searching in {directory}; wait for it or end it") from error
-        yield

@@ -1,4 +1,4 @@
-"""Jobs on a Slurm cluster: submitted as arrays through submitit, followed through their files and squeue."""
+"""Jobs on a Slurm cluster, submitted as arrays through submitit."""
 
 import os
 import secrets
@@ -25,14 +25,15 @@ from symmetry_robustness.runs.directory import SUBMISSION, read_config
 from symmetry_robustness.runs.json_files import read_mapping, text, write_json
 from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.executor import Executor, OnError
-from symmetry_robustness.sweeps.resources import Allocation, allocation
-from symmetry_robustness.sweeps.slurm_wait import follow
+from symmetry_robustness.sweeps.resources import Resources, requested_resources
+from symmetry_robustness.sweeps.slurm_wait import wait_for_jobs
 
 FILES: Final = "slurm"
-_UNNOTED: Final = ".unnoted"
+_UNRECORDED: Final = ".unrecorded"
 _SETTING: Final = "hydra.launcher.executor"
 # Slurm's warning may come a minute early, and a job that is still importing cannot act on it.
 _MARGIN_S: Final = 90
+_CANCEL_S: Final = 60.0
 
 
 @final
@@ -41,24 +42,24 @@ class SlurmExecutor(Executor):
     """Each job is an element of a Slurm array; srun starts its ranks, one for each device of its Trainer.
 
     Args:
-        nodes: per job; None as the job's Trainer says, as in the next two.
+        nodes: per job; None for the number in the job's Trainer, as in the next two.
         tasks_per_node: ranks on each node.
         gpus_per_node: one for each rank, or none on CPUs.
         cpus_per_task: cores of each rank; also its threads, unless OMP_NUM_THREADS is set.
-        timeout_min: time limit; a job that needs more is saved and requeued.
+        timeout_min: time limit; a job that needs more saves its state and is requeued.
         partition: None for the cluster's default, as in the next three.
         account: to be charged.
         qos: quality of service.
         mem_gb: memory per node.
-        signal_delay_s: how long before the time limit a job is told to save itself.
-        array_parallelism: how many jobs run at once; None for as many as fit.
+        signal_delay_s: seconds before the time limit at which a job is asked to save its state.
+        array_parallelism: number of jobs at once; None for as many as fit.
         setup: lines of bash before the ranks start, such as `module load cuda`.
         additional_parameters: any other option of sbatch, without its dashes.
         detach: whether to return once the jobs are submitted.
-        poll_s: seconds between two questions to Slurm.
+        poll_s: seconds between two calls of squeue.
 
     Raises:
-        UserError: a number out of its range, or no time left to save in.
+        UserError: a number out of its range, or no time left to save the state.
     """
 
     nodes: int | None = None
@@ -102,27 +103,27 @@ class SlurmExecutor(Executor):
                 "start from a login node of the cluster, or choose hydra/launcher=local"
             )
         for job, config in jobs.items():
-            self._needs(job, config)
-        _ask(None)
+            self._resources(job, config)
+        _squeue(None)
 
     def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
         """Submit jobs that Slurm does not have already, and return when all have ended, or at once if detached.
 
         Raises:
-            UserError: what sbatch said when it refused, or that Slurm does not answer.
-            KeyboardInterrupt: in the waiting process; the jobs go on.
+            UserError: sbatch refused the jobs, or Slurm does not answer.
+            KeyboardInterrupt: in the waiting process; the jobs continue.
         """
-        needs = {job: self._needs(job, read_config(job)) for job in jobs}
+        resources = {job: self._resources(job, read_config(job)) for job in jobs}
         files = jobs[0].parent / FILES
         files.mkdir(exist_ok=True)
         with locked(files / ".lock", wait=lambda: print("another process is submitting; waiting for it", flush=True)):
-            _cancel_unnoted(files)
+            _cancel_unrecorded(files)
             submitted = _in_queue(jobs)
             if submitted:
                 print(f"in the queue already and not submitted again: {len(submitted)}", flush=True)
             missing = [job for job in jobs if job not in submitted]
-            for need, part in split(missing, needs, _largest_array()):
-                submitted |= self._submit(part, need, environment)
+            for requested, part in split_into_arrays(missing, resources, _max_array_size()):
+                submitted |= self._submit(part, requested, environment)
         numbers = " ".join(sorted({number.split("_")[0] for number in submitted.values()}))
         print(f"with Slurm as {numbers}: {len(submitted)} jobs", flush=True)
         how = f"follow them: {shlex.join(['symrob', 'status', str(jobs[0].parent)])}\ncancel them: scancel {numbers}"
@@ -130,47 +131,47 @@ class SlurmExecutor(Executor):
             print(how, flush=True)
             return
         try:
-            follow(submitted, self.poll_s, on_error)
+            wait_for_jobs(submitted, self.poll_s, on_error)
         except KeyboardInterrupt:
             print(f"the jobs go on without this process\n{how}", flush=True)
             raise
 
-    def _needs(self, job: Path, config: DictConfig) -> Allocation:
-        return allocation(config.trainer, job.name, self.nodes, self.tasks_per_node, self.gpus_per_node)
+    def _resources(self, job: Path, config: DictConfig) -> Resources:
+        configured = {name: getattr(self, name) for name in Resources._fields}
+        return requested_resources(config.trainer, job.name, **configured)
 
-    def _submit(self, jobs: Sequence[Path], need: Allocation, environment: Mapping[str, str]) -> dict[Path, str]:
-        """Submit one array and note each job's number in its run directory; returns the numbers.
+    def _submit(self, jobs: Sequence[Path], requested: Resources, environment: Mapping[str, str]) -> dict[Path, str]:
+        """Submit one array and record each job's number in its run directory; returns the numbers.
 
-        A mark that Slurm keeps with the jobs lies beside them until their numbers are noted: they may have been
-        submitted although this process was killed, or sbatch gave up waiting for an answer.
+        A mark that Slurm stores with the jobs lies beside them until their numbers are recorded: they may be submitted
+        although this process is killed, or sbatch stops waiting for an answer.
         """
         sweep, mark = jobs[0].parent.resolve(), secrets.token_hex(8)
-        unnoted = sweep / FILES / f"{mark}{_UNNOTED}"
-        unnoted.touch()
+        unrecorded = sweep / FILES / f"{mark}{_UNRECORDED}"
+        unrecorded.touch()
         executor = submitit.SlurmExecutor(sweep / FILES)
         try:
-            executor.update_parameters(**self._parameters(sweep.name, mark, need, environment, len(jobs)))
-            elements = executor.map_array(become_job, [str(job.resolve()) for job in jobs])
+            executor.update_parameters(**self._parameters(sweep.name, mark, requested, environment, len(jobs)))
+            elements = executor.map_array(exec_job, [str(job.resolve()) for job in jobs])
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(
-                f"sbatch refused the jobs ({what_sbatch_said(str(error))}); check partition, account, limits and "
+                f"sbatch refused the jobs ({sbatch_message(str(error))}); check partition, account, limits and "
                 "additional_parameters"
             ) from error
         numbers = {job: str(element.job_id) for job, element in zip(jobs, elements, strict=True)}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for job, number in numbers.items():
             write_json(job / SUBMISSION, {"job_id": number, "submitted": now})
-        unnoted.unlink()
+        unrecorded.unlink()
         return numbers
 
     def _parameters(
-        self, name: str, mark: str, need: Allocation, environment: Mapping[str, str], count: int
+        self, name: str, mark: str, requested: Resources, environment: Mapping[str, str], count: int
     ) -> dict[str, Any]:
-        """Everything that submitit writes into the batch script."""
+        """The settings of submitit's batch script."""
         exports = [f"export {key}={shlex.quote(value)}" for key, value in environment.items()]
-        threads = f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{self.cpus_per_task}}}"
-        chosen = {
-            "gpus_per_node": need.gpus_per_node or None,
+        optional = {
+            "gpus_per_node": requested.gpus_per_node or None,
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
@@ -178,12 +179,12 @@ class SlurmExecutor(Executor):
         }
         return {
             "job_name": name,
-            "nodes": need.nodes,
-            "ntasks_per_node": need.tasks_per_node,
+            "nodes": requested.nodes,
+            "ntasks_per_node": requested.tasks_per_node,
             "cpus_per_task": self.cpus_per_task,
             "time": self.timeout_min,
             "array_parallelism": self.array_parallelism or count,
-            "setup": [*exports, threads, *self.setup],
+            "setup": [*exports, f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{self.cpus_per_task}}}", *self.setup],
             # Lightning and this project's jobs take SIGUSR1; submitit would have USR2 sent.
             "additional_parameters": {
                 "signal": f"USR1@{self.signal_delay_s}",
@@ -194,16 +195,15 @@ class SlurmExecutor(Executor):
             # srun does not inherit the cores from Slurm 22.05 on; peers of a lost rank would wait for it.
             "srun_args": [f"--cpus-per-task={self.cpus_per_task}", "--kill-on-bad-exit=1"],
             "stderr_to_stdout": True,
-            **{key: value for key, value in chosen.items() if value is not None},
+            **{key: value for key, value in optional.items() if value is not None},
         }
 
 
-def become_job(directory: str) -> None:
-    """On a node, in each task: turn this process into a rank of the job.
+def exec_job(directory: str) -> None:
+    """Replace this process, a task on a node, by a rank of the job.
 
-    Nothing of submitit stays in between. Signals reach the job itself, its exit status is the task's, and no result is
-    written, which a job that was requeued could not replace. A warning that comes before the job can act on it is
-    kept for it instead of ending it.
+    Nothing of submitit remains: signals reach the job itself, its exit status is the task's, and no result is written,
+    which a job that was requeued could not replace. A warning that comes before the job can act on it stays pending.
 
     Args:
         directory: the run directory.
@@ -212,17 +212,17 @@ def become_job(directory: str) -> None:
     os.execv(sys.executable, [sys.executable, "-u", "-m", "symmetry_robustness.runs.main", directory])
 
 
-def _cancel_unnoted(files: Path, patience_s: float = 60) -> None:
-    """Cancel jobs of a process that was killed while it submitted them, which are to be submitted anew.
+def _cancel_unrecorded(files: Path) -> None:
+    """Cancel jobs of a process that was killed while it submitted them; they are submitted anew.
 
-    They could not run: a job of submitit looks for what it is to do under its number.
+    They could not run: a job of submitit looks for its task in a file named by its number.
 
     Raises:
         UserError: Slurm does not answer, or does not end them.
     """
-    marks = {path.name.removesuffix(_UNNOTED): path for path in files.glob(f"*{_UNNOTED}")}
-    end, cancelled = time.monotonic() + patience_s, set[str]()
-    while marks and (left := [number for number, job in _ask(None).items() if job.comment.split(" ")[-1] in marks]):
+    marks = {path.name.removesuffix(_UNRECORDED): path for path in files.glob(f"*{_UNRECORDED}")}
+    end, cancelled = time.monotonic() + _CANCEL_S, set[str]()
+    while marks and (left := [number for number, job in _squeue(None).items() if job.comment.split(" ")[-1] in marks]):
         if time.monotonic() > end:
             raise UserError(f"Slurm does not end jobs of a submission that was cut off; scancel {' '.join(left)}")
         subprocess.run(["scancel", *left], capture_output=True, check=False)
@@ -235,38 +235,38 @@ def _cancel_unnoted(files: Path, patience_s: float = 60) -> None:
 
 
 def _in_queue(jobs: Sequence[Path]) -> dict[Path, str]:
-    """Jobs that were submitted before and that Slurm has not done with, and their numbers."""
+    """Jobs that were submitted before and are still in the queue, with their numbers."""
     known = {job: text(read_mapping(job / SUBMISSION) or {}, "job_id") for job in jobs}
     numbers = {job: number for job, number in known.items() if number}
-    queue = _ask(numbers.values()) if numbers else {}
+    queue = _squeue(numbers.values()) if numbers else {}
     return {job: number for job, number in numbers.items() if number in queue}
 
 
-def _ask(identifiers: Collection[str] | None) -> dict[str, SlurmJob]:
-    """What Slurm says of jobs, before any is submitted: without an answer jobs could be run twice."""
+def _squeue(identifiers: Collection[str] | None) -> dict[str, SlurmJob]:
+    """The queue before a submission; without an answer jobs could be run twice."""
     queue = ask_squeue(identifiers)
     if queue is None:
         raise UserError("Slurm does not answer (squeue); try again later")
     return queue
 
 
-def split(
-    jobs: Iterable[Path], needs: Mapping[Path, Allocation], largest: int
-) -> Iterator[tuple[Allocation, list[Path]]]:
-    """Jobs that can be one array: of the same needs, and no more than the cluster allows."""
-    for need, group in groupby(sorted(jobs, key=needs.__getitem__), key=needs.__getitem__):
+def split_into_arrays(
+    jobs: Iterable[Path], resources: Mapping[Path, Resources], largest: int
+) -> Iterator[tuple[Resources, list[Path]]]:
+    """Group jobs by their resources into arrays of at most `largest` jobs."""
+    for requested, group in groupby(sorted(jobs, key=resources.__getitem__), key=resources.__getitem__):
         part = list(group)
         for start in range(0, len(part), largest):
-            yield need, part[start : start + largest]
+            yield requested, part[start : start + largest]
 
 
-def what_sbatch_said(output: str) -> str:
-    """All lines of an error in one, without what each begins with and without the advice to read the manual."""
+def sbatch_message(output: str) -> str:
+    """The lines of an error of sbatch in one, without their common prefix and the advice to read the manual."""
     lines = [line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in output.splitlines()]
-    return "; ".join(line for line in lines if line and not line.startswith("Try ")) or "without a word"
+    return "; ".join(line for line in lines if line and not line.startswith("Try ")) or "without a message"
 
 
-def _largest_array() -> int:
+def _max_array_size() -> int:
     command = ["scontrol", "show", "config"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = [line.split("=")[1] for line in done.stdout.splitlines() if line.startswith("MaxArraySize")]

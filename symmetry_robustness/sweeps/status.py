@@ -1,4 +1,4 @@
-"""What the jobs of a sweep are doing, told by their files alone."""
+"""The states of a sweep's jobs, read from their files alone."""
 
 import contextlib
 import glob
@@ -15,36 +15,33 @@ from symmetry_robustness.runs.json_files import number, read_mapping, text
 from symmetry_robustness.runs.liveness import has_ended_here, is_fresh, is_locked
 from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
 from symmetry_robustness.runs.terminal import last_line, printable
-from symmetry_robustness.sweeps.manifest import JOBS
+from symmetry_robustness.sweeps.plan import JOBS
 
 State = Literal["running", "failed", "lost", "interrupted", "queued", "done"]
 
 
 @dataclass(frozen=True)
 class JobState:
-    """One job as its files show it at one moment.
+    """One job as its files show it at one moment; None where they do not tell.
 
     Attributes:
-        key: of the manifest; empty for a run outside of one.
+        key: hash of the configuration; empty for a run outside of a manifest.
         directory: the run directory.
-        overrides: what sets the job apart from the others of its sweep.
-        state: running, failed, lost (started, without a sign of life now), interrupted (saved itself), queued or done.
-        phase: starting, training, evaluating or testing; this and what follows is what the job last wrote.
-        epoch: how many are finished.
-        max_epochs: how many there will be.
-        step: optimiser steps done.
-        steps: how many there will be.
+        overrides: those that set the job apart from others of its sweep.
+        state: running, failed, lost (started, now without a sign of life), interrupted (saved its state), queued, done.
+        phase: starting, training, evaluating or testing.
+        epoch, max_epochs: finished ones and all.
+        step, steps: optimiser steps done and all.
         images_per_second: of the training.
         metric: name and value of the last one.
         host: the machine.
-        started: when its process did, in seconds since 1970.
-        updated: its last sign of life, likewise.
-        remaining: seconds of training still to come, evaluations during it included.
-        slurm_id: of its Slurm job.
+        started, updated: start of the process and its last sign of life, in seconds since 1970.
+        remaining: seconds of training left, evaluations during it included.
+        slurm_id: number of its Slurm job.
         reason: why Slurm lets it wait.
-        error: the line that says what went wrong; of a job that is lost the last one of its log.
-        log: the file with the traceback or the last words of a job that did not end well.
-        results: the content of summary.json of a job that is done.
+        error: one line that tells why it did not end well; of a lost job the last line of its log.
+        log: the file with the traceback or the last output of a job that did not end well.
+        results: content of summary.json of a job that is done.
     """
 
     key: str
@@ -70,28 +67,29 @@ class JobState:
 
     @property
     def label(self) -> str:
-        """What to call the job: its overrides, else its directory."""
+        """The overrides, or the name of the directory if there are none."""
         return printable(" ".join(self.overrides)) or self.directory.resolve().name
 
     @property
-    def share(self) -> float:
-        """How much of the job is done, in [0, 1]."""
-        return 1.0 if self.state == "done" else _share(self.step, self.steps, self.epoch, self.max_epochs)
+    def fraction_done(self) -> float:
+        """The part of the job that is done, in [0, 1]."""
+        done, total = (self.step, self.steps) if self.step is not None and self.steps else (self.epoch, self.max_epochs)
+        return 1.0 if self.state == "done" else max(0.0, min(1.0, done / total)) if done and total else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """The same in what JSON knows: paths as texts, null for numbers that are not finite."""
+        """The fields as JSON knows them: paths as strings, null for numbers that are not finite."""
         content = asdict(self) | {"directory": str(self.directory), "log": self.log and str(self.log)}
         content["metric"] = self.metric and {"name": self.metric[0], "value": self.metric[1]}
-        return {name: _plain(value) for name, value in content.items()}
+        return {name: _finite(value) for name, value in content.items()}
 
 
 def job_state(directory: Path, key: str = "", overrides: tuple[str, ...] = ()) -> JobState:
-    """What the job of a run directory is doing; nothing in the directory is changed, whatever may stand there.
+    """The state of the job in a run directory, whatever its files contain; nothing is changed.
 
     Args:
         directory: the run directory; it need not exist.
-        key: of the manifest.
-        overrides: likewise.
+        key: from the manifest.
+        overrides: from the manifest.
     """
     summary, progress = read_mapping(directory / SUMMARY), read_mapping(directory / PROGRESS)
     state = JobState(key, directory, overrides, "queued", **_progress(progress or {}))
@@ -102,14 +100,14 @@ def job_state(directory: Path, key: str = "", overrides: tuple[str, ...] = ()) -
         return replace(state, state="running")
     slurm_id = state.slurm_id or text(read_mapping(directory / SUBMISSION) or {}, "job_id")
     state = replace(state, remaining=None, slurm_id=slurm_id)
+    log = _newest_log(directory, slurm_id)
     if summary is not None:
         error = text(summary, "error") or (None if summary else f"{SUMMARY} is damaged or cannot be read")
         ended: State = "interrupted" if summary.get("status") == "interrupted" else "failed"
-        return replace(state, state=ended, error=error, log=_log(directory, slurm_id))
+        return replace(state, state=ended, error=error, log=log)
     if progress is not None:
-        if (directory / SUMMARY).exists():  # it has ended since, and given back its lock
+        if (directory / SUMMARY).exists():  # the job has ended since, and released its lock
             return job_state(directory, key, overrides)
-        log = _log(directory, slurm_id)
         return replace(state, state="lost", error=None if log is None else last_line(log), log=log)
     return state if directory.is_dir() else replace(state, state="lost", error="its run directory is gone")
 
@@ -117,23 +115,23 @@ def job_state(directory: Path, key: str = "", overrides: tuple[str, ...] = ()) -
 def sweep_states(
     sweep: Path, squeue: Callable[[Collection[str]], Mapping[str, SlurmJob] | None] = ask_squeue
 ) -> list[JobState]:
-    """All jobs of a sweep in the order of their overrides, and runs in its directory that its manifest does not know.
+    """The states of all jobs of a sweep in the order of their overrides, and of runs beside them.
 
     Args:
-        sweep: the sweep's directory, or a single run's.
-        squeue: asked once about all jobs that were handed to Slurm and show no sign of life.
+        sweep: directory of a sweep, or of a single run.
+        squeue: called once for all submitted jobs without a sign of life.
 
     Raises:
-        UserError: there is no such directory, or no job in it.
+        UserError: no such directory, or no job in it.
     """
     if not sweep.is_dir():
         raise UserError(f"{sweep} is not a directory; give the directory of a sweep or of a run")
-    states = sorted(_states(sweep), key=lambda state: _in_order(state.label))
+    states = sorted(_states(sweep), key=lambda state: _natural_order(state.label))
     if not states:
         raise UserError(f"{sweep} holds no job; give the directory of a sweep (with jobs/ in it) or of a run")
     silent = {state.slurm_id for state in states if state.slurm_id and state.state not in ("running", "done")}
-    known = squeue(silent) if silent else None
-    return states if known is None else [_as_slurm_says(state, known) for state in states]
+    queue = squeue(silent) if silent else None
+    return states if queue is None else [_with_queue(state, queue) for state in states]
 
 
 def _states(sweep: Path) -> Iterator[JobState]:
@@ -157,39 +155,36 @@ def _states(sweep: Path) -> Iterator[JobState]:
             yield job_state(path.parent)
 
 
-def _as_slurm_says(state: JobState, known: Mapping[str, SlurmJob]) -> JobState:
-    """A job that was handed to Slurm and shows no sign of life may wait, be about to start, or be gone."""
+def _with_queue(state: JobState, queue: Mapping[str, SlurmJob]) -> JobState:
+    """A submitted job without a sign of life may wait, be about to start, or be gone."""
     if state.slurm_id is None or state.state in ("running", "done"):
         return state
-    job = known.get(state.slurm_id)
+    job = queue.get(state.slurm_id)
     if job is not None:
         return replace(state, state="queued" if job.waiting else "running", reason=job.reason, error=None, log=None)
     if state.state == "queued" and not is_fresh(state.directory / SUBMISSION):  # a busy Slurm lists a job late
-        error = f"Slurm does not know job {state.slurm_id} any more; it was cancelled or did not come to start"
-        return replace(state, state="lost", error=error, log=_log(state.directory, state.slurm_id))
+        error = f"Slurm no longer knows job {state.slurm_id}: it was cancelled or never started"
+        return replace(state, state="lost", error=error, log=_newest_log(state.directory, state.slurm_id))
     return state
 
 
 def _progress(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a job's state that stand in its progress.json, None where what stands there makes no sense."""
+    """The fields of a state that stand in progress.json, None for damaged ones."""
     numbers = {name: number(content, name) for name in ("epoch", "max_epochs", "step", "steps")}
     metric = content.get("metric")
     name, value = (text(metric, "name"), metric.get("value")) if isinstance(metric, dict) else (None, None)
     return {
         **{name: None if value is None else int(value) for name, value in numbers.items()},
-        "phase": text(content, "phase"),
-        "images_per_second": number(content, "images_per_second"),
+        **{name: number(content, name) for name in ("images_per_second", "started", "updated")},
+        **{name: text(content, name) for name in ("phase", "host")},
         "metric": (name, float(value)) if name and isinstance(value, int | float) else None,
-        "host": text(content, "host"),
-        "started": number(content, "started"),
-        "updated": number(content, "updated"),
         "slurm_id": text(content, "slurm_job_id"),
         "remaining": _remaining(content),
     }
 
 
 def _remaining(content: Mapping[str, Any]) -> float | None:
-    """Seconds left at the pace of this process, of which what an earlier one of a resumed job did is no part."""
+    """Seconds left at the pace of this process, which does not count what an earlier one of a resumed job did."""
     started, updated = number(content, "started"), number(content, "updated")
     for so_far, in_all, first in (("step", "steps", number(content, "first_step")), ("epoch", "max_epochs", None)):
         done, total = number(content, so_far), number(content, in_all)
@@ -201,13 +196,8 @@ def _remaining(content: Mapping[str, Any]) -> float | None:
     return None
 
 
-def _share(step: int | None, steps: int | None, epoch: int | None, max_epochs: int | None) -> float:
-    done, total = (step, steps) if step is not None and steps else (epoch, max_epochs)
-    return max(0.0, min(1.0, done / total)) if done and total else 0.0
-
-
-def _log(directory: Path, slurm_id: str | None) -> Path | None:
-    """The file that was written last of those in which a job may have left its last words."""
+def _newest_log(directory: Path, slurm_id: str | None) -> Path | None:
+    """The file written last of those that a job writes its output to."""
     files = [directory / "log.txt", directory / "output.txt"]
     if slurm_id is not None:
         files += (directory.parent / "slurm").glob(f"{glob.escape(slurm_id)}_0_log.*")
@@ -218,14 +208,14 @@ def _log(directory: Path, slurm_id: str | None) -> Path | None:
     return max(written)[1] if written else None
 
 
-def _in_order(label: str) -> list[tuple[int, str]]:
-    """For sorting: numbers by their size."""
+def _natural_order(label: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers by their size."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", label)]
 
 
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -16,13 +16,13 @@ from torch import distributed, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
-from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves
+from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves, measure_figures
 from symmetry_robustness.results.checks import count_checks
+from symmetry_robustness.results.names import WORST_CASE, metric_key
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
 from symmetry_robustness.robustness.checks.derived import conclude
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.budget import Budget
-from symmetry_robustness.training.pictures import measure_figures
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +103,10 @@ class RobustnessCallback(pl.Callback):
     @property
     def metric_names(self) -> set[str]:
         """What is logged when an epoch was evaluated, and can choose a checkpoint."""
-        names = {"robust/clean"} | ({"robust/clever"} if "clever" in self.protocol.measures else set())
-        for attack in (*self.protocol.attacks, "worst_case"):
-            names |= {f"robust/{attack}/{self.protocol.norm}_{epsilon:.4g}" for epsilon in self.protocol.grid}
-        return names
+        protocol, keys = self.protocol, ["clean_accuracy"] + ["clever"] * ("clever" in self.protocol.measures)
+        for attack in (*protocol.attacks, WORST_CASE):
+            keys += [metric_key(attack, protocol.norm, epsilon) for epsilon in protocol.grid]
+        return {f"robust/{tracked_name(key)}" for key in keys}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the images, so that a mistake about them shows before the training and not after it."""
@@ -254,12 +254,19 @@ def gather(report: RobustnessReport) -> RobustnessReport:
 
 
 def flat_metrics(report: RobustnessReport) -> dict[str, float]:
-    """The report's scalars under the names they are logged by, e.g. `pgd/linf_0.03137`, and what they rest on."""
-    names, checks = {"clean_accuracy": "clean"}, count_checks(report.checks)
-    return {
-        names.get(key, key.removeprefix("robust_accuracy.").replace(".", "/", 1)): value
-        for key, value in report.summary().items()
-    } | {"images": len(report), "checks_failed": checks["failed"], "checks_warned": checks["warned"]}
+    """The report's scalars by their names in trackers, with the number of images and of checks that did not pass."""
+    checks = count_checks(report.checks)
+    counts = {"images": len(report), "checks_failed": checks["failed"], "checks_warned": checks["warned"]}
+    return {tracked_name(key): value for key, value in report.summary().items()} | counts
+
+
+def tracked_name(key: str) -> str:
+    """The name of a summary's key in trackers.
+
+    >>> tracked_name("robust_accuracy.pgd.linf_0.03137"), tracked_name("clean_accuracy")
+    ('pgd/linf_0.03137', 'clean')
+    """
+    return "clean" if key == "clean_accuracy" else key.removeprefix("robust_accuracy.").replace(".", "/", 1)
 
 
 def curve(report: RobustnessReport, attack: str) -> Curve:

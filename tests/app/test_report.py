@@ -20,10 +20,34 @@ def test_all_tables_are_written_and_what_is_left_out_is_said(
     assert names == {f"{kind}.{form}" for kind in kinds for form in ("md", "tex", "csv", "parquet")}
     said = capsys.readouterr()
     assert said.err == f"left out: {tmp_path}/runs/unfinished: unfinished\n"
-    assert "Who leads" in said.out
+    assert "points before" in said.out
 
 
 def test_nothing_finished_is_nothing_to_report(tmp_path: Path) -> None:
     (make_run(tmp_path / "run") / "summary.json").unlink()
     with pytest.raises(UserError, match="none of the 1 runs found is finished"):
         main([str(tmp_path), "--output", str(tmp_path / "report")])
+
+
+def test_the_answer_comes_first_and_all_fits_on_a_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, strength in (("strong", 9.0), ("weak", 0.1)):
+        for seed in range(6):
+            report = make_report(draw_broken_at(400, seed, strength))
+            make_run(tmp_path / "runs" / f"{name}{seed}", report, name=name, seed=seed)
+    assert main([str(tmp_path / "runs"), "--output", str(tmp_path / "report")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "cifar10, 400 test images, protocol test (sound), worst case at ε = 2/255:"
+    assert lines[1].strip().startswith("strong leads with ")
+    assert len(lines) <= 24
+
+
+def test_reports_saved_from_python_are_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("mine", "theirs")):
+        make_report(draw_broken_at(40, number)).save(tmp_path / "saved", name)
+    assert main([str(tmp_path / "saved"), "--output", str(tmp_path / "report")]) == 0
+    text = (tmp_path / "report" / "tables" / "accuracy.md").read_text()
+    assert "| mine |" in text
+    assert "| theirs |" in text
+    assert "leads with" in capsys.readouterr().out
+    assert main([str(tmp_path / "saved" / "mine.json"), "--output", str(tmp_path / "one")]) == 0
+    assert "mine alone was evaluated" in capsys.readouterr().out

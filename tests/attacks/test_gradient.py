@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks import FGSM, PGD, ThreatModel
 from symmetry_robustness.attacks.gradient import GradientAttack
-from symmetry_robustness.attacks.rng import example_generator
-from symmetry_robustness.attacks.threat import NORMS
+from symmetry_robustness.attacks.norms import NORMS
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.rng import keyed_generator
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +118,8 @@ def test_best_iterate_is_at_least_as_harmful_as_the_last(network: nn.Module, bat
 def test_start_of_an_image_does_not_depend_on_its_batch(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     attack, threat = PGD(steps=3, random_start=True), ThreatModel("l2", 0.5)
-    whole = attack(network, images, labels, threat, [example_generator(0, i) for i in range(6)])
-    part = attack(network, images[4:], labels[4:], threat, [example_generator(0, i) for i in (4, 5)])
+    whole = attack(network, images, labels, threat, [keyed_generator(0, i) for i in range(6)])
+    part = attack(network, images[4:], labels[4:], threat, [keyed_generator(0, i) for i in (4, 5)])
     torch.testing.assert_close(whole[4:], part, rtol=0, atol=1e-5)
 
 

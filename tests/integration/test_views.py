@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from symmetry_robustness import load_config
-from symmetry_robustness.app.evaluate import evaluate
+from symmetry_robustness.app.evaluation import evaluate
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import RobustnessReport
 from symmetry_robustness.runs.directory import create_run

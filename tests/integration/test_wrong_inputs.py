@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app import cli
@@ -72,6 +73,18 @@ AT_COMPOSITION = {
     "run in the current directory": (["train", "hydra.run.dir=."], "hydra.run.dir=…"),
     "run in a directory that is entered": (["train", "hydra.job.chdir=true"], "leave out hydra.job.chdir"),
     "Trainer's own precision": (["train", "+trainer.precision=16"], "compute.precision"),
+    "test on a part of the test set": (["train", "+trainer.limit_test_batches=1"], "data.test_size"),
+    "no training at all": (["train", "+trainer.limit_train_batches=0"], "data.train_size"),
+    "half of the validation": (["train", "+trainer.limit_val_batches=0.5"], "data.validation_size=0"),
+    "a single step of everything": (["train", "+trainer.fast_dev_run=true"], "trainer.fast_dev_run"),
+    "few batches again and again": (["train", "+trainer.overfit_batches=2"], "trainer.overfit_batches"),
+    "as long as the clock says": (["train", "+trainer.max_time=00:00:01:00"], "trainer.max_time"),
+    "no steps of training": (["train", "+trainer.max_steps=0"], "trainer.max_steps"),
+    "metric measured after the end": (
+        ["train", "checkpoint.monitor=validation/accuracy", "+trainer.check_val_every_n_epoch=20"],
+        "trainer.check_val_every_n_epoch",
+    ),
+    "setting of no protocol": (["train", "robustness=none", "robustness.clever=null"], "robustness is null"),
     "plugins of the Trainer": (["train", "+trainer.plugins=[]"], "trainer.plugins"),
     "neither smallest nor largest": (
         ["train", "checkpoint.monitor=train/loss", "checkpoint.mode=best"],
@@ -94,6 +107,8 @@ AT_COMPOSITION = {
 # Refused by the job, which knows the classes: each a run of its own.
 IN_THE_JOB = {
     "missing data": (["data=cifar10", "data.root=nowhere"], "symrob data cifar10"),
+    "batch of one image": (["model=standard", "data.train_size=65", "data.batch_size=64"], "data.batch_size=63 or 65"),
+    "batches of one image": (["model=standard", "data.batch_size=1"], "data.batch_size=2"),
     "batch of nothing": (["data.batch_size=0"], "batch_size"),
     "too large a validation split": (["data=shapes", "callback.num_images=100000"], "100000"),
     "pool too many": (["model.trunk=[pool,pool,pool,pool,pool,pool,8]"], "pools"),
@@ -166,23 +181,31 @@ def test_refused_by_the_job(words: list[str], named: str, tmp_path: Path) -> Non
     assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
 
 
-def test_a_run_that_names_foreign_classes_is_not_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from omegaconf import OmegaConf
+def saved_checkpoint(path: Path, **data: object) -> Path:
+    """A checkpoint of an untrained network, with a data node of its own if one is given."""
+    config = load_config("train", ["model=standard_4layer", "data.test_size=40"])
+    state = {f"network.{name}": value for name, value in build_network(config).state_dict().items()}
+    content = OmegaConf.to_container(config)
+    assert isinstance(content, dict)
+    torch.save(
+        {"config": OmegaConf.to_yaml({**content, **({"data": data} if data else {})}), "state_dict": state}, path
+    )
+    return path
 
-    config = load_config("train", ["model=standard_4layer"])
-    weights = build_network(config).state_dict()
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    state = {f"network.{name}": value for name, value in weights.items()}
-    torch.save({"config": OmegaConf.to_yaml(config), "state_dict": state}, checkpoint)
-    (tmp_path / "run" / "config.yaml").write_text("data: {_target_: pathlib.Path.touch, self: harm}\n")
+
+@pytest.mark.parametrize(
+    "data", [{"_target_": "pathlib.Path.touch", "self": "harm"}, {"_target_": "os.system"}, {"root": "${oc.env:HOME}"}]
+)
+def test_a_checkpoint_that_names_foreign_classes_is_not_evaluated(
+    data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shapes = {"_target_": "symmetry_robustness.data.ShapesDataModule"}
+    checkpoint = saved_checkpoint(tmp_path / "last.ckpt", **{**shapes, **data})
     monkeypatch.setattr(sys, "argv", ["symrob"])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["evaluate", f"checkpoint={checkpoint}"]) == 2
     assert "do not trust the file" in one_line(capfd.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from symmetry_robustness.results import Check
-from symmetry_robustness.robustness import RobustnessReport
+from symmetry_robustness.results.checks import Check
+from symmetry_robustness.results.report import RobustnessReport
 
 EPSILONS = (2 / 255, 4 / 255, 8 / 255)
 CIFAR = {"_target_": "symmetry_robustness.data.CIFAR10DataModule", "root": "data", "copy": "official"}

@@ -20,13 +20,13 @@ from symmetry_robustness.reporting.claims import (
     Claim,
     Claims,
     Outcome,
+    claims_table,
     judge_claims,
     load_claims,
 )
-from symmetry_robustness.reporting.claims_table import claims_sheet
 from symmetry_robustness.reporting.frame import frame_of
-from symmetry_robustness.reporting.protocols import SAME_AS, is_released, protocol_name
-from symmetry_robustness.reporting.runs import find_runs
+from symmetry_robustness.reporting.load import find_runs
+from symmetry_robustness.results.names import SAME_AS, is_released, protocol_name
 
 from .made import make_report, make_run
 
@@ -203,7 +203,7 @@ def test_parameters_are_exact_and_need_no_seeds(tmp_path: Path) -> None:
 
 def test_the_table_names_claim_value_and_verdict(tmp_path: Path) -> None:
     write(tmp_path, "paper", SOUND)
-    sheet = claims_sheet([judge(tmp_path, **VALUE | {"published_epsilon": 0.01})])
+    sheet = claims_table([judge(tmp_path, **VALUE | {"published_epsilon": 0.01})])
     texts = [cell.text for cell in sheet.tables[0].rows[0]]
     assert texts[:4] == ["cifar10, standard, pgd", "0.005 (0.01)", "30", ""]
     assert texts[4].startswith("30.07 [")

@@ -15,7 +15,7 @@ import pytest
 from symmetry_robustness.app.report import main
 from symmetry_robustness.reporting import load_runs
 
-from .made import SETTINGS, draw_broken_at, make_report, make_run
+from .made import draw_broken_at, make_report, make_run
 
 PICTURES = dict.fromkeys(("clean", "fgsm", "pgd"), np.full((3, 3, 8, 8), 0.5, np.float32))
 
@@ -86,6 +86,7 @@ def without(*names: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 
 
 TEST = "robustness/test.json"
+MEAN = {"value": 0.5, "standard_error": None, "images": 3}
 NAN = float("nan")
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "npz cut off": lambda run: os.truncate(run / "robustness" / "test.npz", 500),
@@ -104,11 +105,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "protocol without a norm": in_json(TEST, settings=without("norm")),
     "attacks as a list": in_json(TEST, settings=lambda found: found | {"attacks": ["x"]}),
     "bounds in words": in_json(TEST, settings=lambda found: found | {"bounds": "x"}),
-    "measure in words": in_json(TEST, measures={"m": {"value": {"value": "x", "standard_error": None, "images": 3}}}),
+    "measure in words": in_json(TEST, measures={"m": {"value": MEAN | {"value": "x"}}}),
     "measures as a list": in_json(TEST, measures=[1]),
-    "CLEVER without scores": in_json(
-        TEST, measures={"clever": {"value": {"value": 0.1, "standard_error": None, "images": 3}}}
-    ),
+    "scores that are missing": in_json(TEST, measures={"clever": {"value": MEAN}}),
     "accuracy above one": in_json("summary.json", clean_accuracy=7.0),
     "accuracy below zero": in_json("summary.json", clean_accuracy=-3),
     "accuracy that is none": in_json("summary.json", clean_accuracy=NAN),
@@ -176,14 +175,3 @@ def test_what_is_odd_but_whole_is_reported(tmp_path: Path, capsys: pytest.Captur
     unchecked = frame[(frame["seed"] == list(ODD).index("no checks")) & (frame["measure"] == "robust_accuracy")]
     assert set(unchecked["checks"]) == {""}
     assert not list((tmp_path / "report").rglob("*evil*/*"))
-
-
-def test_epochs_of_another_protocol_are_left_out_of_the_figure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = whole(tmp_path / "run")
-    for epoch, seed in enumerate((0, 0, 1)):
-        report = make_report(draw_broken_at(10, epoch), settings=SETTINGS | {"seed": seed})
-        report.save(run / "robustness", f"validation-epoch={epoch:03d}")
-    assert main([str(run), "--output", str(tmp_path / "report")]) == 0
-    assert "another protocol than after the epochs before" in capsys.readouterr().out

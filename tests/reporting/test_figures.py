@@ -11,30 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from symmetry_robustness.reporting.figures import (
-    COLORS,
-    Bar,
-    Curve,
-    Errors,
-    Line,
-    Pairs,
-    accuracy_circle,
-    accuracy_over_scales,
-    as_pixels,
-    attack_panel,
-    bars,
-    corruption_map,
-    curve_grid,
-    epsilon_curves,
-    epsilon_name,
-    equivariance_errors,
-    estimate_against_distance,
-    example_panel,
-    line_with_errors,
-    magnified_difference,
-    removal_panel,
-    save_figure,
-)
+from symmetry_robustness.reporting.figures.bars import Bar, bars
+from symmetry_robustness.reporting.figures.corruption_map import corruption_map
+from symmetry_robustness.reporting.figures.curves import Curve, accuracy_circle, curve_grid, epsilon_curves
+from symmetry_robustness.reporting.figures.examples import attack_panel, example_panel, magnified_difference
+from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
+from symmetry_robustness.reporting.figures.measures import array_profiles, curve_panels, distributions
+from symmetry_robustness.reporting.figures.style import COLORS, Line, as_pixels, line_with_errors, save_figure
+from symmetry_robustness.results.names import epsilon_name
 
 NETWORKS = [
     "standard", "parallel rotation", "parallel scale", "parallel rotation scale", "cascaded", "weighted",
@@ -69,12 +53,11 @@ def groups(count: int) -> dict[str, dict[str, Bar]]:
     return {epsilon: shares | {NETWORKS[0]: Bar(0.9, 0.85, 1.0, best=True)} for epsilon in ("clean", "2/255", "4/255")}
 
 
-def errors() -> Errors:
-    return Errors(line(0.1, 0.5, 0.3), line(1e-4, 1e-4, 1e-4))
+def layers(count: int) -> dict[str, Line]:
+    return {f"stem.branches.{number}.convolution": line(0.1, 0.5, 0.3) for number in range(count)}
 
 
-def sixteen_layers() -> dict[str, Errors]:
-    return {f"stem.branches.{number}.convolution": errors() for number in range(16)} | {"logits": errors()}
+ERRORS = {"logits": line(0.1, 0.5, 0.3), "logits, there and back": line(1e-4, 1e-4, 1e-4)}
 
 
 FIGURES: dict[str, Callable[[], Figure | None]] = {
@@ -108,15 +91,26 @@ FIGURES: dict[str, Callable[[], Figure | None]] = {
         {"standard": pairs([0.1, 0.0], [0.2, 0.2], [False, False])}, estimate="CLEVER", distance="distance"
     ),
     "circle": lambda: accuracy_circle(lines(3)),
-    "scales": lambda: accuracy_over_scales({"accuracy": line(0.5, 0.9, 0.6, first=0.5, last=2.0)}),
-    "errors": lambda: equivariance_errors({"rotation": errors(), "scale": errors()}, {"turn": sixteen_layers()}),
-    "errors of layers": lambda: equivariance_errors({}, {"turn": sixteen_layers()}),
+    "one panel of a measure": lambda: curve_panels({("scale", "accuracy", True): {"accuracy": line(0.5, 0.9, 0.6)}}),
+    "panels of a measure": lambda: curve_panels(
+        {("angle (degrees)", "relative error", False): ERRORS}
+        | {("scale", f"relative error of {place}", False): layers(3) for place in "abc"}
+    ),
+    "profile of 16 arrays": lambda: array_profiles(
+        {"relative error of a layer": {"angle (degrees)": layers(16), "angle (degrees), there and back": layers(16)}}
+    ),
+    "distribution": lambda: distributions({"CLEVER score": {name: np.arange(9) / 9 for name in NETWORKS[:2]}}),
+    "distributions": lambda: distributions(
+        {label: {name: np.arange(9) / 9 for name in NETWORKS} for label in ("minimal distance", "tolerance")}
+    ),
     "attacks": lambda: attack_panel(
         {"clean": images(8), "pgd_targeted": images(8, 1)},
         {"pgd_targeted": np.array([0, 1 / 255, np.inf] + [0.02] * 5)},
         title="standard, seed 0, protocol strong",
     ),
-    "removal": lambda: removal_panel(images(3), images(3, 1), np.array([0.125, 0.5, 0.02])),
+    "panel of a measure": lambda: example_panel(
+        {"clean": images(3), "removal": images(3, 1)}, {"removal": ["removed 0.125", "removed 0.5", "removed 0.02"]}
+    ),
 }
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from symmetry_robustness.data.corruptions import BENCHMARK as CORRUPTIONS
 from symmetry_robustness.reporting import load_runs
-from symmetry_robustness.reporting.frame import BENCHMARK, COLUMNS
+from symmetry_robustness.reporting.frame import COLUMNS
+from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS
 
 from .made import ALL_BROKEN_AT, CIFAR, EPSILONS, draw_broken_at, make_report, make_run
 
@@ -101,7 +102,7 @@ def test_the_corruption_error_is_the_mean_over_the_benchmark(tmp_path: Path) -> 
     errors = [np.sqrt(e * (1 - e) / 10_000) for e in expected]
     assert row.standard_error == pytest.approx(sum(errors) / 75)
     assert one(frame, view="fog_3").value == accuracies["fog_3"]
-    assert BENCHMARK == CORRUPTIONS
+    assert BENCHMARK_CORRUPTIONS == CORRUPTIONS
 
 
 def test_what_no_number_was_taken_from_is_listed(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_frame_is_written_with_its_problems(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs.parquet"), frame)
 
 
-@pytest.mark.parametrize(("module", "absent"), [("figures", "pandas"), ("claims_table", "torch")])
+@pytest.mark.parametrize(("module", "absent"), [("figures", "pandas"), ("figures.from_runs", "torch")])
 def test_nobody_waits_for_what_is_not_needed(module: str, absent: str) -> None:
     """A training draws figures without pandas, and a report is made without torch."""
     code = f"import sys, symmetry_robustness.reporting.{module}; sys.exit('{absent}' in sys.modules)"

@@ -1,6 +1,5 @@
 """Which figures a report draws, and that they show the numbers of its tables."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,21 @@ import numpy as np
 import pytest
 
 from symmetry_robustness.reporting.aggregate import Summary, summarize
-from symmetry_robustness.reporting.attack_figures import attack_figures
-from symmetry_robustness.reporting.figure_parts import NETWORKS, shown_data
-from symmetry_robustness.reporting.figures import Figures
-from symmetry_robustness.reporting.frame import BENCHMARK, SEVERITIES, frame_of
-from symmetry_robustness.reporting.report_figures import (
+from symmetry_robustness.reporting.figures.from_runs import (
     corruption_figures,
     network_names,
+    run_figures,
     view_figures,
     write_figures,
 )
-from symmetry_robustness.reporting.run_figures import run_figures
-from symmetry_robustness.reporting.runs import Run, find_runs
+from symmetry_robustness.reporting.figures.labels import shown_data
+from symmetry_robustness.reporting.figures.style import NETWORKS, Figures
+from symmetry_robustness.reporting.figures.under_attack import attack_figures
+from symmetry_robustness.reporting.frame import frame_of
+from symmetry_robustness.reporting.load import Run, find_runs
+from symmetry_robustness.results.files import equivariance_plots
+from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES
+from symmetry_robustness.results.plots import Distribution, Panel, plots_to_plain
 
 from .made import CIFAR, EPSILONS, draw_broken_at, make_report, make_run
 
@@ -32,14 +34,10 @@ def read(directory: Path) -> tuple[list[Run], Summary]:
     return runs, summarize(frame_of(runs), runs)
 
 
-def nothing_removed(images: Any, shares: Any, numbers: Any, seed: int) -> Any:
-    return images
-
-
 def drawn_runs(directory: Path) -> tuple[Figures, list[str]]:
     runs, summary = read(directory)
     notes: list[str] = []
-    return dict(run_figures(runs, network_names(summary), nothing_removed, notes)), notes
+    return dict(run_figures(runs, network_names(summary), notes)), notes
 
 
 def make_sweep(directory: Path, networks: list[str], data: Any = CIFAR, seeds: int = 3) -> None:
@@ -116,7 +114,11 @@ def test_more_networks_than_can_be_told_apart_are_left_out_aloud(tmp_path: Path)
 
 def test_views_and_corruptions(tmp_path: Path) -> None:
     angles = {f"test/rotation_{angle}/accuracy": 0.9 - angle / 1000 for angle in (0, 90, 180, 270)}
-    cells = {f"test/{name}_{severity}/accuracy": 1 - severity / 10 for name in BENCHMARK for severity in SEVERITIES}
+    cells = {
+        f"test/{name}_{severity}/accuracy": 1 - severity / 10
+        for name in BENCHMARK_CORRUPTIONS
+        for severity in BENCHMARK_SEVERITIES
+    }
     corrupted = CIFAR | {"corruptions": "benchmark", "severities": [1, 2, 3, 4, 5]}
     for seed in range(2):
         make_run(tmp_path / f"turned{seed}", summary={"test_accuracy": angles}, seed=seed)
@@ -133,28 +135,22 @@ def test_views_and_corruptions(tmp_path: Path) -> None:
     assert notes == []
 
 
-def test_robustness_over_epochs_is_read_from_the_run(tmp_path: Path) -> None:
+def test_robustness_over_epochs_is_read_from_the_metrics(tmp_path: Path) -> None:
+    """Two seeds; epochs 0 and 4 were evaluated, and epoch 1 was not."""
+    accuracies = np.random.default_rng(0).random((2, 2, 4))
+    names = ["robust/clean", *(f"robust/worst_case/linf_{epsilon:.4g}" for epsilon in EPSILONS)]
     for seed in range(2):
-        run = make_run(tmp_path / str(seed), seed=seed)
-        for epoch in (0, 4):
-            make_report(draw_broken_at(40, epoch + seed)).save(run / "robustness", f"validation-epoch={epoch:03d}")
-    (tmp_path / "1" / "robustness" / "validation-epoch=009.json").write_text("{")
-    runs, summary = read(tmp_path)
-    notes: list[str] = []
-    figure = dict(run_figures(runs, network_names(summary), nothing_removed, notes))["epochs"]
-    assert [panel.get_title() for panel in figure.axes] == [
+        rows = [",".join(["step,epoch,robust/images", *names])]
+        rows += [f"{epoch},{epoch},40,{','.join(map(str, accuracies[seed, at]))}" for at, epoch in enumerate((0, 4))]
+        (make_run(tmp_path / str(seed), seed=seed) / "metrics.csv").write_text("\n".join([*rows, "1,1,,,,,"]))
+    figures, notes = drawn_runs(tmp_path)
+    assert [panel.get_title() for panel in figures["epochs"].axes] == [
         "clean", "worst case, ℓ∞ ε = 2/255", "worst case, ℓ∞ ε = 4/255", "worst case, ℓ∞ ε = 8/255",
     ]  # fmt: skip
-    (line,) = figure.axes[1].get_lines()
+    (line,) = figures["epochs"].axes[1].get_lines()
     assert list(np.asarray(line.get_xdata())) == [1, 5]
-    shares = [
-        json.loads((tmp_path / str(seed) / "robustness" / f"validation-epoch={epoch:03d}.json").read_text())["summary"]
-        for epoch in (0, 4)
-        for seed in range(2)
-    ]
-    found = np.array([share[f"worst_case.linf_{EPSILONS[0]:.4g}"] for share in shares]).reshape(2, 2).mean(axis=1)
-    np.testing.assert_allclose(np.asarray(line.get_ydata()), found)
-    assert [note.partition(":")[2].strip()[:7] for note in notes] == ["damaged"]
+    np.testing.assert_allclose(np.asarray(line.get_ydata()), accuracies[:, :, 1].mean(axis=0))
+    assert notes == []
 
 
 def test_clever_meets_distances_of_the_same_images_in_its_norm(tmp_path: Path) -> None:
@@ -166,7 +162,7 @@ def test_clever_meets_distances_of_the_same_images_in_its_norm(tmp_path: Path) -
         "distance": distances, "saturated": distances == 0.5, "indices": np.arange(2, 8)
     }}  # fmt: skip
     settings = make_report(draw_broken_at(10, 0)).settings | {
-        "measures": {"minimal_l2": {"class": "MinimalDistance", "norm": "l2"}}
+        "measures": {"minimal_l2": {"class": "MinimalDistance", "norm": "l2", "upper_bound": "distance"}}
     }
     make_report(draw_broken_at(10, 0), measures=measures, settings=settings).save(run / "robustness", "paper")
     figures, _ = drawn_runs(tmp_path)
@@ -176,7 +172,7 @@ def test_clever_meets_distances_of_the_same_images_in_its_norm(tmp_path: Path) -
     assert panel.get_title() == "standard: 1 of 1 above"
 
 
-def test_pictures_of_a_run(tmp_path: Path) -> None:
+def test_measures_are_drawn_as_they_declare(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((3, 3, 8, 8), dtype=np.float32)
     angles = [60.0, 120.0, 240.0]
     shape = (60, len(angles))
@@ -185,33 +181,38 @@ def test_pictures_of_a_run(tmp_path: Path) -> None:
         "rotation.consistent": np.ones(shape, bool), "rotation.error.logits": np.ones(shape),
         "rotation.floor.logits": np.full(shape, 0.1), "indices": np.arange(60),
     }  # fmt: skip
-    measures = {"removal": {"value": np.full(60, 0.25), "indices": np.arange(60)}, "symmetry": symmetry}
-    settings = make_report(draw_broken_at(60, 0)).settings | {
-        "measures": {"removal": {"class": "RemovalTolerance"},
-                     "symmetry": {"class": "Symmetry", "angles": angles, "scales": []}}
-    }  # fmt: skip
+    removal = {"value": np.full(60, 0.25), "left": images, "indices": np.arange(60)}
+    plots = {
+        "removal": [Distribution("value", "tolerance"), Panel("left", "value", "removed")],
+        "symmetry": equivariance_plots(angles, [], layers=False),
+    }
+    declared = {name: {"class": "of a user", "plots": plots_to_plain(found)} for name, found in plots.items()}
     report = make_report(
         draw_broken_at(60, 0),
-        measures=measures,
-        settings=settings,
+        measures={"removal": removal, "symmetry": symmetry},
+        settings=make_report(draw_broken_at(60, 0)).settings | {"measures": declared},
         examples={"clean": images, "fgsm": images, "pgd": images},
     )
     for name in ("standard", "weighted"):
         make_run(tmp_path / name, report, name=name)
     figures, notes = drawn_runs(tmp_path)
-    assert set(figures) == {"symmetry-test-circle"} | {
+    assert set(figures) == {"symmetry-circle-test", "removal-distribution-test"} | {
         f"{kind}-test-{name}"
-        for kind in ("examples", "removal", "symmetry-circle", "symmetry-error")
+        for kind in ("examples", "removal-examples", "symmetry-circle", "symmetry-curves")
         for name in ("standard", "weighted")
     }
-    assert len(figures["symmetry-test-circle"].axes[0].get_lines()) == 2
+    assert len(figures["symmetry-circle-test"].axes[0].get_lines()) == 2
+    assert len(figures["removal-distribution-test"].axes[0].get_lines()) == 2
+    own = figures["symmetry-circle-test-standard"].axes[0].get_lines()
+    assert [line.get_label() for line in own] == ["accuracy", "same prediction"]
+    np.testing.assert_allclose(np.degrees(np.asarray(own[0].get_xdata())), [0, 60, 120, 240, 360])
     assert notes == []
 
 
 def test_files_are_pdf_and_png_by_safe_names(tmp_path: Path) -> None:
     make_sweep(tmp_path / "runs", ["standard"], seeds=1)
     runs, summary = read(tmp_path / "runs")
-    assert write_figures(runs, summary, tmp_path / "figures", nothing_removed) == []
+    assert write_figures(runs, summary, tmp_path / "figures") == []
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["curves-test.pdf", "curves-test.png"]
 
 

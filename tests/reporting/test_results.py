@@ -11,8 +11,8 @@ from scipy import stats
 
 from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.frame import frame_of
-from symmetry_robustness.reporting.runs import find_runs
-from symmetry_robustness.results import Check
+from symmetry_robustness.reporting.load import find_runs
+from symmetry_robustness.results.checks import Check
 
 from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_report, make_run
 
@@ -142,14 +142,14 @@ def test_evaluations_that_differ_stand_in_sections_of_their_own(changes: Mapping
     make_run(tmp_path / "1", make_report(draw_broken_at(20, 1), **changes), seed=1)
     rows = rows_of(summary_of(tmp_path), measure="clean_accuracy")
     assert list(rows["seeds"]) == [1, 1]
-    assert rows["section"].nunique() == 2
+    assert rows["comparison_group"].nunique() == 2
     assert not rows["best"].any()
 
 
 def test_another_number_of_images_is_another_section(tmp_path: Path) -> None:
     make_run(tmp_path / "0", make_report(draw_broken_at(20, 0)))
     make_run(tmp_path / "1", make_report(draw_broken_at(30, 1)), seed=1)
-    assert rows_of(summary_of(tmp_path), measure="clean_accuracy")["section"].nunique() == 2
+    assert rows_of(summary_of(tmp_path), measure="clean_accuracy")["comparison_group"].nunique() == 2
 
 
 def test_what_only_checks_differ_in_is_one_section(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_section_says_what_else_the_networks_differ_in(tmp_path: Path) -> None
     other = {"trainer": {"max_epochs": 50}, "model": {"stem": {"channels": 8}}}
     make_run(tmp_path / "1", make_report(draw_broken_at(20, 1)), name="cascaded", config=other)
     summary = summary_of(tmp_path)
-    assert {section.training_differs_in for section in summary.sections.values()} == {"trainer.max_epochs"}
+    assert {section.training_differs_in for section in summary.groups.values()} == {"trainer.max_epochs"}
 
 
 def test_checks_that_failed_once_are_not_forgotten(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.reporting.run_table import overview, run_row
-from symmetry_robustness.reporting.runs import find_runs
+from symmetry_robustness.reporting.load import find_runs
+from symmetry_robustness.reporting.tables import overview, run_row
 
 from .made import ALL_BROKEN_AT, draw_broken_at, make_report, make_run
 
@@ -18,13 +18,11 @@ def test_a_curve_and_a_row_follow_from_the_images(tmp_path: Path) -> None:
     report = make_report({"pgd": ALL_BROKEN_AT}, measures=measured, clever=np.full(10, 0.25))
     (run,), problems = find_runs([make_run(tmp_path / "run", report, summary={"clever": 0.25})])
     assert problems == []
-    np.testing.assert_allclose(run.curve("pgd").accuracies, [0.9, 0.7, 0.6, 0.4])
-    np.testing.assert_allclose(run.curve("pgd").standard_errors[3], np.sqrt(0.4 * 0.6 / 10))
     row = run_row(run)
     assert row["clean, whole test set %"] == "85.0"
     assert row["images attacked"] == "10"
     assert row["pgd 8/255 %"] == "40.0 ± 15.5"
-    assert row["CLEVER"] == "0.250"
+    assert row["CLEVER"] == "0.25 ± 0"
     assert row["removal"] == "0.45 ± 0.096"
     assert row["checks"] == "passed"
     assert [cell.text for cell in overview([run]).rows[0]] == list(row.values())
@@ -123,7 +121,6 @@ def test_a_damaged_later_evaluation_is_left_out_alone(tmp_path: Path) -> None:
     (found,), (problem,) = find_runs([run])
     assert set(found.evaluations) == {"test", "paper"}
     assert problem.path.endswith("robustness/strong.json")
-    assert [(epoch, path.stem) for epoch, path in found.during_files()] == [(3, "validation-epoch=003")]
 
 
 def test_what_lies_inside_of_a_run_is_no_run(tmp_path: Path) -> None:
@@ -140,7 +137,7 @@ def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:
 
 
 def test_paths_without_runs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a directory"):
+    with pytest.raises(UserError, match="does not exist"):
         find_runs([tmp_path / "nothing"])
     with pytest.raises(UserError, match="holds no run"):
         find_runs([tmp_path])

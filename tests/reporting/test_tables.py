@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 from symmetry_robustness.reporting.aggregate import summarize
-from symmetry_robustness.reporting.frame import BENCHMARK, frame_of
-from symmetry_robustness.reporting.runs import find_runs
-from symmetry_robustness.reporting.table_formats import Cell, Table, escaped, latex, markdown, terminal
-from symmetry_robustness.reporting.tables import Sheet, sheets
-from symmetry_robustness.results import Check
+from symmetry_robustness.reporting.frame import frame_of
+from symmetry_robustness.reporting.load import find_runs
+from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, escaped, latex, markdown, terminal
+from symmetry_robustness.reporting.tables import table_sets
+from symmetry_robustness.results.checks import Check
+from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS
 
 from .made import CIFAR, EPSILONS, draw_broken_at, make_report, make_run
 
@@ -27,10 +28,10 @@ WIDE = Table(
 )
 
 
-def sheets_of(directory: Path) -> dict[str, Sheet]:
+def sheets_of(directory: Path) -> dict[str, TableSet]:
     runs, problems = find_runs([directory])
     assert problems == []
-    return {sheet.name: sheet for sheet in sheets(summarize(frame_of(runs), runs))}
+    return {sheet.name: sheet for sheet in table_sets(summarize(frame_of(runs), runs))}
 
 
 def test_markdown_has_a_cell_for_every_column() -> None:
@@ -64,7 +65,7 @@ def test_latex_is_cut_to_the_width_of_a_page_and_escaped() -> None:
 @pytest.mark.skipif(
     shutil.which("pdflatex") is None, reason="needs pdflatex: apt-get install texlive-latex-recommended"
 )
-def test_latex_compiles_and_fits_the_page(made: dict[str, Sheet], tmp_path: Path) -> None:
+def test_latex_compiles_and_fits_the_page(made: dict[str, TableSet], tmp_path: Path) -> None:
     texts = [Table("texts", ["name", "text"], [[Cell("\\&%$#_{}~^<>εℓ∞±×≥−–…⚠‖·"), Cell("long " * 40)]]), WIDE]
     for sheet in made.values():
         sheet.write(tmp_path)
@@ -92,7 +93,7 @@ def test_a_terminal_shows_the_first_rows_and_says_how_many_there_are() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sheet]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TableSet]:
     """Two networks, three seeds each; the weak one's checks warned."""
     directory = tmp_path_factory.mktemp("runs")
     costs = {"flops": 2_000_000, "training_seconds": 120.5, "images_per_second": 900.0, "epochs": 200}
@@ -108,7 +109,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sheet]:
     return sheets_of(directory)
 
 
-def test_there_is_a_table_for_each_attack_and_the_worst_case(made: dict[str, Sheet]) -> None:
+def test_there_is_a_table_for_each_attack_and_the_worst_case(made: dict[str, TableSet]) -> None:
     titles = [table.title for table in made["accuracy"].tables]
     assert titles == [
         "Accuracy %, cifar10, 10,000 test images, no attack",
@@ -123,7 +124,7 @@ def test_there_is_a_table_for_each_attack_and_the_worst_case(made: dict[str, She
     assert [row[5].best for row in table.rows] == [True, False]
 
 
-def test_cells_are_the_rows_in_percent(made: dict[str, Sheet]) -> None:
+def test_cells_are_the_rows_in_percent(made: dict[str, TableSet]) -> None:
     rows = made["accuracy"].rows
     for table, attack in zip(made["accuracy"].tables[1:3], ("fgsm", "pgd"), strict=True):
         for line, network in zip(table.rows, ("strong", "weak"), strict=True):
@@ -133,7 +134,7 @@ def test_cells_are_the_rows_in_percent(made: dict[str, Sheet]) -> None:
                 assert cell.text == f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
 
 
-def test_the_leader_is_named_with_margin_and_doubt(made: dict[str, Sheet]) -> None:
+def test_the_leader_is_named_with_margin_and_doubt(made: dict[str, TableSet]) -> None:
     (table,) = made["leaders"].tables
     lines = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in table.rows}
     leader, other, margin, _, best, test = lines["worst case accuracy", "8/255"]
@@ -142,7 +143,7 @@ def test_the_leader_is_named_with_margin_and_doubt(made: dict[str, Sheet]) -> No
     assert lines["clever", ""][0] == "none"
 
 
-def test_measures_have_clean_worst_case_clever_and_the_rest(made: dict[str, Sheet]) -> None:
+def test_measures_have_clean_worst_case_clever_and_the_rest(made: dict[str, TableSet]) -> None:
     (table,) = made["measures"].tables
     columns = ["clean %", "worst case % at 2/255", "worst case % at 4/255", "worst case % at 8/255", "CLEVER mean"]
     columns += ["CLEVER lower quartile", "CLEVER median", "CLEVER upper quartile", "removal"]
@@ -151,7 +152,7 @@ def test_measures_have_clean_worst_case_clever_and_the_rest(made: dict[str, Shee
     assert table.rows[0][8].text == "0.438 [0.438, 0.438]"
 
 
-def test_costs_are_listed(made: dict[str, Sheet]) -> None:
+def test_costs_are_listed(made: dict[str, TableSet]) -> None:
     (table,) = made["costs"].tables
     assert list(table.columns)[2:] == ["parameters", "FLOPs per image", "training s", "images/s in training"]
     assert [cell.text for cell in table.rows[0]][2:] == ["1,234", "2,000,000", "120 [120, 120]", "900 [900, 900]"]
@@ -159,7 +160,9 @@ def test_costs_are_listed(made: dict[str, Sheet]) -> None:
 
 def test_the_corruption_table_is_fifteen_by_five(tmp_path: Path) -> None:
     data = CIFAR | {"_target_": "symmetry_robustness.data.CIFAR10C", "corruptions": "all"}
-    names = [f"{corruption}_{severity}" for corruption in (*BENCHMARK, "spatter") for severity in range(1, 6)]
+    names = [
+        f"{corruption}_{severity}" for corruption in (*BENCHMARK_CORRUPTIONS, "spatter") for severity in range(1, 6)
+    ]
     for seed in range(3):
         accuracies = np.random.default_rng(seed).random(len(names))
         tested = {f"test/{name}/accuracy": share for name, share in zip(names, accuracies, strict=True)}
@@ -185,7 +188,7 @@ def test_networks_that_could_not_be_compared_have_no_margin(tmp_path: Path) -> N
     assert {(row[4].text, row[6].text, row[7].text) for row in table.rows} == {("", "no", "no seed in common")}
 
 
-def test_a_sheet_is_written_in_four_forms(made: dict[str, Sheet], tmp_path: Path) -> None:
+def test_a_sheet_is_written_in_four_forms(made: dict[str, TableSet], tmp_path: Path) -> None:
     sheet = made["accuracy"]
     sheet.write(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {

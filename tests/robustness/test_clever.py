@@ -6,9 +6,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from symmetry_robustness.attacks.norms import NORMS
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import Clever
-from symmetry_robustness.robustness.measures.clever import _unit_ball
 from symmetry_robustness.robustness.measures.weibull import fit_reverse_weibull
 
 DUAL = {"l1": float("inf"), "l2": 2.0, "linf": 1.0}
@@ -206,7 +206,7 @@ def test_random_target_is_wrong_and_belongs_to_the_image(network: nn.Module, ima
 
 @pytest.mark.parametrize(("norm", "order"), [("l1", 1), ("l2", 2), ("linf", float("inf"))])
 def test_points_are_uniform_in_the_ball(norm: str, order: float) -> None:
-    points = _unit_ball(norm, (4000, 2, 1, 1), torch.Generator().manual_seed(0)).flatten(1)
+    points = NORMS[norm].sample((4000, 2, 1, 1), torch.Generator().manual_seed(0), "cpu").flatten(1)
     length = points.norm(order, dim=1)
     assert length.max() <= 1 + 1e-6
     assert abs((length <= 0.5).float().mean().item() - 0.25) < 0.03

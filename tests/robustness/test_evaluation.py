@@ -57,8 +57,8 @@ def test_engine_equals_a_plain_loop_over_epsilons(
     broken = np.where((network(images).argmax(1) != labels).numpy(), 0.0, np.inf)
     for epsilon in grid:
         # Any iterate counts: the plain loop with each smaller number of steps visits them all.
-        for steps in range(1, attack.rule.steps + 1):
-            rule = attack.rule
+        for steps in range(1, attack.update_rule.steps + 1):
+            rule = attack.update_rule
             length = float(rule.step_length(torch.tensor([epsilon])))
             shorter = PGD(steps=steps, step_size=length, momentum=rule.momentum, loss=rule.loss)
             wrong = network(shorter(network, images, labels, ThreatModel(norm, epsilon))).argmax(1) != labels
@@ -95,9 +95,9 @@ def test_trying_ahead_changes_nothing(
     network: nn.Module, images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attacks = {"a": PGD(steps=4, random_start=True, restarts=2), "b": FGSM()}
-    monkeypatch.setattr("symmetry_robustness.robustness.continuous_batching._AHEAD", {"cpu": 0})
+    monkeypatch.setattr("symmetry_robustness.robustness.continuous_batching._SPECULATE_BELOW", {"cpu": 0})
     plain = evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64))
-    monkeypatch.setattr("symmetry_robustness.robustness.continuous_batching._AHEAD", {"cpu": 64})
+    monkeypatch.setattr("symmetry_robustness.robustness.continuous_batching._SPECULATE_BELOW", {"cpu": 64})
     same(plain, evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64)))
 
 

@@ -26,5 +26,5 @@ def test_no_images_have_no_norms(network: nn.Module, images: Tensor, labels: Ten
 
 
 def test_an_unknown_norm_is_refused() -> None:
-    with pytest.raises(UserError, match="norm must be one of l1, l2, linf, got 'l3'"):
+    with pytest.raises(UserError, match="norm must be one of linf, l2, l1, got 'l3'"):
         GradientNorm(norm="l3")  # type: ignore[arg-type]

@@ -47,11 +47,11 @@ def test_each_image_has_its_own_seeded_order(network: nn.Module, images: Tensor)
 
 
 def test_the_definition_image_by_image(network: nn.Module, images: Tensor) -> None:
-    from symmetry_robustness.attacks.rng import example_generator
+    from symmetry_robustness.rng import keyed_generator
 
     result = removal_tolerance(network, images[:6], levels=8)
     for number, image in enumerate(images[:6]):
-        order = torch.randperm(192, generator=example_generator(0, number)).argsort()
+        order = torch.randperm(192, generator=keyed_generator(0, number)).argsort()
         predicted, share = network(image[None]).argmax(), 0.0
         for level in range(1, 9):
             removed = image.flatten().clone()

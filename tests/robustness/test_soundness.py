@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from symmetry_robustness.attacks import FGSM, PGD, LibraryAttack, ThreatModel
+from symmetry_robustness.attacks import FGSM, PGD, ThreatModel, TorchAttack
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.normalize import Normalize
 from symmetry_robustness.results.checks import EXPLANATIONS
@@ -147,14 +147,6 @@ def reseeded(network: nn.Module, images: Tensor) -> Tensor:
 
 
 NETWORKS: Mapping[str, tuple[Callable[[nn.Module, Tensor], Tensor], dict[str, str]]] = {
-    "logits without end": (
-        lambda net, x: net(x) * 1e4,
-        {"nonzero_gradients": "failed", "other_loss": "failed", "transfer_attack": "failed"},
-    ),
-    "large logits": (
-        lambda net, x: net(x) * 100,
-        {"zero_at_large_epsilon": "failed", "other_loss": "failed", "transfer_attack": "failed"},
-    ),
     "saturated softmax": (
         lambda net, x: (net(x) * 20).softmax(1).log().clamp_min(-1e3),
         {"zero_at_large_epsilon": "failed", "transfer_attack": "failed"},
@@ -197,6 +189,29 @@ def test_defects_of_networks_are_found(
 
 
 @at_every_seed
+@pytest.mark.parametrize("scale", [20, 100, 1e4])
+def test_large_logits_do_not_look_more_robust(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol, scale: float
+) -> None:
+    honest = evaluate_robustness(trained, *sample, protocol)
+    scaled = evaluate_robustness(Function(trained, lambda net, x: scale * net(x)).eval(), *sample, protocol)
+    for name in protocol.attacks:
+        for epsilon in protocol.grid:
+            assert scaled.accuracy(name, epsilon).value <= honest.accuracy(name, epsilon).value + 3 / SIZE
+    assert [check for check in scaled.checks if check.status != "passed"] == []
+
+
+@at_every_seed
+def test_an_attack_whose_loss_rounds_on_large_logits_is_found(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
+) -> None:
+    large = Function(trained, lambda net, x: 100 * net(x)).eval()
+    attacks = {"pgd": TorchAttack("PGD", steps=20, alpha="1/255", random_start=False)}
+    found = statuses(large, sample, protocol, attacks=attacks, epsilons=[4 / 255])
+    assert (found["other_loss"], found["transfer_attack"]) == ("failed", "failed")
+
+
+@at_every_seed
 def test_training_mode_is_found(
     trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
 ) -> None:
@@ -213,13 +228,13 @@ def test_training_mode_is_found(
     [
         (PGD(steps=20, step_size=1e-4), "step_reaches_edge"),
         (PGD(steps=20, step_size=1e-4), "longer_attack"),
-        (LibraryAttack("PGD", alpha=1e-4, steps=5, random_start=False), "step_reaches_edge"),
+        (TorchAttack("PGD", alpha=1e-4, steps=5, random_start=False), "step_reaches_edge"),
         (PGD(steps=1, relative_step_size=1.0), "longer_attack"),
         (FGSM(), "gradient_free_attack"),
         (PGD(steps=3), "enough_steps"),
-        (LibraryAttack("PGD", steps=3), "enough_steps"),
-        (LibraryAttack("PGD", alpha="0.05/255"), "step_reaches_edge"),
-        (LibraryAttack("Square", n_queries=1), "enough_steps"),
+        (TorchAttack("PGD", steps=3), "enough_steps"),
+        (TorchAttack("PGD", alpha="0.05/255"), "step_reaches_edge"),
+        (TorchAttack("Square", n_queries=1), "enough_steps"),
     ],
     ids=str,
 )
@@ -295,7 +310,7 @@ def test_a_network_that_computes_its_last_step_in_half_precision_is_evaluated(
     trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
 ) -> None:
     half = Function(trained, lambda net, x: net(x).half()).eval()
-    attacks = {"pgd": PGD(steps=20), "square": LibraryAttack("Square", n_queries=20)}
+    attacks = {"pgd": PGD(steps=20), "square": TorchAttack("Square", n_queries=20)}
     found = statuses(half, sample, protocol, attacks=attacks, epsilons=[4 / 255])
     assert "warned" not in (found["gradient_free_attack"], found["transfer_attack"])
 

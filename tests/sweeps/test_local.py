@@ -1,4 +1,4 @@
-"""How the cores and GPUs of a machine are shared out."""
+"""How the cores and GPUs of a machine are divided into slots."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps import local
-from symmetry_robustness.sweeps.local import LocalExecutor, Share, device_shares
+from symmetry_robustness.sweeps.local import DeviceSlot, LocalExecutor, device_slots
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("count", [2, 3, 5, 8, 11])
 def test_every_core_and_gpu_is_given_away_and_none_idles(count: int) -> None:
-    shares = device_shares(count, count)
-    assert len(shares) == count
-    for given, owned in ((s.cores for s in shares), range(8)), ((s.gpus for s in shares), ("4", "5", "6")):
+    slots = device_slots(count, count)
+    assert len(slots) == count
+    for given, owned in ((s.cores for s in slots), range(8)), ((s.gpus for s in slots), ("4", "5", "6")):
         parts = list(given)
         assert all(parts)
         assert {thing for part in parts for thing in part} == set(owned)
@@ -34,23 +34,23 @@ def test_every_core_and_gpu_is_given_away_and_none_idles(count: int) -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_a_job_alone_gets_the_machine_as_it_is() -> None:
-    assert device_shares(1, 5) == device_shares(4, 1) == [Share()]
-    assert Share().environment() == {}
+    assert device_slots(1, 5) == device_slots(4, 1) == [DeviceSlot()]
+    assert DeviceSlot().environment() == {}
 
 
 @pytest.mark.usefixtures("machine")
 def test_left_to_itself_there_is_a_job_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(device_shares(-1, 100)) == 3
+    assert len(device_slots(-1, 100)) == 3
     monkeypatch.setattr(local, "_gpus", list)
-    assert len(device_shares(-1, 100)) == 2
+    assert len(device_slots(-1, 100)) == 2
 
 
 @pytest.mark.usefixtures("machine")
 def test_threads_follow_the_cores_unless_the_user_has_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    share = Share((0, 1, 2), ("5",))
-    assert share.environment() == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "5"}
+    slot = DeviceSlot((0, 1, 2), ("5",))
+    assert slot.environment() == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "5"}
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert share.environment() == {"CUDA_VISIBLE_DEVICES": "5"}
+    assert slot.environment() == {"CUDA_VISIBLE_DEVICES": "5"}
 
 
 def test_a_failure_that_stops_the_sweep_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ import fcntl
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,12 +15,14 @@ import pytest
 pytest.importorskip("optuna")
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from hydra_plugins.symrob_search import SearchSweeper
+from hydra_plugins.symrob_sweeps import SearchSweeper
 from symmetry_robustness.app import cli
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.search import STORAGE, score_of
+from symmetry_robustness.sweeps.search import JOURNAL, load_study, score_of, search_space
+from tests.fork_server import run
 
 # An executor whose jobs score -(log10(lr) + 2)^2, fail above 0.05 and diverge below 0.0005; it may die before a job.
 EXECUTOR = """
@@ -33,9 +34,6 @@ from symmetry_robustness.runs.directory import read_config
 @dataclass(frozen=True)
 class Instant(Executor):
     n_jobs: int = 1
-
-    def check(self, jobs, on_error):
-        pass
 
     def run(self, jobs, environment, on_error):
         for job in jobs:
@@ -90,8 +88,7 @@ def search(directory: Path, *words: str, rates: str = RATES) -> Ended:
 
 
 def trials(directory: Path) -> list[optuna.trial.FrozenTrial]:
-    study = optuna.load_study(study_name="search", storage=f"sqlite:///{directory / STORAGE}")
-    return study.get_trials()
+    return load_study(directory).get_trials()
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +151,7 @@ def test_settings_that_change_no_result_may_change(found: Path) -> None:
 
 
 def test_a_second_process_is_refused(found: Path) -> None:
-    with (found / f"{STORAGE}.lock").open("w") as file:
+    with (found / ".search.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         done = search(found, "hydra.sweeper.n_trials=20")
     assert (done.status, "another process is searching" in done.stderr) == (2, True)
@@ -163,9 +160,14 @@ def test_a_second_process_is_refused(found: Path) -> None:
 @pytest.mark.parametrize("last", [1, 3])
 def test_what_a_killed_process_has_left_is_tried_again(last: int, tmp_path: Path) -> None:
     directory = tmp_path / "sweep"
-    words = [sys.executable, "-m", "symmetry_robustness.app.cli", *command(directory, "hydra.sweeper.n_trials=4")]
+    command_line = [
+        sys.executable,
+        "-m",
+        "symmetry_robustness.app.cli",
+        *command(directory, "hydra.sweeper.n_trials=4"),
+    ]
     environment = os.environ | {"DIES_BEFORE": str(last)}
-    killed = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=120)
+    killed = run(command_line, env=environment, capture_output=True, check=False, timeout=120)
     assert killed.returncode == 9
     done = search(directory, "hydra.sweeper.n_trials=4")
     assert (done.status, "best of 4 trials: " in done.stdout) == (0, True), done.stdout + done.stderr
@@ -181,17 +183,33 @@ def test_the_study_is_kept_in_the_sweep_whatever_that_is_called(tmp_path: Path) 
     directory = tmp_path / "is 50% enough? {yes} #1"
     done = search(directory, "hydra.sweeper.n_trials=1")
     assert done.status == 0, done.stdout + done.stderr
-    assert (directory / STORAGE).stat().st_size > 0
+    assert (directory / JOURNAL).stat().st_size > 0
     assert [path.name for path in tmp_path.iterdir()] == [directory.name]
 
 
-@pytest.mark.parametrize("damage", ["cut off", "another program's"])
+@pytest.mark.parametrize("damage", ["a line of another program", "another program's"])
 def test_a_damaged_study_is_one_line(damage: str, found: Path, tmp_path: Path) -> None:
-    whole = (found / STORAGE).read_bytes()
-    (tmp_path / STORAGE).write_bytes(whole[: len(whole) // 2] if damage == "cut off" else b"hello" * 1000)
+    lines = (found / JOURNAL).read_bytes().splitlines(keepends=True)
+    content = [*lines[:5], b"hello\n", *lines[5:]] if damage == "a line of another program" else [b"hello" * 1000]
+    (tmp_path / JOURNAL).write_bytes(b"".join(content))
     done = search(tmp_path, "hydra.sweeper.n_trials=12")
     (line,) = done.stderr.splitlines()
-    assert (done.status, f"{tmp_path / STORAGE} cannot be used" in line, "move it away" in line) == (2, True, True)
+    assert (done.status, f"{tmp_path / JOURNAL} cannot be used" in line, "move it away" in line) == (2, True, True)
+    assert (tmp_path / JOURNAL).read_bytes().startswith(b"".join(content))
+
+
+@pytest.mark.parametrize("lost", [1, 40, 400])
+def test_a_journal_without_its_end_keeps_every_trial_that_is_whole(lost: int, found: Path, tmp_path: Path) -> None:
+    whole = (found / JOURNAL).read_bytes()
+    (tmp_path / JOURNAL).write_bytes(whole[:-lost])
+    before = {trial.number: trial.params for trial in trials(found)}
+    kept = {trial.number: trial.params for trial in trials(tmp_path) if trial.state.is_finished()}
+    assert kept.items() <= before.items()
+    assert len(kept) >= len(before) - 2
+    number = len(before)
+    done = search(tmp_path, f"hydra.sweeper.n_trials={number}")
+    assert (done.status, f"best of {number} trials" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert {trial.number: trial.params for trial in trials(tmp_path) if trial.number in kept} == kept
 
 
 @pytest.mark.parametrize(
@@ -224,6 +242,35 @@ def test_a_score_that_no_summary_has_ends_the_search(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"hydra\.sweeper\.score=robust.*it has clean_accuracy"):
         score_of(tmp_path, "robust")
     assert score_of(tmp_path / "absent", "robust") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("interval(1, 8)", FloatDistribution(1, 8)),
+        ("interval(0.5, 8)", FloatDistribution(0.5, 8)),
+        ("tag(log, int(interval(1, 100)))", IntDistribution(1, 100, log=True)),
+        ("tag(log, interval(1e-4, 1e-2))", FloatDistribution(1e-4, 1e-2, log=True)),
+        ("int(interval(1.0, 8.0))", IntDistribution(1, 8)),
+        ("a,b", CategoricalDistribution(["a", "b"])),
+        ("choice(1, true, 'a b', [1,2])", CategoricalDistribution(["1", "True", "a\\ b", "[1,2]"])),
+        ("range(1, 8, 3)", IntDistribution(1, 7, step=3)),
+        ("range(3)", IntDistribution(0, 2)),
+        ("range(5, 0, -2)", IntDistribution(1, 5, step=2)),
+        ("range(0, 1, 0.25)", FloatDistribution(0, 0.75, step=0.25)),
+        ("shuffle(range(3))", IntDistribution(0, 2)),
+    ],
+)
+def test_the_search_space_is_typed_as_hydra_s_sweeps(values: str, expected: BaseDistribution) -> None:
+    fixed, space = search_space(["a=interval(0, 1)", "seed=7", f"+a={values}", "~b"])
+    assert (fixed, space) == (["seed=7", "~b"], {"+a": expected})
+
+
+@pytest.mark.parametrize("values", ["tag(log, interval(0, 1))", "interval(2, 1)", "range(0)"])
+def test_values_that_cannot_be_searched_are_named(values: str) -> None:
+    with pytest.raises(UserError, match=r"^a=.* cannot be searched \(") as caught:
+        search_space([f"a={values}"])
+    assert "\n" not in str(caught.value)
 
 
 def test_without_optuna_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

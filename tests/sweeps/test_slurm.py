@@ -5,26 +5,26 @@ import pytest
 
 from symmetry_robustness.app.config import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.sweeps.resources import Allocation, allocation
-from symmetry_robustness.sweeps.slurm import SlurmExecutor, split, what_sbatch_said
+from symmetry_robustness.sweeps.resources import Resources, requested_resources
+from symmetry_robustness.sweeps.slurm import SlurmExecutor, sbatch_message, split_into_arrays
 
 
 @pytest.mark.parametrize(
     ("overrides", "settings", "expected"),
     [
-        (["trainer=cpu"], {}, Allocation(1, 1, 0)),
-        (["trainer=ddp_cpu", "trainer.num_nodes=2"], {}, Allocation(2, 2, 0)),
-        (["trainer=slurm", "trainer.devices=4", "trainer.num_nodes=2"], {}, Allocation(2, 4, 4)),
-        (["trainer=slurm", "trainer.devices=[0,3]"], {}, Allocation(1, 2, 2)),
-        (["trainer=slurm", 'trainer.devices="0,2,3"'], {}, Allocation(1, 3, 3)),
-        (["trainer=ddp"], {"gpus_per_node": 8}, Allocation(1, 8, 8)),
-        (["trainer=cpu", "trainer.accelerator=auto"], {"gpus_per_node": 1}, Allocation(1, 1, 1)),
-        (["trainer=ddp_cpu"], {"nodes": 1, "tasks_per_node": 2, "gpus_per_node": 0}, Allocation(1, 2, 0)),
+        (["trainer=cpu"], {}, Resources(1, 1, 0)),
+        (["trainer=ddp_cpu", "trainer.num_nodes=2"], {}, Resources(2, 2, 0)),
+        (["trainer=slurm", "trainer.devices=4", "trainer.num_nodes=2"], {}, Resources(2, 4, 4)),
+        (["trainer=slurm", "trainer.devices=[0,3]"], {}, Resources(1, 2, 2)),
+        (["trainer=slurm", 'trainer.devices="0,2,3"'], {}, Resources(1, 3, 3)),
+        (["trainer=ddp"], {"gpus_per_node": 8}, Resources(1, 8, 8)),
+        (["trainer=cpu", "trainer.accelerator=auto"], {"gpus_per_node": 1}, Resources(1, 1, 1)),
+        (["trainer=ddp_cpu"], {"nodes": 1, "tasks_per_node": 2, "gpus_per_node": 0}, Resources(1, 2, 0)),
     ],
 )
-def test_the_trainer_decides(overrides: list[str], settings: dict[str, int], expected: Allocation) -> None:
+def test_the_trainer_decides(overrides: list[str], settings: dict[str, int], expected: Resources) -> None:
     trainer: Any = load_config("train", overrides).trainer
-    assert allocation(trainer, "job", **settings) == expected
+    assert requested_resources(trainer, "job", **settings) == expected
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_trainer_decides(overrides: list[str], settings: dict[str, int], exp
         (["trainer=slurm"], {"tasks_per_node": 4}, "executor.tasks_per_node=4, but trainer.devices=1 in job"),
         (["trainer=slurm", "trainer.devices=2"], {"gpus_per_node": 4}, "set trainer.devices=4"),
         (["trainer=slurm"], {"gpus_per_node": 0}, "executor.gpus_per_node=0, but trainer.devices=1"),
-        (["trainer=ddp"], {}, "trainer.devices=-1 in job leaves open how many GPUs"),
+        (["trainer=ddp"], {}, "trainer.devices=-1 in job does not say how many GPUs"),
         (["trainer=cpu"], {"gpus_per_node": 1}, "trainer.accelerator=cpu in job uses none"),
     ],
 )
@@ -43,7 +43,7 @@ def test_settings_that_the_trainer_does_not_wait_for_are_refused(
 ) -> None:
     trainer: Any = load_config("train", overrides).trainer
     with pytest.raises(UserError, match=named):
-        allocation(trainer, "job", **settings)
+        requested_resources(trainer, "job", **settings)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_the_shortest_time_limits_that_leave_time_to_save() -> None:
 
 
 def test_an_array_holds_jobs_of_the_same_needs_and_no_more_than_the_cluster_allows() -> None:
-    small, large = Allocation(1, 1, 0), Allocation(2, 2, 2)
+    small, large = Resources(1, 1, 0), Resources(2, 2, 2)
     needs = {Path(f"{index}"): large if index % 2 else small for index in range(9)}
-    arrays = [*split(needs, needs, largest=3)]
+    arrays = [*split_into_arrays(needs, needs, largest=3)]
     assert [(need, len(jobs)) for need, jobs in arrays] == [(small, 3), (small, 2), (large, 3), (large, 1)]
     assert {job for _, jobs in arrays for job in jobs} == needs.keys()
     assert all(needs[job] == need for need, jobs in arrays for job in jobs)
@@ -92,11 +92,11 @@ def test_an_array_holds_jobs_of_the_same_needs_and_no_more_than_the_cluster_allo
             "Memory specification can not be satisfied; "
             "Batch job submission failed: Requested node configuration is not available",
         ),
-        ("", "without a word"),
+        ("", "without a message"),
     ],
 )
 def test_of_what_sbatch_says_the_cause_is_kept(output: str, said: str) -> None:
-    assert what_sbatch_said(output) == said
+    assert sbatch_message(output) == said
 
 
 def test_who_does_not_wait_cannot_stop_what_waits() -> None:

@@ -1,10 +1,12 @@
-"""Accuracy over whatever varies: epsilon, epoch, angle, scale."""
+"""Accuracy over epsilon, epoch, angle, scale."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -101,3 +103,31 @@ def _label_last(panels: NDArray[np.object_], x_label: str) -> None:
         for panel in last:
             panel.set_xlabel(x_label)
             panel.tick_params(labelbottom=True)
+
+
+@printed
+def accuracy_circle(lines: Mapping[str, Line], *, title: str = "images rotated about their centre") -> Figure:
+    """Accuracy in every direction: one closed line per network or quantity, the angle being that of the rotation.
+
+    Args:
+        lines: name -> values in [0, 1] over angles in degrees, counter-clockwise.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(ONE_COLUMN, 3.0 + 0.15 * len(lines)), layout="constrained")
+    panel = cast(PolarAxes, figure.add_subplot(projection="polar"))
+    panel.set_theta_zero_location("N")
+    for index, (name, line) in enumerate(lines.items()):
+        order = np.argsort(line.positions % 360)
+        closed = np.append(order, order[:1])
+        angles = np.radians(line.positions[closed] % 360)
+        angles[-1] += 2 * np.pi
+        ends = (np.clip(end[closed], 0, 1) for end in (line.low, line.high))
+        draw_line(panel, Line(angles, line.values[closed], *ends), index, name)
+    panel.set(ylim=(0, 1), yticks=[0.25, 0.5, 0.75, 1], yticklabels=["", "50 %", "", "100 %"])
+    panel.set_rlabel_position(67.5)
+    for label in panel.get_yticklabels():  # lines may run below them
+        label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+    panel.set_title(title)
+    panel.tick_params(axis="x", pad=0)
+    legend_below(figure, [panel])
+    return figure

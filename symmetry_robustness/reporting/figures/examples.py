@@ -1,4 +1,4 @@
-"""Pictures: adversarial examples with what was changed, images with values removed."""
+"""Example images, with what an attack changed."""
 
 import textwrap
 from collections.abc import Mapping
@@ -9,22 +9,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.figures.style import SMALLEST, fitted, printed
+from symmetry_robustness.results.names import epsilon_name
 
 _SIDE = 0.8  # inches that a picture takes: eight fill a page's width
 _GAP = 1  # white pixels between pictures
 _LETTERS = 14  # of a caption, in a line below a picture
-
-
-def removal_panel(images: NDArray[np.float32], removed: NDArray[np.float32], tolerances: NDArray[np.float64]) -> Figure:
-    """Images, and below them what is left of each at its removal tolerance.
-
-    Args:
-        images: (k, 3, H, W) in [0, 1], at least one.
-        removed: the same with the tolerated share of their values set to zero.
-        tolerances: (k,) shares.
-    """
-    captions = {"at tolerance": [f"{100 * share:.3g} % removed" for share in tolerances]}
-    return example_panel({"clean": images, "at tolerance": removed}, captions)
 
 
 @printed
@@ -93,12 +82,6 @@ def outcome_name(epsilon: float) -> str:
     if epsilon == 0:
         return "wrong without attack"
     return f"ε = {epsilon_name(epsilon)}" if np.isfinite(epsilon) else "withstood"
-
-
-def epsilon_name(epsilon: float) -> str:
-    """As a fraction of 255 where it is one (8/255), in decimals otherwise."""
-    steps = round(2 * 255 * epsilon) / 2
-    return f"{steps:g}/255" if steps and abs(255 * epsilon - steps) < 1e-3 else f"{epsilon:.4g}"
 
 
 def magnified_difference(images: NDArray[np.float32], attacked: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:

@@ -43,6 +43,8 @@ _PRINTED: Final[dict[Any, Any]] = {
 _CHARACTER = 0.06  # inches that a letter takes on average
 _HANDLE = 0.5  # inches beside a legend's text
 
+NETWORKS: Final = len(COLORS)  # lines that can be told apart in one panel
+
 # Several figures by name.
 Figures = dict[str, Figure]
 Drawing = ParamSpec("Drawing")
@@ -118,7 +120,7 @@ def save_figure(figure: Figure, stem: Path) -> None:
     figure.set_layout_engine("none")  # the layout is found; finding it again for each file takes half of the time
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
-    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=300)
+    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=200)
 
 
 def as_pixels(figure: Figure, *, dpi: int = 200) -> NDArray[np.uint8]:

@@ -3,22 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, GradientAttack, perturb, training_layers
-from symmetry_robustness.attacks.rng import example_generator
-from symmetry_robustness.attacks.threat import NORMS, Attack, project
-from symmetry_robustness.attacks.torchattacks import LibraryAttack
+from symmetry_robustness.attacks.gradient import PGD, LossName, run_rule
+from symmetry_robustness.attacks.losses import LOSSES
+from symmetry_robustness.attacks.threat import TOLERANCE, Attack, as_attack
+from symmetry_robustness.attacks.torchattacks import TorchAttack
+from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.errors import one_line
-from symmetry_robustness.precision import float32
 from symmetry_robustness.results.checks import Check, Status
+from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.checks.bpda import Unmasked
-from symmetry_robustness.robustness.continuous_batching import Grid, misclassified, walk
+from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 _LARGE: Final = 0.5  # with this linf epsilon every image can become grey
@@ -41,17 +40,19 @@ class Target(NamedTuple):
     epsilon: float
 
 
-def strongest_rule(attacks: Mapping[str, Attack]) -> PGD:
-    """The protocol's gradient attack with most steps; 40 steps where it has none."""
-    rules = [attack.rule for attack in attacks.values() if isinstance(attack, GradientAttack)]
-    return max((rule for rule in rules if not rule.targeted), key=lambda rule: rule.steps, default=PGD())
+def strongest_attack(attacks: Mapping[str, Attack]) -> PGD:
+    """PGD with the steps and the loss of the protocol's gradient attack with most steps; 40 steps where it has none."""
+    rules = [as_attack(attack).update_rule for attack in attacks.values()]
+    own = [rule for rule in rules if rule is not None and rule.uses_gradient and not rule.targeted]
+    longest = max(own, key=lambda rule: rule.steps, default=PGD())
+    return PGD(steps=longest.steps, loss=cast(LossName, longest.loss) if longest.loss in LOSSES else "cross_entropy")
 
 
 def step_reaches_edge(attacks: Mapping[str, Attack], epsilon: float) -> Check:
     """Steps times step size is at least epsilon. Source: arXiv 1902.06705, sec. 5."""
     name, short = "step_reaches_edge", []
     for label, attack in attacks.items():
-        reach = _reach(attack, epsilon)
+        reach = as_attack(attack).reach(epsilon)
         if reach is not None and reach < epsilon * (1 - 1e-6):
             short.append(f"{label} moves at most {reach:.3g}")
     if short:
@@ -61,7 +62,7 @@ def step_reaches_edge(attacks: Mapping[str, Attack], epsilon: float) -> Check:
 
 def enough_steps(attacks: Mapping[str, Attack]) -> Check:
     """The longest attack takes at least ten steps. Source: arXiv 1902.06705, sec. 5 (enough iterations to converge)."""
-    known = [_steps(attack) for attack in attacks.values()]
+    known = [as_attack(attack).steps for attack in attacks.values()]
     if None in known:
         return Check("enough_steps", "passed", "an attack that decides itself when to stop")
     most = max(count for count in known if count is not None)
@@ -69,31 +70,11 @@ def enough_steps(attacks: Mapping[str, Attack]) -> Check:
     return Check("enough_steps", status, f"the longest attack takes {most} steps, {_STEPS} are the least")
 
 
-def _steps(attack: Attack) -> int | None:
-    """Steps of an attack; None where it is not known."""
-    if isinstance(attack, GradientAttack):
-        return attack.rule.steps
-    if isinstance(attack, LibraryAttack):
-        return 1 if attack.name in ("FGSM", "FFGSM") else attack.setting("steps") or attack.setting("n_queries")
-    return None
-
-
-def _reach(attack: Attack, epsilon: float) -> float | None:
-    """Longest way an attack can go; None where it is not known."""
-    if isinstance(attack, GradientAttack):
-        rule = attack.rule
-        return rule.steps * float(rule.step_length(torch.tensor([epsilon])))
-    if isinstance(attack, LibraryAttack):
-        step, steps = attack.setting("alpha"), attack.setting("steps")
-        return None if step is None or steps is None else float(step) * int(steps)
-    return None
-
-
 def zero_at_large_epsilon(target: Target) -> Check:
     """At a radius at which every image can become grey, hardly any is left. Source: arXiv 1902.06705, sec. 5."""
     dimension = target.images[0].numel() if len(target.images) else 1
     epsilon = _LARGE * (dimension**0.5 if target.protocol.norm == "l2" else 1)
-    rule = PGD(steps=_LARGE_STEPS, loss=strongest_rule(target.protocol.attacks).loss)
+    rule = PGD(steps=_LARGE_STEPS, loss=strongest_attack(target.protocol.attacks).loss)
     left = len(target.images) - _broken(target._replace(epsilon=epsilon), rule)
     share = left / max(len(target.images), 1)
     status: Status = "failed" if share > 0.25 else "warned" if share > 0.05 and left > 1 else "passed"
@@ -103,14 +84,14 @@ def zero_at_large_epsilon(target: Target) -> Check:
 
 def longer_attack(target: Target) -> Check:
     """Twice the steps (at least 20) from a random start. Source: arXiv 1902.06705, sec. 5; arXiv 2106.09947, I4."""
-    rule = strongest_rule(target.protocol.attacks)
-    longer = PGD(steps=max(2 * rule.steps, 20), random_start=True, loss=rule.loss, momentum=rule.momentum)
+    rule = strongest_attack(target.protocol.attacks)
+    longer = PGD(steps=max(2 * rule.steps, 20), random_start=True, loss=rule.loss)
     return _verdict("longer_attack", target, _broken(target, longer), f"{longer.steps} steps from a random start")
 
 
 def other_loss(target: Target) -> Check:
     """The margin instead of the cross-entropy, which saturates (or the other way). Source: arXiv 2003.01690, sec. 3."""
-    rule = strongest_rule(target.protocol.attacks)
+    rule = strongest_attack(target.protocol.attacks)
     other = replace(rule, loss="margin" if rule.loss == "cross_entropy" else "cross_entropy")
     # On sound networks the losses disagree about some images close to their limit; a saturated one finds next to none.
     detail = f"{other.steps} steps on the {other.loss} loss"
@@ -120,11 +101,11 @@ def other_loss(target: Target) -> Check:
 def noise_attack(target: Target) -> Check:
     """Random corners of the ball (random points in l2). Source: arXiv 1902.06705, sec. 5."""
     standing = torch.ones(len(target.images), dtype=torch.bool, device=target.images.device)
-    norm, epsilon = target.protocol.threat(target.epsilon).ball, torch.full_like(target.images[:, 0, 0, 0], 1)
+    threat = target.protocol.threat(target.epsilon)
+    norm, shape, device = threat.geometry, target.images.shape, target.images.device
     for number in range(_NOISE_DRAWS):
-        noise = norm.steepest(norm.sample(target.images.shape, _source(target, number), target.images.device))
-        moved = target.images + target.epsilon * noise
-        moved = project(norm, moved, target.images, target.epsilon * epsilon, target.protocol.bounds)
+        noise = norm.steepest_direction(norm.sample(shape, _source(target, number), device))
+        moved = threat.project(target.images + target.epsilon * noise, target.images)
         standing &= ~_wrong(target, moved)
     return _verdict("noise_attack", target, int((~standing).sum()), f"{_NOISE_DRAWS} draws of noise")
 
@@ -134,7 +115,7 @@ def transfer_attack(target: Target) -> Check:
     found, rule = 0, PGD(steps=_TRANSFER_STEPS)
     if len(target.images):
         surrogate, threat = Unmasked(target.network), target.protocol.threat(target.epsilon)
-        moved = perturb(surrogate, target.images, target.labels, threat, rule)
+        moved = run_rule(surrogate, target.images, target.labels, threat, rule)
         found = int(_wrong(target, moved).sum())
     return _verdict("transfer_attack", target, found, f"{rule.steps} steps on a copy that hides no gradients")
 
@@ -148,11 +129,11 @@ def gradient_free_attack(target: Target) -> Check | None:
         return None  # which the library would refuse; checks of their own report it
     if find_spec("torchattacks") is None or min(target.images.shape[2:]) < _SQUARE_SIDE:
         return None
-    square = LibraryAttack("Square", n_queries=_QUERIES)
+    square = TorchAttack("Square", n_queries=_QUERIES)
     threat = target.protocol.threat(target.epsilon)
     moved = square(target.network, target.images, target.labels, threat, _source(target, 0))
-    length = threat.ball.length(moved - target.images)
-    found = int((_wrong(target, moved) & (length <= target.epsilon * (1 + 1e-4))).sum())
+    inside = threat.excess(moved, target.images) <= TOLERANCE * max(1.0, target.epsilon)
+    found = int((_wrong(target, moved) & inside).sum())
     return _verdict("gradient_free_attack", target, found, f"Square with {_QUERIES} queries")
 
 
@@ -171,28 +152,18 @@ def _verdict(name: str, target: Target, broken: int, attack: str, allowed: float
 
 
 def _source(target: Target, number: int) -> torch.Generator:
-    return example_generator(target.protocol.seed, 3, number)
+    return keyed_generator(target.protocol.seed, 3, number)
 
 
 def _wrong(target: Target, images: Tensor) -> Tensor:
-    with torch.no_grad(), float32(images.device):
-        return misclassified(target.network(images), target.labels)
+    return misclassified(predict(target.network, images), target.labels)
 
 
 def _broken(target: Target, rule: PGD) -> int:
     """How many images a gradient attack breaks; any iterate counts."""
     if not len(target.images):
         return 0
-    indices: npt.NDArray[np.int64] = np.arange(len(target.images))
-    result = walk(
-        target.network,
-        target.images,
-        target.labels,
-        rule,
-        Grid(NORMS[target.protocol.norm], (target.epsilon,), target.protocol.bounds),
-        indices=indices,
-        logits=torch.zeros(0),
-        seed=target.protocol.seed,
-        batch_size=target.protocol.batch_size,
-    )
-    return int((result.broken == 0).sum())
+    protocol = target.protocol
+    threats = [protocol.threat(target.epsilon)]
+    search = ContinuousBatching(target.network, rule, threats, protocol.seed, protocol.batch_size)
+    return int((search.find_minimal_epsilon(target.images, target.labels).position == 0).sum())

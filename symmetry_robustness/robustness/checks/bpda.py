@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from symmetry_robustness.attacks.validation import forward
+
 # Each as a function and as a method; what works in place changes its input and is left alone.
 _STEPS: Final = ("round", "floor", "ceil", "trunc", "sign", "clamp", "clip", "clamp_min", "clamp_max")
 _CURVES: Final = ("sigmoid", "tanh", "softmax")
@@ -44,7 +46,7 @@ class Unmasked(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K), the largest of each image scaled to 1 in size."""
         with _Unmasking():
-            logits = self._network[0](images).nan_to_num()
+            logits = forward(self._network[0], images).nan_to_num()
         return _scaled_down(logits, dim=1, most=0.0)
 
 

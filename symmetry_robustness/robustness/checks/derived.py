@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import training_layers
-from symmetry_robustness.precision import float32
+from symmetry_robustness.attacks.threat import TOLERANCE
+from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.results.report import RobustnessReport
+from symmetry_robustness.robustness.checks.setup import several_classes
 
 if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
-
-# Float32 rounding of images and of the sums in a norm stays well below this, relative to a ball of radius one.
-TOLERANCE: Final = 1e-6
 
 
 def conclude(report: RobustnessReport) -> tuple[Check, ...]:
@@ -38,6 +36,7 @@ def conclude(report: RobustnessReport) -> tuple[Check, ...]:
             int(counts.get("nonfinite_gradients", 0) + unbounded.sum()), int(_passes(counts)) + len(unbounded)
         ),
         nonzero_gradients(int(counts.get("zero_gradients", 0)), int(report.clean_correct.sum())),
+        several_classes(report.labels),
         clean_accuracy(report.labels, report.predictions, report.settings.get("expected_clean_accuracy")),
     ]
     if correct and total:
@@ -121,9 +120,8 @@ def evaluation_mode(network: nn.Module) -> Check:
 
 def deterministic_forward(network: nn.Module, images: Tensor) -> Check:
     """Two passes of the same images give the same logits; randomness hides gradients. Source: arXiv 1802.00420."""
-    with torch.no_grad(), float32(images.device):
-        logits = network(images)
-        difference = (network(images) - logits).abs()
+    logits = predict(network, images)
+    difference = (predict(network, images) - logits).abs()
     size = float(logits.nan_to_num(0.0).abs().max()) if logits.numel() else 0.0
     worst = float(difference.nan_to_num(0.0).max()) if difference.numel() else 0.0
     # GPU kernels may sum in another order from call to call.

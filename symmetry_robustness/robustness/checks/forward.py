@@ -6,9 +6,10 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.rng import example_generator
+from symmetry_robustness.attacks.validation import forward, predict
 from symmetry_robustness.precision import float32
 from symmetry_robustness.results.checks import Check, Status
+from symmetry_robustness.rng import keyed_generator
 
 # Length of a change too small to bend a network much, and large enough for float32 to show it.
 _STEP: Final = 1 / 512
@@ -28,13 +29,11 @@ class Sample(NamedTuple):
 
     def logits(self, images: Tensor) -> Tensor:
         """The network's logits (n, K) in float32, without gradients."""
-        with torch.no_grad(), float32(images.device):
-            result: Tensor = self.network(images)
-        return result
+        return predict(self.network, images)
 
     def draw(self, *key: int) -> Tensor:
         """Uniform numbers in [0, 1) of the images' shape, a function of seed and key."""
-        generator = example_generator(self.seed, *key)
+        generator = keyed_generator(self.seed, *key)
         return torch.rand(self.images.shape, generator=generator).to(self.images.device)
 
 
@@ -61,7 +60,7 @@ def gradient_matches_difference(sample: Sample, directions: int = _DIRECTIONS) -
     rival = sample.logits(centre).scatter(1, sample.labels[:, None], -torch.inf).argmax(1)
 
     def margin(images: Tensor) -> Tensor:
-        logits = sample.network(images)
+        logits = forward(sample.network, images)
         gap: Tensor = logits.gather(1, sample.labels[:, None]) - logits.gather(1, rival[:, None])
         return gap.squeeze(1)
 

@@ -15,6 +15,7 @@ from symmetry_robustness.robustness.checks import derived as soundness
 from symmetry_robustness.robustness.checks import forward as probes
 from symmetry_robustness.robustness.checks.adversarial import Target
 from symmetry_robustness.robustness.checks.forward import Sample
+from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 # Images of the checks that need passes of their own: bounds what they cost, whatever the size of the evaluation.
@@ -39,8 +40,9 @@ def run_checks(
         protocol: decides by `checks` whether the expensive ones run.
         report: its results decide which images are attacked again.
     """
-    found = [soundness.protocol_settings(protocol)]
+    found = [soundness.protocol_settings(protocol), distinct_images(images)]
     if protocol.attacks:
+        found.append(epsilon_range(protocol.norm, report.epsilons, images[0].numel() if len(images) else 1))
         found.append(counterattacks.step_reaches_edge(protocol.attacks, report.epsilons[-1]))
         found.append(counterattacks.enough_steps(protocol.attacks))
     rows = np.argsort(report.indices, kind="stable")[:_IMAGES]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from symmetry_robustness.attacks.threat import plain
 from symmetry_robustness.results.plots import plots_to_plain
 
 IntArray = npt.NDArray[np.int64]
@@ -84,12 +85,3 @@ def describe_measure(measure: Measure) -> dict[str, Any]:
         **{name: plain(value) for name, value in shown.items()},
         "plots": plain(plots_to_plain(shown["plots"])),
     }
-
-
-def plain(value: object) -> object:
-    """A setting as a plain value for a JSON file."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return value if isinstance(value, bool | int | float | str | None) else repr(value)

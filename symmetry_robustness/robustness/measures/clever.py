@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import check_evaluation_mode, check_logits
-from symmetry_robustness.attacks.rng import example_generator
-from symmetry_robustness.attacks.threat import ball_radius, check_images, per_image
+from symmetry_robustness.attacks.norms import NORMS
+from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_logits, forward, predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.results.plots import Distribution
+from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.measures.weibull import fit_reverse_weibull
@@ -246,27 +246,11 @@ def _blocks(stream: _Stream) -> Iterator[tuple[int, Tensor]]:
     settings, device = stream.settings, stream.images.device
     for position, image in enumerate(stream.images):
         for batch in range(settings.num_batches):
-            source = example_generator(stream.seed, int(stream.numbers[position]), batch, device=device)
+            source = keyed_generator(stream.seed, int(stream.numbers[position]), batch, device=device)
             for start in range(0, settings.samples_per_batch, _BLOCK):
                 count = min(_BLOCK, settings.samples_per_batch - start)
-                points = image + settings.radius * _unit_ball(settings.norm, (count, *image.shape), source)
+                points = image + settings.radius * NORMS[settings.norm].sample((count, *image.shape), source, device)
                 yield position * settings.num_batches + batch, points.clamp_(0, 1) if settings.clip else points
-
-
-def _unit_ball(norm: str, shape: tuple[int, ...], source: torch.Generator) -> Tensor:
-    """Points (n, ...) uniform in the unit ball of the norm."""
-    device = source.device
-    if norm == "linf":
-        return torch.rand(shape, generator=source, device=device).mul_(2).sub_(1)
-    if norm == "l2":
-        gaussian = torch.randn(shape, generator=source, device=device)
-        length = torch.linalg.vector_norm(gaussian.flatten(1), dim=1)
-        return gaussian.mul_(per_image(ball_radius(length, gaussian[0].numel()), gaussian))
-    # Exponential variables over the sum of themselves and one more are uniform in the simplex.
-    size = torch.empty(shape, device=device).exponential_(generator=source)
-    extra = torch.empty(shape[0], device=device).exponential_(generator=source)
-    sign = torch.randint(0, 2, shape, generator=source, device=device).mul_(2).sub_(1)
-    return size.mul_(sign).div_(per_image(size.abs().flatten(1).sum(1) + extra, size))
 
 
 def _pass(stream: _Stream, points: list[Tensor], rows: list[int], maxima: Tensor) -> None:
@@ -284,7 +268,7 @@ def gradient_norms(network: nn.Module, points: Tensor, predicted: Tensor, target
     """Norm of the gradient of logit `predicted` (n,) minus each of the logits `targets` (n, K) at points: (n, K)."""
     with torch.enable_grad(), float32(points.device):
         variable = points.contiguous(memory_format=torch.channels_last).requires_grad_()
-        logits = network(variable)
+        logits = forward(network, variable)
         if not logits.requires_grad:
             return torch.zeros(targets.shape, device=points.device)
         norms = []
@@ -337,9 +321,8 @@ def _scores(stream: _Stream, maxima: npt.NDArray[np.float64]) -> dict[str, npt.N
 
 
 def _logits(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    with torch.no_grad(), float32(images.device):
-        batches = torch.split(images, batch_size) if len(images) else [images]
-        return torch.cat([network(x.contiguous(memory_format=torch.channels_last)) for x in batches])
+    batches = torch.split(images, batch_size) if len(images) else [images]
+    return torch.cat([predict(network, x.contiguous(memory_format=torch.channels_last)) for x in batches])
 
 
 def _targets(settings: Clever, logits: Tensor, numbers: npt.NDArray[np.int64], seed: int) -> Tensor:
@@ -354,7 +337,7 @@ def _targets(settings: Clever, logits: Tensor, numbers: npt.NDArray[np.int64], s
         return ranked[:, -1:]
     if settings.targets == "all":
         return ranked.sort(1).values
-    draws = [torch.randint(classes - 1, (1,), generator=example_generator(seed, int(number))) for number in numbers]
+    draws = [torch.randint(classes - 1, (1,), generator=keyed_generator(seed, int(number))) for number in numbers]
     chosen = torch.stack(draws) if draws else torch.zeros((0, 1), dtype=torch.int64)
     return ranked.gather(1, chosen.to(ranked.device))
 

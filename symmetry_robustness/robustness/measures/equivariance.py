@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode, check_labels, loss_gradient
-from symmetry_robustness.attacks.threat import check_images
+from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.losses import cross_entropy
+from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels, predict
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.precision import float32
 from symmetry_robustness.results.files import equivariance_plots
 from symmetry_robustness.results.plots import Plot
 from symmetry_robustness.robustness.continuous_batching import misclassified
@@ -200,15 +200,15 @@ def _turn(maps: Tensor, turns: int) -> Tensor:
 
 
 def _look(network: nn.Module, images: Tensor, layers: bool) -> _View:
-    with _watched(network, layers) as features, torch.no_grad(), float32(images.device):
-        return _View(network(images.contiguous(memory_format=torch.channels_last)), features)
+    with _watched(network, layers) as features:
+        return _View(predict(network, images.contiguous(memory_format=torch.channels_last)), features)
 
 
 def _look_with_gradient(network: nn.Module, images: Tensor, labels: Tensor, layers: bool) -> tuple[_View, Tensor]:
     """The network at a batch, and the gradient (B, C, H, W) of the cross-entropy."""
     with _watched(network, layers) as features:
         logits, gradient = loss_gradient(
-            network, images.contiguous(memory_format=torch.channels_last), labels, PGD(steps=1)
+            network, images.contiguous(memory_format=torch.channels_last), labels, cross_entropy
         )
     return _View(logits, features), gradient
 

@@ -1,17 +1,16 @@
 """Norm of the loss gradient at an image."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, final
+from typing import ClassVar, final
 
 import torch
 
-from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode, check_labels, loss_gradient
-from symmetry_robustness.attacks.threat import check_images
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.losses import cross_entropy
+from symmetry_robustness.attacks.norms import NormName, find_norm
+from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels
 from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
-
-_ORDERS: Final = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}
 
 
 @final
@@ -30,14 +29,13 @@ class GradientNorm:
         UserError: an unknown norm.
     """
 
-    norm: Literal["l1", "l2", "linf"] = "l2"
+    norm: NormName = "l2"
     images: int | None = None
 
     plots: ClassVar = (Distribution("value", "norm of the loss gradient"),)
 
     def __post_init__(self) -> None:
-        if self.norm not in _ORDERS:
-            raise UserError(f"norm must be one of {', '.join(_ORDERS)}, got {self.norm!r}; choose one of them")
+        find_norm(self.norm)
 
     def compute(self, inputs: MeasureInputs) -> Arrays:
         """Norm of each gradient.
@@ -50,6 +48,6 @@ class GradientNorm:
         check_evaluation_mode(inputs.network)
         parts = [inputs.images.new_zeros(0)]
         for batch in inputs.batches():
-            gradient = loss_gradient(batch.network, batch.images, batch.labels, PGD(steps=1))[1]
-            parts.append(torch.linalg.vector_norm(gradient, ord=_ORDERS[self.norm], dim=(1, 2, 3)))
+            gradient = loss_gradient(batch.network, batch.images, batch.labels, cross_entropy)[1]
+            parts.append(find_norm(self.norm).length(gradient))
         return {"value": torch.cat(parts).double().cpu().numpy()}

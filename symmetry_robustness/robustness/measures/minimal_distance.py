@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, check_evaluation_mode
-from symmetry_robustness.attacks.threat import NORMS, NormName, check_images, find_norm, parse_epsilon, per_image
+from symmetry_robustness.attacks.gradient import PGD
+from symmetry_robustness.attacks.norms import NormName, find_norm, per_image
+from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
+from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, predict
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.precision import float32
 from symmetry_robustness.results.plots import Distribution
-from symmetry_robustness.robustness.continuous_batching import Grid, distances, misclassified, walk
+from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 
@@ -83,22 +84,19 @@ class MinimalDistance:
         check_images(inputs.images)
         check_evaluation_mode(inputs.network)
         batches = torch.split(inputs.images, inputs.batch_size)
-        logits = torch.cat([_logits(inputs.network, images) for images in batches])
+        logits = torch.cat([predict(inputs.network, images) for images in batches])
         wrong = misclassified(logits, inputs.labels).cpu().numpy()
         distance = np.where(wrong, 0.0, self.grid[-1])
         saturated = ~wrong
         standing = np.flatnonzero(~wrong)
         attacked = inputs.take(standing)
-        result = walk(
-            fuse(attacked.network, attacked.images[: inputs.batch_size]),
+        network = fuse(attacked.network, attacked.images[: inputs.batch_size])
+        threats = [ThreatModel(self.norm, radius) for radius in self.grid]
+        search = ContinuousBatching(network, self.rule, threats, inputs.seed, inputs.batch_size)
+        result = search.find_minimal_epsilon(
             attacked.images,
             attacked.labels,
-            self.rule,
-            Grid(NORMS[self.norm], self.grid, (0.0, 1.0)),
             indices=attacked.indices,
-            logits=logits[torch.as_tensor(standing, device=logits.device)],
-            seed=inputs.seed,
-            batch_size=inputs.batch_size,
             keep=range(len(standing)),
             progress=lambda done: inputs.notify(len(wrong) - len(standing) + done),
         )
@@ -108,7 +106,7 @@ class MinimalDistance:
                 part = attacked.take(rows)
                 changed = torch.stack([result.adversarial[int(row)] for row in rows])
                 shortened = shorten(part.network, part.images, part.labels, changed)
-                distance[standing[rows]] = distances(NORMS[self.norm], shortened, part.images)
+                distance[standing[rows]] = threats[0].distance(shortened, part.images).cpu().numpy()
         saturated[standing[found]] = False
         return {"distance": distance, "saturated": saturated}
 
@@ -120,13 +118,7 @@ def shorten(network: nn.Module, images: Tensor, labels: Tensor, adversarial: Ten
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         tried = images + per_image(middle, images) * (adversarial - images)
-        wrong = misclassified(_logits(network, tried), labels)
+        wrong = misclassified(predict(network, tried), labels)
         high, low = torch.where(wrong, middle, high), torch.where(wrong, low, middle)
         best = torch.where(per_image(wrong, images), tried, best)
     return best
-
-
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad(), float32(images.device):
-        logits: Tensor = network(images)
-    return logits

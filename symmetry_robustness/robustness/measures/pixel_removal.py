@@ -9,12 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from symmetry_robustness.attacks.gradient import check_evaluation_mode
-from symmetry_robustness.attacks.rng import example_generator
-from symmetry_robustness.attacks.threat import check_images, per_image
+from symmetry_robustness.attacks.norms import per_image
+from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, predict
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.precision import float32
 from symmetry_robustness.results.plots import Distribution, Panel
+from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 
 
@@ -73,12 +72,12 @@ class RemovalTolerance:
         images, ranks = batch.images, removal_ranks(batch.images, batch.indices, batch.seed)
         result = images.new_ones(len(images))
         standing = torch.arange(len(images), device=images.device)
-        with torch.no_grad(), float32(images.device):
-            predicted = batch.network(images).argmax(1)
+        with torch.no_grad():
+            predicted = predict(batch.network, images).argmax(1)
             for level in range(1, self.levels + 1):
                 shares = torch.full((len(standing),), level / self.levels, dtype=torch.float64, device=images.device)
                 kept = remove(images[standing], shares, ranks[standing])
-                changed = batch.network(kept).argmax(1) != predicted[standing]
+                changed = predict(batch.network, kept).argmax(1) != predicted[standing]
                 result[standing[changed]] = (level - 1) / self.levels
                 standing = standing[~changed]
                 if not len(standing):
@@ -95,7 +94,7 @@ def remove(images: Tensor, shares: Tensor, ranks: Tensor) -> Tensor:
 def removal_ranks(images: Tensor, indices: Sequence[int] | npt.NDArray[np.int64], seed: int) -> Tensor:
     """Place of each value of images (N, C, H, W) in the order of its removal, a function of seed and number."""
     size = images[0].numel()
-    orders = [torch.randperm(size, generator=example_generator(seed, int(number))) for number in indices]
+    orders = [torch.randperm(size, generator=keyed_generator(seed, int(number))) for number in indices]
     return torch.stack(orders).reshape(images.shape).to(images.device)
 
 

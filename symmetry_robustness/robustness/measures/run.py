@@ -10,7 +10,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.results.plots import Panel
 from symmetry_robustness.results.report import Arrays, RobustnessReport
-from symmetry_robustness.robustness.attack_batch import Progress, Reporter
+from symmetry_robustness.robustness.attack_batch import Progress, ProgressCallback
 from symmetry_robustness.robustness.measures.base import Measure, MeasureInputs
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
@@ -21,7 +21,7 @@ def add_measures(
     labels: Tensor,
     protocol: EvaluationProtocol,
     report: RobustnessReport,
-    progress: Reporter,
+    progress: ProgressCallback,
 ) -> RobustnessReport:
     """The report with the arrays of the protocol's measures; stages of progress are called `measures.NAME`.
 

@@ -1,0 +1,292 @@
+"""Evaluates one checkpoint and saves the report."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from symmetry_robustness.app.config import check_targets
+from symmetry_robustness.app.progress import shown_progress
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.models import load_checkpoint, require_trusted
+from symmetry_robustness.reporting.figures import measure_figures, save_figure
+from symmetry_robustness.reporting.tables import measure_title
+from symmetry_robustness.results.checks import count_checks
+from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_key
+from symmetry_robustness.results.report import Estimate, share_estimate
+from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
+from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS
+from symmetry_robustness.runs.snapshot import package_digest
+
+_SPLITS: Final = ("train", "validation", "test")
+
+
+def evaluate(config: DictConfig) -> RobustnessReport | None:
+    """Evaluate a checkpoint, save the report and figures of its measures, and print a table.
+
+    Finished shards wait beside the report in `NAME.partial/KEY/`, where the key is a digest of all that decides the
+    result, so that shards of other settings never mix. An interrupted evaluation resumes from them, and processes that
+    torchrun or Slurm started together share the work through that folder.
+
+    Args:
+        config: resolved configuration of `symrob evaluate`.
+
+    Returns:
+        The report; None if another process of the same job completed it.
+
+    Raises:
+        UserError: a file that is no checkpoint, data that do not fit it, or an existing report of other settings.
+    """
+    _check(config)
+    path = Path(config.checkpoint)
+    checkpoint = load_checkpoint(path, config.trusted)
+    data = choose_data(config, checkpoint.config)
+    turn, device = find_turn(), find_device(config.accelerator)
+    if turn.ranks > 1 and config.overwrite:
+        raise UserError("overwrite=true would make processes overwrite each other; remove the old report instead")
+    provenance = describe_subject(config, checkpoint.digest, data, device) | {"file": path.name}
+    directory = report_directory(config, path)
+    report_path = directory / f"{config.name}.json"
+    partial = directory / f"{config.name}.partial" / provenance["key"]
+
+    def find() -> RobustnessReport | None:
+        return None if config.overwrite else find_report(report_path, provenance)
+
+    if report := find():
+        print("already evaluated with the same settings; overwrite=true evaluates again")
+    else:
+        network = checkpoint.network.to(device)
+        report = _evaluate(config, data, network, partial, turn, lambda: find() is not None)
+        if report is not None:
+            report = replace(report, provenance=provenance)
+            report.save(directory, config.name)
+        elif turn.ranks == 1:  # another process with the same command was faster
+            report = find()
+    _remove(partial)
+    if report is not None:
+        for title, figure in measure_figures(report).items():
+            save_figure(figure, directory / f"{config.name}-{title}")
+        _show(report, report_path)
+    return report
+
+
+def _check(config: DictConfig) -> None:
+    """Refuse settings that only this command has.
+
+    Raises:
+        UserError: an unknown split, a name that is a path, or nothing to evaluate.
+    """
+    if config.split not in _SPLITS:
+        raise UserError(f"split must be train, validation or test, got {config.split!r}")
+    if Path(config.name).name != config.name:
+        raise UserError(f"name={config.name} must name a file, not a path; choose the folder with output=…")
+    if not config.robustness:
+        raise UserError("robustness=none leaves nothing to evaluate; choose robustness=quick, paper or strong")
+
+
+def choose_data(config: DictConfig, trained: Mapping[str, Any]) -> DictConfig:
+    """The data set to evaluate on: `config.data`, or the checkpoint's own with the given settings replaced.
+
+    Args:
+        config: of `symrob evaluate`.
+        trained: configuration inside the checkpoint, as plain containers.
+
+    Raises:
+        UserError: the checkpoint names a class that is not trusted, or the class has no such setting.
+    """
+    given: DictConfig = config.data or OmegaConf.create({})
+    if "_target_" in given:
+        return given
+    own = trained.get("data")
+    if not isinstance(own, dict) or "_target_" not in own:
+        raise UserError(
+            f"checkpoint {config.checkpoint} names no data set in its configuration; choose one with data=…"
+        )
+    require_trusted(own, "data", ["symmetry_robustness.data"], config.trusted)
+    data = OmegaConf.create({**own, **given})
+    check_targets(data, "data")
+    return data
+
+
+def report_directory(config: DictConfig, checkpoint: Path) -> Path:
+    """The folder of the report: `output`, else the checkpoint's run's, else one beside the checkpoint."""
+    if config.output:
+        return Path(config.output)
+    folder = checkpoint.resolve().parent
+    if (folder.parent / CONFIG).is_file():
+        return folder.parent / ROBUSTNESS
+    print(f"{checkpoint} lies in no run directory; its report goes to {folder / ROBUSTNESS}, or to output=…")
+    return folder / ROBUSTNESS
+
+
+def _evaluate(
+    config: DictConfig, data: DictConfig, network: nn.Module, partial: Path, turn: Turn, is_over: Callable[[], bool]
+) -> RobustnessReport | None:
+    """Read the images and evaluate the network on them, in shards that are saved in a folder."""
+    datamodule = instantiate(data)
+    if datamodule.test_transform is not None and config.split != "test":
+        raise UserError(
+            f"split={config.split} has no views (data.test_transform); choose split=test, or data.test_transform=null"
+        )
+    if turn.rank == 0:
+        print(f"{config.split} split of {datamodule.provenance}")
+    images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed, setting="num_images")
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad():
+        classes = network(images[:1].to(next(network.parameters()).device)).shape[1]
+    if classes != datamodule.num_classes:
+        raise UserError(
+            f"the checkpoint has {classes} classes, the data set {datamodule.num_classes}; choose data=… to fit"
+        )
+    with shown_progress() as progress:
+        return evaluate_in_shares(
+            network,
+            images,
+            labels,
+            instantiate(config.robustness, _convert_="all"),
+            partial,
+            indices=indices,
+            window=config.window,
+            turn=turn,
+            compiled=config.compile,
+            is_over=is_over,
+            progress=progress if turn.rank == 0 else None,
+        )
+
+
+def describe_subject(config: DictConfig, digest: str, data: DictConfig, device: torch.device) -> dict[str, Any]:
+    """All that decides the result of an evaluation, as plain values; `key` is a digest of them.
+
+    Args:
+        config: of `symrob evaluate`.
+        digest: of the checkpoint.
+        data: the data set.
+        device: where the evaluation runs.
+    """
+    values = {
+        "checkpoint": digest,
+        "data": OmegaConf.to_container(data),
+        "robustness": OmegaConf.to_container(config.robustness),
+        "split": config.split,
+        "num_images": config.num_images,
+        "seed": config.seed,
+        "window": config.window,
+        "device": device.type,
+        "compile": config.compile,
+        "software": {name: importlib.metadata.version(name) for name in ("symmetry-robustness", "torch")},
+        "code": {"symmetry_robustness": package_digest(), **own_code()},
+    }
+    text = json.dumps(values, sort_keys=True)
+    return {**values, "key": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def own_code() -> dict[str, str]:
+    """Digests of the user's own modules: loaded, and neither this package's, nor installed, nor Python's."""
+    places = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")}
+    found = {}
+    for name, module in sorted(sys.modules.items()):
+        file, package = getattr(module, "__file__", None), name.partition(".")[0]
+        if not file or package in ("__main__", "__mp_main__", "symmetry_robustness", "hydra_plugins"):
+            continue
+        path = Path(file).resolve()
+        if path.suffix == ".py" and path.is_file() and not any(path.is_relative_to(place) for place in places):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return found
+
+
+def find_report(path: Path, provenance: Mapping[str, Any]) -> RobustnessReport | None:
+    """The report that already holds this very evaluation, None if there is no report.
+
+    Raises:
+        UserError: the report is of other settings.
+    """
+    if not path.exists():
+        return None
+    report = RobustnessReport.load(path)
+    if report.provenance.get("key") == provenance["key"]:
+        return report
+    other = [
+        name
+        for name, value in provenance.items()
+        if name not in ("key", "file") and report.provenance.get(name) != value
+    ]
+    raise UserError(f"{path} holds a report of another {', '.join(other)}; choose another name=… or set overwrite=true")
+
+
+def _remove(partial: Path) -> None:
+    """Remove the folder of shards, and its parent unless shards of other settings wait there."""
+    shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        partial.parent.rmdir()
+
+
+def _show(report: RobustnessReport, path: Path) -> None:
+    """Print a table of the results and the path; checks that did not pass on standard error."""
+    for check in report.checks:
+        if check.status != "passed":
+            print(f"{check.status}: {check.name}: {check.evidence}", file=sys.stderr)
+    table = Table("accuracy ± standard error", "", title=path.stem)
+    for name, value in table_rows(report).items():
+        table.add_row(name, value)
+    Console().print(table)
+    print(f"report: {path}")
+
+
+def table_rows(report: RobustnessReport) -> dict[str, str]:
+    """The numbers of a report as texts by their titles."""
+    rows = {"images": f"{len(report):,}", "clean %": _percent(share_estimate(report.clean_correct))}
+    attacks = [*report.minimal_epsilon]
+    for attack in attacks + [WORST_CASE] * (len(attacks) > 1):
+        title = attack.replace("_", " ")
+        rows |= {f"{title} {epsilon_name(e)} %": _percent(report.accuracy(attack, e)) for e in report.epsilons}
+    for measure, means in report.measured_means().items():
+        for array, mean in means.items():
+            rows[measure_title(measure_key(measure, array).removeprefix("measures."))] = (
+                f"{mean.value:.3g} ± {mean.standard_error:.2g}"
+            )
+    counts = count_checks(report.checks)
+    rows["checks"] = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return rows
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} ± {100 * estimate.standard_error:.1f}"
+
+
+def find_turn() -> Turn:
+    """The place of this process among those that torchrun or Slurm started together; the only one otherwise."""
+    for rank, ranks in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and ranks in os.environ:
+            return Turn(int(os.environ[rank]), int(os.environ[ranks]))
+    return Turn()
+
+
+def find_device(accelerator: str) -> torch.device:
+    """The device of an accelerator setting: auto, cpu, or gpu.
+
+    Raises:
+        UserError: an unknown setting, or no such device here.
+    """
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise UserError(f"accelerator must be auto, cpu or gpu, got {accelerator!r}")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("accelerator=gpu, but no CUDA device is available; use accelerator=cpu")
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    return torch.device("cuda", local % torch.cuda.device_count())

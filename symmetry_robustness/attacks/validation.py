@@ -1,0 +1,168 @@
+"""Inputs that a user gives, checked or converted once, and the one place where a network is called."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.precision import float32
+
+
+def check_images(images: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Return images as a float32 tensor (B, C, H, W); numpy arrays and lists are converted.
+
+    Raises:
+        UserError: where images are not float32 (B, C, H, W) within the bounds.
+    """
+    images = _as_tensor(images, "images")
+    if images.dtype != torch.float32:
+        raise UserError(f"images must be float32, got {images.dtype}; convert them, uint8 by images.float() / 255")
+    if images.dim() != 4:
+        raise UserError(f"images must have the shape (B, C, H, W), got {tuple(images.shape)}; add the missing axes")
+    if images.numel() == 0 or images.is_meta:
+        return images
+    low, high = (float(value) for value in torch.aminmax(images))
+    if low != low:
+        raise UserError("images contain NaN; check the data")
+    if not (bounds[0] <= low and high <= bounds[1]):
+        raise UserError(
+            f"images must lie in [{bounds[0]:g}, {bounds[1]:g}], got [{low:.4g}, {high:.4g}]; "
+            "leave normalisation to the network's first layer"
+        )
+    return images
+
+
+def check_labels(labels: Tensor, images: Tensor) -> Tensor:
+    """Return labels as an int64 tensor (B,); numpy arrays, lists and other integer types are converted.
+
+    Raises:
+        UserError: where labels are not one class number per image.
+    """
+    labels = _as_tensor(labels, "labels")
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if not whole or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"labels must be int64 of shape ({len(images)},), got {labels.dtype} of shape {tuple(labels.shape)}; "
+            "give one class per image"
+        )
+    return labels.to(torch.int64)
+
+
+def _as_tensor(values: object, name: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.asarray(values)
+        own = not isinstance(values, np.ndarray) and array.dtype == np.float64  # Python's numbers
+        return torch.from_numpy(array.astype(np.float32) if own else array)
+    except (TypeError, ValueError) as error:
+        kind = type(values).__name__
+        raise UserError(f"{name} must be a tensor, got {kind}; convert them by torch.tensor") from error
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse logits an attack cannot work with.
+
+    Raises:
+        UserError: where some are not finite.
+    """
+    broken = int((~torch.isfinite(logits)).any(1).sum())
+    if broken:
+        raise UserError(
+            f"network gives non-finite logits for {broken} of {len(logits)} images; check its weights and its training"
+        )
+
+
+def training_layers(network: nn.Module) -> list[str]:
+    """Names of the layers whose training mode changes their output: batch norm, instance norm, dropout."""
+    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    return [name or type(m).__name__ for name, m in network.named_modules() if m.training and isinstance(m, kinds)]
+
+
+def check_evaluation_mode(network: nn.Module) -> None:
+    """Refuse a network that would compute something else than at test time.
+
+    Raises:
+        UserError: where a normalisation or dropout layer is in training mode.
+    """
+    names = training_layers(network)
+    if names:
+        raise UserError(f"network is in training mode ({len(names)} layers, first {names[0]}); call network.eval()")
+
+
+def check_gradients_exist(caller: str) -> None:
+    """Refuse to work inside inference mode.
+
+    Raises:
+        UserError: inside `torch.inference_mode`.
+    """
+    if torch.is_inference_mode_enabled():
+        raise UserError(f"{caller} called inside torch.inference_mode, where no gradients exist; call it outside")
+
+
+def forward(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits (B, K) of images (B, C, H, W) in float32, for a network of any kind that has such logits.
+
+    The network gets a copy, so that layers which work in place change nothing; a float64 network gets float64.
+
+    Raises:
+        UserError: where the network returns no logits (B, K), or has weights in half precision.
+    """
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    if dtype.itemsize < 4:
+        raise UserError(
+            f"network has {_name(dtype)} weights, whose rounding hides small perturbations; evaluate network.float()"
+        )
+    given = images.to(dtype) if images.dtype != dtype else images if images.requires_grad else images.clone()
+    try:
+        logits = network(given)
+    except Exception as error:
+        if "in-place operation" in str(error) and given.is_leaf:  # which autograd refuses for leaves; copies are none
+            logits = network(images.clone())
+        elif images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+            raise UserError(
+                f"images of shape {tuple(images.shape)} have their channels last; give images.permute(0, 3, 1, 2)"
+            ) from error
+        else:
+            raise
+    if not isinstance(logits, Tensor) or logits.shape != (len(images), *logits.shape[1:2]) or logits.shape[1] < 2:
+        raise UserError(_wrong_output(logits, len(images)))
+    if not logits.is_floating_point():
+        raise UserError(f"network returns {_name(logits.dtype)}, not logits; return the values before argmax")
+    return logits.float()
+
+
+def predict(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits (B, K) in float32 without gradients."""
+    with torch.no_grad(), float32(images.device):
+        return forward(network, images)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _wrong_output(output: object, count: int) -> str:
+    """One line on an output that is no matrix of logits: its kind, and the wrapper that makes logits of it."""
+    if isinstance(output, Tensor):
+        shape = tuple(output.shape)
+        found = f"a tensor of shape {shape}"
+        if shape in ((count,), (count, 1)):
+            remedy = "one value per image is no classification; return torch.stack([-z, z], 1) of the value z"
+        elif len(shape) > 2 and shape[0] == count and sum(size > 1 for size in shape[1:]) == 1:
+            remedy = "return output.flatten(1)"
+        else:
+            remedy = "return one row of logits per image"
+    elif isinstance(output, Mapping):
+        found = f"a {type(output).__name__} with {', '.join(map(repr, output)) or 'no keys'}"
+        key = next((key for key, value in output.items() if isinstance(value, Tensor)), "logits")
+        remedy = f"wrap it in a module whose forward returns network(images)[{key!r}]"
+    elif isinstance(output, tuple | list):
+        found = f"a {type(output).__name__} of {len(output)}"
+        remedy = "wrap it in a module whose forward returns network(images)[0]"
+    else:
+        found = f"{type(output).__name__}"
+        remedy = "wrap it in a module whose forward returns its logits, such as network(images).logits"
+    return f"network must return logits ({count}, K) for {count} images, got {found}; {remedy}"

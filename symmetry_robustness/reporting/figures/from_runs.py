@@ -1,0 +1,290 @@
+"""The figures of a report: those that its runs support."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from symmetry_robustness.reporting.aggregate import Summary
+from symmetry_robustness.reporting.comparability import data_title, evaluation_data
+from symmetry_robustness.reporting.evaluation import FINAL, Evaluation
+from symmetry_robustness.reporting.figures.corruption_map import corruption_map
+from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
+from symmetry_robustness.reporting.figures.examples import attack_panel
+from symmetry_robustness.reporting.figures.labels import (
+    Drawn,
+    first_of,
+    intervals_over,
+    line_of,
+    shown_data,
+    shown_network,
+)
+from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
+from symmetry_robustness.reporting.figures.measures import comparison_figures, measure_figures
+from symmetry_robustness.reporting.figures.style import NETWORKS, Line, save_figure
+from symmetry_robustness.reporting.figures.under_attack import attack_figures
+from symmetry_robustness.reporting.frame import CORRUPTED, records, settings_key, split
+from symmetry_robustness.reporting.load import VIEWS, Run
+from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
+from symmetry_robustness.reporting.tables import measure_title
+from symmetry_robustness.results.names import (
+    BENCHMARK_CORRUPTIONS,
+    BENCHMARK_SEVERITIES,
+    NORM_TITLES,
+    WORST_CASE,
+    digest,
+    epsilon_name,
+    metric_key,
+)
+from symmetry_robustness.results.report import FloatArray, IntArray
+
+_LAST: Final = "last.ckpt"  # the weights that a figure shows unless it says so
+_MAPS: Final = 4  # networks whose corruptions are drawn
+_PANELS: Final = 6  # networks whose lower bounds are drawn
+_PICTURED: Final = 4  # networks whose pictures are drawn
+_ATTACKS: Final = 2  # attacks whose examples are shown, the ones that broke most
+_STEM: Final = 100  # letters of a file's name
+_WORST_CASE: Final = re.compile(r"robust/worst_case/([^_/]+)_(.+)")
+
+# Name of a network -> its runs, by seed.
+Networks = Mapping[str, Sequence[Run]]
+# Number of an epoch -> accuracies by panel, and on how many images.
+Epochs = Mapping[int, tuple[FloatArray, float]]
+
+
+def write_figures(runs: Sequence[Run], summary: Summary, directory: Path) -> list[str]:
+    """Draw as PDF and PNG what the runs support.
+
+    Args:
+        runs: that were read.
+        summary: of them.
+        directory: where the files go.
+
+    Returns:
+        One line for each thing that is left out, because a figure holds no more.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    notes: list[str] = []
+    stems: Counter[str] = Counter()
+    drawn = (
+        attack_figures(summary, notes),
+        view_figures(summary, notes),
+        corruption_figures(summary, notes),
+        run_figures(runs, network_names(summary), notes),
+    )
+    for figures in drawn:
+        for name, figure in figures:
+            stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)[:_STEM]
+            stems[stem] += 1
+            save_figure(figure, directory / (stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"))
+    return notes
+
+
+def network_names(summary: Summary) -> dict[str, str]:
+    """Names of the networks in figures, by settings key: as in tables, with the data set where that is not enough."""
+    rows = summary.results[summary.results["weights"] == _LAST]
+    rows = rows.loc[rows["label"].str.len().sort_values(kind="stable").index].drop_duplicates("settings")
+    plain = Counter(rows["label"])
+    full = {row.settings: row.label if plain[row.label] == 1 else f"{row.label}, {row.data}" for row in records(rows)}
+    counts = Counter(full.values())
+    names = {key: name if counts[name] == 1 else f"{name} {key[:4]}" for key, name in full.items()}
+    return {key: shown_network(name) for key, name in names.items()}
+
+
+def view_figures(summary: Summary, notes: list[str]) -> Drawn:
+    """Accuracy over the angle, also around the circle, and over the scale in which test images were shown."""
+    for kind, x_label in VIEWS.items():
+        rows = summary.results[summary.results["view"].str.startswith(f"{kind}_")].copy()
+        rows["at"] = rows["view"].str.removeprefix(f"{kind}_").astype(float)
+        for found in split(rows, "comparison_group").values():
+            networks = first_of(split(found, "settings"), NETWORKS, f"views, {kind}", notes)
+            lines = {
+                shown_network(str(one["label"].iloc[0])): line_of(one.sort_values("at"), "at")
+                for one in networks.values()
+            }
+            data = re.sub(r",? ?test_transform=\w+\([^)]*\)", "", str(found["data"].iloc[0])).replace(" ()", "")
+            title = f"{shown_data(data)}; bands: 95 % over {intervals_over(found)}"
+            step = 90.0 if kind == "rotation" else None
+            yield f"views-{kind}", curve_grid({"": {"": lines}}, x_label=x_label, title=title, x_step=step)
+            if kind == "rotation" and found["at"].nunique() > 3:
+                yield f"views-{kind}-circle", accuracy_circle(lines)
+
+
+def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
+    """Error under each corruption of the benchmark at each severity."""
+    rows = summary.results[summary.results["view"].isin(CORRUPTED)]
+    for found in split(rows, "comparison_group").values():
+        errors = {}
+        for one in split(found, "settings").values():
+            error = 1 - one.set_index("view")["value"].reindex(CORRUPTED)
+            table = error.to_numpy(np.float64).reshape(len(BENCHMARK_CORRUPTIONS), len(BENCHMARK_SEVERITIES))
+            errors[shown_network(str(one["label"].iloc[0]))] = table
+        shown = first_of(errors, _MAPS, "corruptions", notes)
+        names = [corruption.replace("_", " ") for corruption in BENCHMARK_CORRUPTIONS]
+        yield "corruptions", corruption_map(shown, names, [str(severity) for severity in BENCHMARK_SEVERITIES])
+
+
+def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str]) -> Drawn:
+    """Figures that need the epochs or the single images of runs, of a few networks each.
+
+    Args:
+        runs: all runs.
+        names: settings key -> name of the network.
+        notes: gets a line for each thing that is left out.
+    """
+    networks: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        networks.setdefault(names[settings_key(run, _LAST)], []).append(run)
+    yield from epoch_figures(networks, notes)
+    yield from lower_bound_figures(networks, notes)
+    yield from measure_comparisons(networks, notes)
+    pictured = {name: several[0] for name, several in networks.items() if several[0].evaluations}
+    for name, run in first_of(pictured, _PICTURED, "examples and measures", notes).items():
+        yield from picture_figures(name, run)
+
+
+def picture_figures(name: str, run: Run) -> Drawn:
+    """Adversarial examples and the plots of measures, of each evaluation of a run."""
+    for evaluation in run.evaluations.values():
+        examples = evaluation.examples()
+        strongest = list(examples.attacked)[:_ATTACKS]
+        protocol = "final evaluation" if evaluation.protocol == FINAL else f"protocol {evaluation.protocol}"
+        title = f"{name}, seed {run.seed}, {protocol}"
+        title += "" if _of_last(evaluation) else f", {evaluation.weights}"
+        images = {"clean": examples.clean, **examples.attacked}
+        panel = attack_panel(images, {attack: examples.broken_at[attack] for attack in strongest}, title=title)
+        if panel is not None and strongest:
+            yield f"examples-{evaluation.protocol}-{name}", panel
+        for measure, figure in measure_figures(evaluation.report).items():
+            yield f"{measure}-{evaluation.protocol}-{name}", figure
+
+
+def epoch_figures(networks: Networks, notes: list[str]) -> Drawn:
+    """Accuracy without attack and under the worst of the attacks after the epochs that were evaluated."""
+    groups: dict[tuple[str, ...], dict[str, list[Epochs]]] = {}
+    for name, several in networks.items():
+        for run in several:
+            about, epochs = _epochs(run)
+            if len(epochs) > 1:
+                groups.setdefault(about, {}).setdefault(name, []).append(epochs)
+    for (data, part, _, *titles), found in groups.items():
+        shown = first_of(found, NETWORKS, "robustness over epochs", notes)
+        panels = {
+            title: {name: _mean_epochs(several, place) for name, several in shown.items()}
+            for place, title in enumerate(titles)
+        }
+        title = f"{data}, {part} images during training; bands: 95 % over seeds and images"
+        yield "epochs", curve_grid({"": panels}, x_label="epoch", title=title)
+
+
+def _epochs(run: Run) -> tuple[tuple[str, ...], Epochs]:
+    """Data, split, protocol and panels of the evaluations during a run, and their results by epoch."""
+    rows = [row for row in run.metrics() if "robust/clean" in row and "epoch" in row]
+    data, callback = run.config["data"], run.config.get("callback") or {}
+    part = callback.get("split") or ("validation" if data.get("validation_size") else "train")
+    grid = sorted((norm, float(epsilon)) for norm, epsilon in filter(None, map(_worst_case, rows[0] if rows else ())))
+    shown = [grid[place] for place in dict.fromkeys((0, len(grid) // 2, len(grid) - 1))] if grid else []
+    keys = ["robust/clean", *(f"robust/{metric_key(WORST_CASE, *at).replace('.', '/', 1)}" for at in shown)]
+    titles = ["clean", *(f"worst case, {NORM_TITLES[norm]} ε = {epsilon_name(epsilon)}" for norm, epsilon in shown)]
+    epochs = {
+        int(row["epoch"]) + 1: (
+            np.array([row[key] for key in keys]),
+            row.get("robust/images", callback.get("num_images", math.nan)),
+        )
+        for row in rows
+        if all(key in row for key in keys)
+    }
+    return (data_title(data), part, digest(run.config.get("robustness")), *titles), epochs
+
+
+def _worst_case(metric: str) -> tuple[str, str] | None:
+    """Norm and epsilon of a metric; None for another metric."""
+    match = _WORST_CASE.fullmatch(metric)
+    return (match[1], match[2]) if match and match[1] in NORM_TITLES else None
+
+
+def _mean_epochs(several: Sequence[Epochs], place: int) -> Line:
+    """Mean over seeds at the epochs that all of them have, with Student's interval; of a single one over images."""
+    numbers = sorted(set.intersection(*map(set, several)))
+    values = np.array([[epochs[number][0][place] for number in numbers] for epochs in several])
+    positions, mean = np.array(numbers, dtype=np.float64), values.mean(axis=0)
+    images = np.array([several[0][number][1] for number in numbers])
+    error = np.sqrt(mean * (1 - mean) / images)
+    low, high = share_interval(mean, error, images)
+    if len(several) > 1:
+        wider = seeds_interval(mean, values.std(axis=0, ddof=1), len(several), error)
+        low, high = np.minimum(low, wider[0]).clip(0), np.maximum(high, wider[1]).clip(max=1)
+    return Line(positions, mean, low, high)
+
+
+def lower_bound_figures(networks: Networks, notes: list[str]) -> Drawn:
+    """Measures that bound distances from below beside the distance at which the same image was broken."""
+    groups: dict[str, tuple[str, str, dict[str, Pairs]]] = {}
+    for name, several in networks.items():
+        for bounding in filter(_of_last, several[0].evaluations.values()):
+            for title, (measure, array) in bounding.lower_bounds.items():
+                settings = bounding.settings["measures"][measure]
+                pairs = _pairs(several[0], bounding, settings["norm"], *bounding.report.per_image(measure, array))
+                if pairs is not None:
+                    groups.setdefault(digest(settings), (title, settings["norm"], {}))[2].setdefault(name, pairs)
+    for title, norm, found in groups.values():
+        shown = first_of(found, _PANELS, measure_title(title), notes)
+        axes = {"estimate": f"{measure_title(title)} ({NORM_TITLES[norm]})"}
+        axes["distance"] = f"minimal distance found ({NORM_TITLES[norm]})"
+        yield f"{title}-{norm}", estimate_against_distance(shown, **axes)
+
+
+def _pairs(run: Run, bounding: Evaluation, norm: str, numbers: IntArray, bounds: FloatArray) -> Pairs | None:
+    """Bounds of images that were attacked in their norm, with the same weights, and are classified correctly."""
+    for other in run.evaluations.values():
+        if _subject(other) == _subject(bounding) and (found := _distances(other, norm)):
+            measured, distances, saturated = found
+            _, mine, theirs = np.intersect1d(numbers, measured, return_indices=True)
+            correct = distances[theirs] > 0
+            pairs = Pairs(bounds[mine][correct], distances[theirs][correct], saturated[theirs][correct])
+            return pairs if correct.any() else None
+    return None
+
+
+def _subject(evaluation: Evaluation) -> tuple[str, str, str]:
+    """Images and weights of an evaluation."""
+    return digest(evaluation_data(evaluation.data, evaluation.split)), evaluation.split, evaluation.weights
+
+
+def _distances(evaluation: Evaluation, norm: str) -> tuple[IntArray, FloatArray, NDArray[np.bool_]] | None:
+    """Numbers of images, smallest distances found in a norm (0 where misclassified) and where nothing was found."""
+    if evaluation.released:
+        return None
+    for measure, settings in evaluation.settings.get("measures", {}).items():
+        if (array := settings.get("upper_bound")) and settings.get("norm") == norm:
+            found = evaluation.report.measures[measure]
+            return found["indices"], found[array], found["saturated"].astype(np.bool_)
+    if evaluation.norm != norm or not evaluation.attacks:
+        return None
+    smallest = np.minimum.reduce([*evaluation.report.distance.values()])
+    return evaluation.indices, np.minimum(smallest, evaluation.epsilons[-1]), np.isinf(smallest)
+
+
+def measure_comparisons(networks: Networks, notes: list[str]) -> Drawn:
+    """Figures of measures that hold several networks, the first seed of each."""
+    groups: dict[tuple[str, str], dict[str, Evaluation]] = {}
+    for name, several in networks.items():
+        for evaluation in filter(_of_last, several[0].evaluations.values()):
+            for measure in evaluation.means:
+                groups.setdefault((measure, evaluation.comparison_group), {}).setdefault(name, evaluation)
+    for (measure, _), found in groups.items():
+        shown = first_of(found, NETWORKS, measure, notes)
+        protocol = next(iter(shown.values())).protocol
+        reports = {name: evaluation.report for name, evaluation in shown.items()}
+        for name, figure in comparison_figures(measure, reports).items():
+            yield f"{name}-{protocol}", figure
+
+
+def _of_last(evaluation: Evaluation) -> bool:
+    """Whether it is of the last weights, as evaluations of early versions are taken to be."""
+    return evaluation.weights in ("", _LAST)

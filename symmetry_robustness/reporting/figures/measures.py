@@ -1,0 +1,219 @@
+"""Figures that measures declare (`results/plots.py`), drawn by the kind of the plot from the arrays of a report."""
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from symmetry_robustness.reporting.figures.curves import accuracy_circle
+from symmetry_robustness.reporting.figures.examples import example_panel
+from symmetry_robustness.reporting.figures.style import (
+    COLORS,
+    MARKERS,
+    NETWORKS,
+    ONE_COLUMN,
+    SMALLEST,
+    TWO_COLUMNS,
+    Figures,
+    Line,
+    draw_line,
+    fitted,
+    legend_below,
+    line_with_errors,
+    look_of,
+    printed,
+)
+from symmetry_robustness.results.plots import Curve, Distribution, Panel
+from symmetry_robustness.results.report import Arrays, RobustnessReport
+
+_NAMES: Final = 48  # names of arrays that fit side by side on a page
+_FLOOR: Final = 1e-6  # smaller values stand here on a logarithmic axis
+_SPREAD: Final = 100  # the largest value over the smallest from which on the axis is logarithmic
+
+
+def measure_figures(report: RobustnessReport) -> Figures:
+    """Figures of all measures of a report, named by measure and kind, e.g. `removal-examples`, `symmetry-circle`."""
+    figures: Figures = {}
+    for name, arrays in report.measures.items():
+        circles, panels, profiles = _lines_by_kind(report, name)
+        for plot in report.plots(name):
+            if isinstance(plot, Panel) and len(images := arrays[plot.images]):
+                captions = [f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)]]
+                shown = np.array_equal(arrays["indices"][: len(images)], np.sort(report.indices)[: len(images)])
+                clean = report.examples.get("clean", images[:0])[: len(images)]
+                rows = {"clean": clean} if shown and len(clean) == len(images) else {}
+                figures[f"{name}-examples"] = example_panel({**rows, name: images}, {name: captions})
+        for ylabel, lines in circles.items():
+            figures[f"{name}-circle"] = accuracy_circle(lines, title=f"{ylabel} over the angle")
+        if panels:
+            figures[f"{name}-curves"] = curve_panels(panels)
+        if profiles:
+            figures[f"{name}-arrays"] = array_profiles(profiles)
+    return figures
+
+
+def comparison_figures(measure: str, reports: Mapping[str, RobustnessReport]) -> Figures:
+    """Figures of one measure that hold several networks: its first line over the circle, and its distributions.
+
+    Args:
+        measure: its name.
+        reports: network -> report, all of the same protocol and images.
+    """
+    figures: Figures = {}
+    circles = {name: _lines_by_kind(report, measure)[0] for name, report in reports.items()}
+    lines = {
+        name: next(iter(by_label.values())) for name, found in circles.items() for by_label in [*found.values()][:1]
+    }
+    if len(lines) > 1:
+        ylabel = next(label for found in circles.values() for label in found)
+        figures[f"{measure}-circle"] = accuracy_circle(lines, title=f"{ylabel} over the angle, first seed")
+    spreads: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for name, report in reports.items():
+        for plot in report.plots(measure):
+            if isinstance(plot, Distribution):
+                found = report.measures[measure][plot.array].astype(np.float64)
+                if np.isfinite(found).any():
+                    spreads.setdefault(plot.label, {})[name] = np.sort(found[np.isfinite(found)])
+    if spreads:
+        figures[f"{measure}-distribution"] = distributions(spreads)
+    return figures
+
+
+# Label of the y-axis (of panels labels of both axes, and whether values are shares of images) -> label -> line; of
+# profiles label of the y-axis -> label -> array name -> line.
+_Circles = dict[str, dict[str, Line]]
+_Panels = dict[tuple[str, str, bool], dict[str, Line]]
+_Profiles = dict[str, dict[str, dict[str, Line]]]
+
+
+def _lines_by_kind(report: RobustnessReport, measure: str) -> tuple[_Circles, _Panels, _Profiles]:
+    """Lines over the circle, over an axis, and of more arrays than one panel can tell apart."""
+    circles: _Circles = {}
+    panels: _Panels = {}
+    profiles: _Profiles = {}
+    arrays = report.measures[measure]
+    for plot in report.plots(measure):
+        if not isinstance(plot, Curve):
+            continue
+        lines = dict(_lines(plot, arrays))
+        if len(lines) > NETWORKS:
+            title = ", ".join(filter(None, (plot.xlabel, plot.label)))
+            profiles.setdefault(plot.ylabel, {})[title] = lines
+            continue
+        shown = {" ".join(filter(None, (plot.label, name))) or plot.ylabel: line for name, line in lines.items()}
+        if shown and plot.circular:
+            circles.setdefault(plot.ylabel, {}).update(shown)
+        elif shown:
+            shares = all(arrays[name].dtype == np.bool_ for name in arrays for y in plot.y if fnmatch.fnmatch(name, y))
+            panels.setdefault((plot.xlabel, plot.ylabel, shares), {}).update(shown)
+    return circles, panels, profiles
+
+
+def _lines(plot: Curve, arrays: Arrays) -> Iterator[tuple[str, Line]]:
+    """Name and line of each array that fits the last name of a curve."""
+    *first, last = plot.y
+    if not all(name in arrays for name in first):
+        return
+    for name in fnmatch.filter(arrays, last):
+        columns = [arrays[one].reshape(len(arrays[one]), -1) for one in (*first, name)]
+        line = _mean_line(np.array(plot.x), np.concatenate(columns, axis=1).astype(np.float64))
+        yield name.removeprefix(last[:-1]) if last.endswith("*") else "", line
+
+
+def _mean_line(positions: NDArray[np.float64], values: NDArray[np.float64]) -> Line:
+    """Means over images of (M, T) in the order of their positions, without NaN and columns of nothing else."""
+    count = (~np.isnan(values)).sum(axis=0)
+    order = np.array([place for place in np.argsort(positions, kind="stable") if count[place]], dtype=np.int64)
+    values, positions = values[:, order], positions[order]
+    errors = np.nanstd(values, axis=0) / np.sqrt(count[order])
+    return line_with_errors(positions, np.nanmean(values, axis=0), errors)
+
+
+@printed
+def curve_panels(panels: Mapping[tuple[str, str, bool], Mapping[str, Line]]) -> Figure:
+    """A panel for each pair of axes, with a line and its band for each label.
+
+    Args:
+        panels: labels of the x- and y-axis, and whether values are shares -> label -> line.
+    """
+    looks = look_of(label for lines in panels.values() for label in lines)
+    across = len(panels) if len(panels) < 4 else 2
+    down = -(-len(panels) // across)
+    size = (ONE_COLUMN if across == 1 else TWO_COLUMNS, 2.0 * down + 0.3 + 0.15 * len(looks))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False).flat
+    for panel, ((xlabel, ylabel, shares), lines) in zip(grid, panels.items(), strict=False):
+        _scale_to(panel, np.concatenate([line.values for line in lines.values()]), shares)
+        for label, line in lines.items():
+            if panel.get_yscale() == "log":
+                line = Line(line.positions, *np.maximum(line[1:], _FLOOR))
+            draw_line(panel, line, looks[label], label)
+        panel.set(xlabel=xlabel, ylabel=ylabel)
+    for panel in [*figure.axes][len(panels) :]:
+        panel.set_visible(False)
+    legend_below(figure, figure.axes)
+    return figure
+
+
+@printed
+def array_profiles(profiles: Mapping[str, Mapping[str, Mapping[str, Line]]]) -> Figure:
+    """Means over all positions, one place for each array, e.g. for each layer of a network.
+
+    Args:
+        profiles: label of the y-axis -> label of the series -> name of the array -> line.
+    """
+    most = max(len(lines) for series in profiles.values() for lines in series.values())
+    width = TWO_COLUMNS * max(1, most / _NAMES)
+    figure = Figure(figsize=(width, 2.9 * len(profiles)), layout="constrained")
+    panels = figure.subplots(len(profiles), 1, squeeze=False)[:, 0]
+    for panel, (ylabel, series) in zip(panels, profiles.items(), strict=True):
+        names = list(dict.fromkeys(name for lines in series.values() for name in lines))
+        means = {label: {n: line.values.mean() for n, line in lines.items()} for label, lines in series.items()}
+        _scale_to(panel, np.array([value for found in means.values() for value in found.values()]), False)
+        for index, (label, found) in enumerate(means.items()):
+            look = {"color": COLORS[index % len(COLORS)], "fillstyle": "none" if index % 2 else "full"}
+            places, values = [names.index(name) for name in found], np.maximum([*found.values()], _FLOOR)
+            panel.plot(places, values, MARKERS[index % len(MARKERS)], label=label, clip_on=False, **look)
+        panel.set(xlim=(-0.5, len(names) - 0.5), ylabel=fitted(ylabel, 1.0))
+        panel.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=SMALLEST)
+        panel.grid(True)
+    legend_below(figure, panels)
+    return figure
+
+
+@printed
+def distributions(spreads: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> Figure:
+    """Share of images with at least the value of the axis, a panel for each quantity, a line for each network.
+
+    Args:
+        spreads: label of the axis -> network -> finite values (M,), increasing.
+    """
+    looks = look_of(name for by_name in spreads.values() for name in by_name)
+    width = ONE_COLUMN if len(spreads) == 1 else TWO_COLUMNS
+    figure = Figure(figsize=(width, 2.3 + 0.15 * len(looks)), layout="constrained")
+    row = figure.subplots(1, len(spreads), sharey=True, squeeze=False)[0]
+    for panel, (label, by_name) in zip(row, spreads.items(), strict=True):
+        for name, values in by_name.items():
+            positions, shares = np.append(values, values[-1:]), 1 - np.arange(len(values) + 1) / len(values)
+            line = Line(positions, shares, shares, shares)
+            draw_line(panel, line, looks[name], name, marker="", drawstyle="steps-pre")
+        panel.set(xlabel=label, ylim=(0, 1.03))
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
+    row[0].set_ylabel("images at or above (%)")
+    legend_below(figure, row)
+    return figure
+
+
+def _scale_to(panel: Axes, values: NDArray[np.float64], shares: bool) -> None:
+    """Percent for shares of images, a logarithmic axis for values over orders of magnitude, a plain one otherwise."""
+    positive = values[values > 0]
+    if shares:
+        panel.set_ylim(0, 1.03)
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    elif len(positive) and (values.max() > _SPREAD * max(positive.min(), _FLOOR) or values.max() <= _FLOOR):
+        panel.set_yscale("log")

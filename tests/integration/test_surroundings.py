@@ -1,0 +1,26 @@
+"""Trainings that are started in unusual surroundings."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .commands import TINY
+
+ALLOCATION = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_NODELIST": "node[1-2]", "SLURM_JOB_NAME": "job"}
+
+
+def test_a_job_in_an_allocation_without_srun_and_without_standard_input_runs_alone(tmp_path: Path) -> None:
+    words = " ".join(["train", *TINY, "hydra.run.dir=run"])
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m symmetry_robustness.app.cli {words} <&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | ALLOCATION | {"OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"done"' in (tmp_path / "run" / "summary.json").read_text()
+    assert "Slurm allocated 4 tasks, but srun did not start this process; it runs alone" in done.stdout + done.stderr
