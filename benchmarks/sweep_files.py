@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from symmetry_robustness import load_config
-from symmetry_robustness.app.collect import final_table
+from symmetry_robustness.app.collect import collect
 from symmetry_robustness.sweeps.plan import PlannedJob
 from symmetry_robustness.sweeps.status import sweep_states
 
@@ -108,7 +108,7 @@ def sweep_rows(sweep: Path) -> list[dict[str, float | str]]:
     for index, job in enumerate(jobs):
         leave_signs(job.directory, index)
     with contextlib.redirect_stdout(io.StringIO()):
-        collecting = measured("collect", lambda: final_table(sweep))
+        collecting = measured("collect", lambda: collect(sweep))
     return [
         {"what": "plan: compose one job", "jobs": 1, "processor s": composing},
         freezing,

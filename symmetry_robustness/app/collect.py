@@ -1,4 +1,4 @@
-"""`symrob collect SWEEP`: results of all jobs in one table, and what to do about those that have none."""
+"""`symrob collect SWEEP`: the results of all jobs in one table, and the commands that run the missing ones."""
 
 import argparse
 import csv
@@ -12,57 +12,49 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydra.core.override_parser.types import Quote, QuotedString
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from symmetry_robustness.app.status_view import MARKS, TROUBLE, counts, why
+from symmetry_robustness.app.status_view import MARKS, console, counts, in_trouble, why
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file
-from symmetry_robustness.reporting import table_formats as formats
-from symmetry_robustness.reporting.table_formats import Cell, markdown
+from symmetry_robustness.reporting import table_formats
 from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.runs.json_files import read_mapping
 from symmetry_robustness.runs.provenance import PROVENANCE
-from symmetry_robustness.sweeps.plan import JOBS
+from symmetry_robustness.sweeps.plan import JOBS, recorded_argv
 from symmetry_robustness.sweeps.status import JobState, sweep_states
 
 Row = dict[str, str]
 _MOST: Final = 30  # rows of a kind on a terminal; the files hold all
 _NO_RESULTS: Final = ("status", "name", "group", "seed", "data")  # of summary.json
-# What is neither another type to Hydra nor beyond its grammar.
-_PLAIN: Final = re.compile(r"(?!(?:null|true|false|nan|inf)$)[./]*[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
-
+_FIRST, _LAST = ("key", "job", "network", "seed", "state"), ("error", "log", "directory")  # columns around the results
 _TITLES: Final = {"clean_accuracy": "clean %", "clever": "CLEVER"}
+# Text that Hydra's grammar reads as a string without quotes.
+_PLAIN: Final = re.compile(r"(?!(?:null|true|false|nan|inf)$)[./]*[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write results.csv and results.md, print the table.
 
     Returns:
-        0 if all jobs are done, else 1; 2 is the wrapper's for a user's mistake.
+        0 if all jobs are done, else 1.
     """
     parser = argparse.ArgumentParser(prog="symrob collect", description="results of a sweep in one table")
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="directory of the sweep")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="CSV file, beside which the same goes as .md; SWEEP/results.csv by default",
-    )
+    about = "CSV file, beside which the same goes as .md; SWEEP/results.csv by default"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=about)
     arguments = parser.parse_args(argv)
     output = arguments.output
-    if output is not None and (
-        output.suffix == ".md" or output.name == "" or (output.exists() and not output.is_file())
-    ):
-        raise UserError(f"--output {output} is no place for a CSV file; give one, beside which the same goes as .md")
-    return final_table(arguments.sweep, output)
+    if output and (output.suffix == ".md" or output.name == "" or (output.exists() and not output.is_file())):
+        raise UserError(f"--output {output} is no name of a CSV file; give one, beside which the same goes as .md")
+    return collect(arguments.sweep, output)
 
 
-def final_table(sweep: Path, output: Path | None = None) -> int:
-    """Tell what became of a sweep's jobs: on standard output, in a CSV file, and in Markdown beside it.
+def collect(sweep: Path, output: Path | None = None) -> int:
+    """Report the outcome of a sweep's jobs on standard output, in a CSV file, and in Markdown beside it.
 
-    Nothing is changed in run directories.
+    Nothing in run directories is changed.
 
     Args:
         sweep: the sweep's directory.
@@ -72,40 +64,44 @@ def final_table(sweep: Path, output: Path | None = None) -> int:
         0 if all jobs are done, else 1.
 
     Raises:
-        UserError: there is no such sweep.
+        UserError: no such sweep.
         OSError: the files cannot be written; the table is printed before.
     """
-    states = sweep_states(sweep)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    done = [state for state in states if state.state == "done"]
+    states, terminal, now = sweep_states(sweep), console(), time.time()
+    done, trouble = [state for state in states if state.state == "done"], in_trouble(states)
+    lines: list[Text | str] = []
+    for state in trouble[:_MOST]:
+        mark, style = MARKS[state.state]
+        lines.append(Text.assemble((f"{mark} {state.state}  ", style), (state.label, "bold"), f"  {why(state, now)}"))
+        lines += [] if state.log is None else [Text(f"  {state.log}", "dim")]
+    if len(trouble) > _MOST:
+        lines.append(Text(f"… and {len(trouble) - _MOST:,} more in the files", "dim"))
     if done:
-        console.print(_results_table(done, console.width))
-    _print_trouble(console, states)
-    console.print(counts(states), soft_wrap=True)
-    for line in _remedies(sweep, states):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        terminal.print(_results_table(done, terminal.width))
+    for line in [*lines, counts(states), *_remedies(sweep, states)]:
+        terminal.print(line, markup=False, highlight=False, soft_wrap=True)
     rows = [result_row(state) for state in states]
     output = output or sweep / "results.csv"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(output, _comma_separated(rows))
-    replace_file(output.with_suffix(".md"), _markdown(rows, sweep.resolve().name))
-    console.print(f"results: {output}, {output.with_suffix('.md')}", markup=False, highlight=False, soft_wrap=True)
+    columns = [*_FIRST, *dict.fromkeys(name for row in rows for name in row if name not in _FIRST + _LAST), *_LAST]
+    replace_file(output, _comma_separated(rows, columns))
+    cells = [[table_formats.Cell(row.get(name, "")) for name in columns] for row in rows]
+    table = table_formats.Table(sweep.resolve().name, columns, cells, fixed=len(columns))
+    replace_file(output.with_suffix(".md"), table_formats.markdown(table))
+    terminal.print(f"results: {output}, {output.with_suffix('.md')}", markup=False, highlight=False, soft_wrap=True)
     return 0 if len(done) == len(states) else 1
 
 
 def result_row(state: JobState) -> Row:
-    """What is known of a job, as texts: what it is, what became of it, and the numbers of its summary."""
+    """The identity of a job, its outcome, and the numbers of its summary, as strings."""
     summary = state.results or {}
     seed = summary.get("seed", (read_mapping(state.directory / PROVENANCE) or {}).get("seed"))
-    row = {
+    return {
         "key": state.key,
         "job": state.label,
         "network": str(summary.get("name", "")),
         "seed": "" if seed is None else str(seed),
         "state": state.state,
-    }
-    row |= {name: repr(value) for name, value in _numbers(summary).items()}
-    return row | {
+        **{name: repr(value) for name, value in _numbers(summary).items()},
         "error": state.error or "",
         "log": "" if state.log is None else str(state.log),
         "directory": str(state.directory),
@@ -113,7 +109,7 @@ def result_row(state: JobState) -> Row:
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The results in a summary, test sets by name where there are several."""
+    """The results in a summary; of several test sets each has its name."""
     found = {name: value for name, value in summary.items() if name not in _NO_RESULTS}
     tests = found.pop("test_accuracy", None)
     if isinstance(tests, dict) and len(tests) > 1:
@@ -121,71 +117,39 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
-def _columns(rows: Sequence[Row]) -> list[str]:
-    """All columns; what is told of every job stands around the results."""
-    first, last = ("key", "job", "network", "seed", "state"), ("error", "log", "directory")
-    results = dict.fromkeys(name for row in rows for name in row if name not in (*first, *last))
-    return [*first, *results, *last]
-
-
-def _comma_separated(rows: Sequence[Row]) -> str:
+def _comma_separated(rows: Sequence[Row], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, _columns(rows), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def _markdown(rows: Sequence[Row], title: str) -> str:
-    names = _columns(rows)
-    cells = [[Cell(row.get(name, "")) for name in names] for row in rows]
-    return markdown(formats.Table(title, names, cells, fixed=len(names)))
-
-
 def _results_table(done: Sequence[JobState], width: int) -> Table:
-    """Accuracies of the jobs that are done, clean and against the worst of the attacks, as far as there is room."""
+    """Clean accuracies of done jobs and those against the worst of the attacks, as far as there is room."""
     found = [_numbers(state.results or {}) for state in done]
     names = dict.fromkeys(name for numbers in found for name in numbers)
-    worst = [name for name in names if name.startswith("worst_case.")]
-    shown = ["clean_accuracy", *worst, *(["clever"] if "clever" in names else [])]
+    shown = ["clean_accuracy", *(name for name in names if name.startswith("worst_case."))]
+    shown += ["clever"] if "clever" in names else []
     job = min(max(len(state.label) for state in done), width // 2)
-    shown = shown[: max(1, (width - job) // 15)]
-    table = Table(title="done", title_justify="left", caption_justify="left")
+    left_out = f"{len(done) - _MOST:,} more in the files" if len(done) > _MOST else None
+    table = Table(title="done", caption=left_out, title_justify="left", caption_justify="left")
     table.add_column("job", no_wrap=True, max_width=job)
+    shown = shown[: max(1, (width - job) // 15)]
     for name in shown:
         table.add_column(_TITLES.get(name) or f"{name.removeprefix('worst_case.')} %", justify="right")
     for state, numbers in [*zip(done, found, strict=True)][:_MOST]:
-        table.add_row(Text(state.label), *(_shown(name, numbers.get(name)) for name in shown))
-    if len(done) > _MOST:
-        table.caption = f"{len(done) - _MOST:,} more in the files"
+        values = [(name, numbers[name]) if name in numbers else None for name in shown]
+        cells = ["" if v is None else f"{v[1]:.3f}" if v[0] == "clever" else f"{100 * v[1]:.1f}" for v in values]
+        table.add_row(Text(state.label), *cells)
     return table
 
 
-def _shown(name: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if name == "clever" else f"{100 * value:.1f}"
-
-
-def _print_trouble(console: Console, states: Sequence[JobState]) -> None:
-    """Jobs that did not end well: why, and where more stands."""
-    now = time.time()
-    trouble = sorted((s for s in states if s.state in TROUBLE), key=lambda state: TROUBLE.index(state.state))
-    for state in trouble[:_MOST]:
-        mark, style = MARKS[state.state]
-        line = Text.assemble((f"{mark} {state.state}  ", style), (state.label, "bold"), f"  {why(state, now)}")
-        if state.log is not None:
-            line.append(f"\n  {state.log}", "dim")
-        console.print(line, soft_wrap=True)
-    if len(trouble) > _MOST:
-        console.print(Text(f"… and {len(trouble) - _MOST:,} more in the files", "dim"))
-
-
 def _remedies(sweep: Path, states: Sequence[JobState]) -> list[str]:
-    """What to do about jobs that are not done."""
-    going = sum(state.state == "running" for state in states)
+    """The commands that run or watch the jobs that are not done."""
+    running = sum(state.state == "running" for state in states)
     status = shlex.join(["symrob", "status", str(sweep)])
-    lines = [f"{going} still running: look with `{status}`, collect again later"] if going else []
+    lines = [f"{running} still running: watch with `{status}`, collect again later"] if running else []
     commands = [_command(sweep, state) for state in states if state.state not in ("running", "done")]
     known = [command for command in commands if command]
     if known:
@@ -198,18 +162,14 @@ def _remedies(sweep: Path, states: Sequence[JobState]) -> list[str]:
 
 
 def _command(sweep: Path, state: JobState) -> str | None:
-    """The last command that was about a job, for a shell; None where the manifest does not tell."""
-    words = (read_mapping(sweep / JOBS / f"{state.key}.json") or {}).get("words")
-    if not isinstance(words, list):
+    """The last command about a job, for a shell; None if the manifest does not tell."""
+    argv = recorded_argv(read_mapping(sweep / JOBS / f"{state.key}.json") or {})
+    if argv is None:
         return None
-    # Without its place a later start would choose a new one.
-    kept = [str(word) for word in words if not str(word).startswith("hydra.sweep.dir=")]
-    return shlex.join(["symrob", "train", *kept, f"hydra.sweep.dir={_hydra_text(str(sweep))}"])
-
-
-def _hydra_text(text: str) -> str:
-    """A text as Hydra reads it from the command line, in quotes unless its grammar takes it as it stands."""
-    return text if _PLAIN.fullmatch(text) else QuotedString(text, Quote.double).with_quotes()
+    # Without its directory a later start would choose a new one.
+    others = [word for word in argv if not word.startswith("hydra.sweep.dir=")]
+    quoted = str(sweep) if _PLAIN.fullmatch(str(sweep)) else QuotedString(str(sweep), Quote.double).with_quotes()
+    return shlex.join(["symrob", "train", *others, f"hydra.sweep.dir={quoted}"])
 
 
 if __name__ == "__main__":

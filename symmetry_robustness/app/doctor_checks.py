@@ -1,7 +1,6 @@
-"""What `symrob doctor` looks at."""
+"""The examinations of `symrob doctor`."""
 
 import fcntl
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -26,14 +25,15 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.disk_cache import cache_folder
 from symmetry_robustness.models import build_network
 from symmetry_robustness.precision import fastest_precision
+from symmetry_robustness.runs.provenance import available_cores, package_version
 from symmetry_robustness.training import wandb_logger
 
 Status = Literal["ok", "warning", "problem"]
 
-# Seconds for what may never answer; together they stay well below the 15 that the whole command may take.
+# Time limits of servers that may never answer, well below the 15 s of the whole command.
 WANDB_S: Final = 5.0
 _SINFO_S: Final = 3.0
-_ENOUGH_GB, _LITTLE_GB = 5.0, 0.5  # of disk: a run of the paper's size keeps some hundred megabytes
+_ENOUGH_GB, _LITTLE_GB = 5.0, 0.5  # of disk: a run of the paper's size needs some hundred megabytes
 _REQUIRED: Final = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _APART: Final = {"escnn": "rotation layers", "torchattacks": "LibraryAttack and robustness=strong"}
 _SLURM: Final = ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel", "sinfo")
@@ -41,13 +41,13 @@ _SLURM: Final = ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel", "si
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one examination.
 
     Args:
-        topic: what, in a word or two.
-        status: "warning" where something will be missed or slow, "problem" where commands will fail.
-        found: what is there.
-        remedy: what to do about it; empty where nothing is to be done.
+        topic: in a word or two.
+        status: "warning" if something is missing or slow, "problem" if commands will fail.
+        found: the present state.
+        remedy: the user's next step; empty if there is none.
     """
 
     topic: str
@@ -57,36 +57,29 @@ class Finding:
 
 
 def versions() -> Iterator[Finding]:
-    """This package, Python and what they need."""
+    """This package, Python and the packages they need."""
     python = platform.python_version()
     if (3, 11) <= sys.version_info[:2] <= (3, 14):
-        yield Finding("Python", "ok", f"{python}, symmetry-robustness {_version('symmetry-robustness')}")
+        yield Finding("Python", "ok", f"{python}, symmetry-robustness {package_version('symmetry-robustness')}")
     else:
         yield Finding("Python", "problem", python, "use Python 3.11 to 3.14")
-    found = {name: _version(name) for name in _REQUIRED}
+    found = {name: package_version(name) for name in _REQUIRED}
     lacking = [name for name, version in found.items() if version is None]
     yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in found.items() if version))
     if lacking:
         yield Finding("packages", "problem", f"not installed: {', '.join(lacking)}", "make setup")
     for name, use in _APART.items():
-        version = _version(name)
+        version = package_version(name)
         remedy = f"needed for {use}: pip install --no-deps {name}"
         yield Finding(name, "ok", version) if version else Finding(name, "warning", "not installed", remedy)
-    if (version := _version("torchvision")) is not None:
+    if (version := package_version("torchvision")) is not None:
         reason = "nothing here needs it, and a build that does not fit torch's breaks `import pytorch_lightning`"
         yield Finding("torchvision", "warning", version, f"{reason}: pip uninstall torchvision")
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def devices() -> Iterator[Finding]:
-    """GPUs, cores, threads and the precision that `compute.precision=auto` takes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """GPUs, cores, threads and the precision of `compute.precision=auto`."""
+    cores = available_cores() or 1
     text = f"{cores} cores, {torch.get_num_threads()} threads, {fastest_precision('cpu')}"
     if torch.get_num_threads() > cores:
         yield Finding("processor", "warning", text, f"threads will wait for each other: OMP_NUM_THREADS={cores}")
@@ -106,7 +99,7 @@ def devices() -> Iterator[Finding]:
 
 
 def slurm() -> Iterator[Finding]:
-    """Slurm's commands, its partitions, and whether this is a job."""
+    """Slurm's commands and partitions, and the job this process belongs to."""
     there = [name for name in _SLURM if shutil.which(name)]
     if not there:
         yield Finding("Slurm", "ok", "not here; sweeps run on this machine")
@@ -141,7 +134,7 @@ def wandb() -> Iterator[Finding]:
 
 
 def data(root: Path) -> Iterator[Finding]:
-    """Which data sets are in place, and whether all their files are."""
+    """The data sets in place, and whether they are complete."""
     archives = {
         "CIFAR-10": CIFAR10.archive,
         "CIFAR-100": CIFAR100.archive,
@@ -211,7 +204,7 @@ def _replaces(directory: Path) -> bool:
 
 
 def kernel_cache() -> Iterator[Finding]:
-    """Whether bases of rotation layers can be kept."""
+    """Whether bases of rotation layers can be cached."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +218,7 @@ def kernel_cache() -> Iterator[Finding]:
 
 
 def batch_and_attack() -> Iterator[Finding]:
-    """A real batch forward and backward through a small network, and one attack step, on the device runs would take."""
+    """A batch forward and backward through a small network, and one attack step, on the device of runs."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     small = ["data.train_size=64", "data.validation_size=0", "data.test_size=32"]
     config = load_config("train", ["model=standard_4layer", *small])

@@ -1,32 +1,42 @@
-"""How far an evaluation has come: bars in a terminal, a line now and then otherwise, with speed and time left."""
+"""Progress of an evaluation: bars on a terminal, a line now and then elsewhere, with speed and time left."""
 
 import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from symmetry_robustness.app.durations import duration
-from symmetry_robustness.robustness import Progress
+if TYPE_CHECKING:
+    from symmetry_robustness.robustness import Progress
 
-# Seconds between two lines where nobody looks at a terminal.
-_INTERVAL: Final = 30.0
-_TITLES: Final = {"attacks": "attacks", "measures.clever": "CLEVER", "checks": "checks"}
+_INTERVAL_S: Final = 30.0  # between two lines where there is no terminal
+_TITLES: Final = {"clever": "CLEVER"}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss below an hour.
+
+    >>> duration(3661), duration(59.6)
+    ('1:01:01', '1:00')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Speed:
-    """Images per second since the first report, so that what an earlier process did does not count."""
+    """Images per second since the first report, so that the work of an earlier process does not count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._first: tuple[float, float] | None = None
 
     def describe(self, done: float, total: int) -> str:
-        """Speed and time left in words; empty as long as they are unknown."""
+        """Speed and time left; empty until they are known."""
         now = self._clock()
         if self._first is None:
             self._first = done, now
@@ -37,68 +47,50 @@ class Speed:
 
 
 @contextlib.contextmanager
-def shown_progress(console: Console | None = None) -> Iterator[Callable[[Progress], None]]:
-    """What takes the reports of an evaluation and shows them on standard error.
-
-    Args:
-        console: where to show; standard error by default.
-    """
+def shown_progress(console: Console | None = None) -> "Iterator[Callable[[Progress], None]]":
+    """A callback that shows the progress of an evaluation on a console, standard error by default."""
     console = console or Console(stderr=True)
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-        )
-        with Bars(*columns, console=console) as bars:
-            yield _bar_reporter(bars)
-    else:
+    if not console.is_terminal:
         yield line_reporter()
-
-
-def _title(stage: str) -> str:
-    return _TITLES.get(stage, stage.removeprefix("measures."))
-
-
-def _bar_reporter(bars: Bars) -> Callable[[Progress], None]:
+        return
+    text = TextColumn("{task.description}"), TextColumn("{task.fields[speed]}")
     tasks: dict[str, tuple[TaskID, Speed]] = {}
+    with Bars(text[0], BarColumn(), MofNCompleteColumn(), text[1], console=console) as bars:
 
-    def report(state: Progress) -> None:
-        if state.stage not in tasks:
-            task = bars.add_task(_title(state.stage), total=state.total, speed="")
-            tasks[state.stage] = task, Speed()
-        task, speed = tasks[state.stage]
-        bars.update(task, completed=state.done, speed=speed.describe(state.done, state.total))
+        def report(state: "Progress") -> None:
+            if state.stage not in tasks:
+                tasks[state.stage] = bars.add_task(_title(state.stage), total=state.total, speed=""), Speed()
+            task, speed = tasks[state.stage]
+            bars.update(task, completed=state.done, speed=speed.describe(state.done, state.total))
 
-    return report
+        yield report
 
 
 def line_reporter(
     write: Callable[[str], object] | None = None, clock: Callable[[], float] = time.monotonic
-) -> Callable[[Progress], None]:
-    """Report at the beginning and at the end of each stage, and every half minute.
+) -> "Callable[[Progress], None]":
+    """A callback that writes a line at the start and the end of each stage, and every half minute.
 
     Args:
-        write: takes a line; prints it on standard error by default.
+        write: receives a line; prints it on standard error by default.
         clock: seconds.
     """
-    speeds: dict[str, Speed] = {}
-    ended: set[str] = set()
-    last = -_INTERVAL
+    write = write or (lambda line: print(line, file=sys.stderr, flush=True))
+    speeds, ended, last = dict[str, Speed](), set[str](), -_INTERVAL_S
 
-    def report(state: Progress) -> None:
+    def report(state: "Progress") -> None:
         nonlocal last
-        turning = state.stage not in speeds or (state.done == state.total and state.stage not in ended)
-        words = speeds.setdefault(state.stage, Speed(clock)).describe(state.done, state.total)
-        if turning or clock() - last >= _INTERVAL:
+        starts_or_ends = state.stage not in speeds or (state.done == state.total and state.stage not in ended)
+        speed = speeds.setdefault(state.stage, Speed(clock)).describe(state.done, state.total)
+        if starts_or_ends or clock() - last >= _INTERVAL_S:
             last = clock()
             ended.update({state.stage} if state.done == state.total else ())
             done = f"{round(state.done, 1):.10g}"
-            line = f"{_title(state.stage)}: {done} of {state.total} images{words and ', '}{words}"
-            if write is None:
-                print(line, file=sys.stderr, flush=True)
-            else:
-                write(line)
+            write(f"{_title(state.stage)}: {done} of {state.total} images{speed and ', '}{speed}")
 
     return report
+
+
+def _title(stage: str) -> str:
+    name = stage.removeprefix("measures.")
+    return _TITLES.get(name, name)

@@ -99,7 +99,7 @@ class EvaluateConfig:
     num_images: int | None = 1000  # null: the whole split
     accelerator: str = "auto"
     compile: bool = False  # torch.compile for gradient attacks; a minute and a C++ compiler, pays where they take many
-    window: int | None = None  # images saved together, at most lost by an interruption; null: suits protocol and device
+    shard_size: int | None = None  # images saved together; null: as suits protocol and device
     overwrite: bool = False  # replace a report that is already there
     robustness: Any = MISSING
 

@@ -1,4 +1,4 @@
-"""`symrob status SWEEP…`: how far sweeps are, from their files alone."""
+"""`symrob status SWEEP…`: the progress of sweeps, from their files alone."""
 
 import argparse
 import contextlib
@@ -18,121 +18,111 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from symmetry_robustness.app.status_view import counts, forecast, sweep_view
+from symmetry_robustness.app.status_view import console, counts, forecast, sweep_view
 from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.eta import seconds_left
 from symmetry_robustness.sweeps.status import JobState, sweep_states
 
 States = dict[Path, list[JobState]]
-_PAUSE: Final = 1.0  # seconds between two looks at the files
-_SHARE: Final = 0.1  # of the time at most is spent on reading them, however slow their file system is
-_SLURM_PAUSE: Final = 30.0  # seconds between two questions to Slurm
+_PAUSE_S: Final = 1.0  # between two readings of the files
+_READING: Final = 0.1  # the largest part of the time that is spent on reading, however slow the file system is
+_SLURM_PAUSE_S: Final = 30.0  # between two calls of squeue
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show sweeps live on a terminal, until q, Ctrl-C or their end; once otherwise.
+    """Show sweeps live on a terminal, until q, Ctrl-C or their end; once elsewhere.
 
     Returns:
-        0, whatever became of the jobs; 2 is the wrapper's for a user's mistake.
+        0, whatever became of the jobs.
     """
-    parser = argparse.ArgumentParser(prog="symrob status", description="how far sweeps are")
+    parser = argparse.ArgumentParser(prog="symrob status", description="progress of sweeps")
     parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP", help="directory of a sweep, or of a run")
-    parser.add_argument(
-        "--json", action="store_true", help="print all that is known, once, a list with an object per sweep"
-    )
+    parser.add_argument("--json", action="store_true", help="print all that is known, once, an object per sweep")
     parser.add_argument(
         "--watch",
         action=argparse.BooleanOptionalAction,
-        help="go on looking until all has ended; default on a terminal",
+        help="continue until all jobs have ended; default on a terminal",
     )
     arguments = parser.parse_args(argv)
-    look = _Look(arguments.sweeps)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    reader, output = _Reader(arguments.sweeps), console()
+    live = output.is_terminal and not output.is_dumb_terminal
     if arguments.json:
-        print(json.dumps([_as_json(sweep, states) for sweep, states in look().items()]))
-    elif arguments.watch is False or (arguments.watch is None and not _is_live(console)):
-        _print(console, look())
-    elif _is_live(console):
-        _show(console, look)
+        print(json.dumps([_as_json(sweep, states) for sweep, states in reader().items()]))
+    elif arguments.watch is False or (arguments.watch is None and not live):
+        for sweep, states in reader().items():
+            output.print(sweep_view(sweep, states, output.width), soft_wrap=True)
+    elif live:
+        _watch(output, reader)
     else:
-        _follow(look)
+        _log(reader)
     return 0
 
 
-class _Look:
-    """Looks at the files of sweeps; asks Slurm now and then only."""
+class _Reader:
+    """Reads the states of sweeps, and calls squeue now and then only."""
 
     def __init__(self, sweeps: Sequence[Path]) -> None:
         self.sweeps = list(dict.fromkeys(sweeps))
-        self.pause = _PAUSE
-        self._known: Mapping[str, SlurmJob] | None = None
+        self.pause = _PAUSE_S
+        self._queue: Mapping[str, SlurmJob] | None = None
         self._about: set[str] = set()
-        self._asked = -_SLURM_PAUSE
+        self._asked = -_SLURM_PAUSE_S
 
     def __call__(self) -> States:
         start = time.monotonic()
         states = {sweep: sweep_states(sweep, self._ask) for sweep in self.sweeps}
-        self.pause = max(_PAUSE, (time.monotonic() - start) / _SHARE)
+        self.pause = max(_PAUSE_S, (time.monotonic() - start) / _READING)
         return states
 
     def _ask(self, identifiers: Collection[str]) -> Mapping[str, SlurmJob] | None:
-        if time.monotonic() - self._asked >= _SLURM_PAUSE or not self._about.issuperset(identifiers):
+        if time.monotonic() - self._asked >= _SLURM_PAUSE_S or not self._about.issuperset(identifiers):
             self._about |= set(identifiers)
-            self._known, self._asked = ask_squeue(self._about), time.monotonic()
-        return self._known
+            self._queue, self._asked = ask_squeue(self._about), time.monotonic()
+        return self._queue
 
 
-def _is_live(console: Console) -> bool:
-    return console.is_terminal and not console.is_dumb_terminal
-
-
-def _has_ended(states: States) -> bool:
+def _have_ended(states: States) -> bool:
     return not any(state.state in ("running", "queued") for jobs in states.values() for state in jobs)
 
 
-def _print(console: Console, states: States) -> None:
-    for sweep, jobs in states.items():
-        console.print(sweep_view(sweep, jobs, console.width), soft_wrap=True)
-
-
-def _show(console: Console, look: _Look) -> None:
-    """Keep a screen up to date until q, Ctrl-C or the end, and leave the last look on the terminal."""
+def _watch(output: Console, reader: _Reader) -> None:
+    """Update a screen until q, Ctrl-C or the end, and leave its last content on the terminal."""
 
     def view() -> Group:
-        height = console.height // len(states) - 1
-        return Group(*(sweep_view(sweep, jobs, console.width, height) for sweep, jobs in states.items()))
+        height = output.height // len(states) - 1
+        return Group(*(sweep_view(sweep, jobs, output.width, height) for sweep, jobs in states.items()))
 
-    states = look()
+    states = reader()
     with contextlib.suppress(KeyboardInterrupt):
-        if not _has_ended(states):
-            with _keyboard() as quits, Live(console=console, screen=True, auto_refresh=False) as live:
+        if not _have_ended(states):
+            with _keyboard() as quits, Live(console=output, screen=True, auto_refresh=False) as live:
                 live.update(Group(view(), Text("q quits", "dim")), refresh=True)
-                while not (quits(look.pause) or _has_ended(states)):
-                    states = look()
+                while not (quits(reader.pause) or _have_ended(states)):
+                    states = reader()
                     live.update(Group(view(), Text("q quits", "dim")), refresh=True)
-    console.print(view())
+    output.print(view())
 
 
-def _follow(look: _Look) -> None:
-    """Where nobody sees a screen: a line whenever a job has changed its state, until all have ended."""
+def _log(reader: _Reader) -> None:
+    """Print a line whenever a job has changed its state, until all have ended."""
     before: list[str] = []
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            states, now = look(), time.time()
+            states, now = reader(), time.time()
             lines = [f"{sweep}: {counts(jobs).plain}" for sweep, jobs in states.items()]
             if lines != before:
                 for line, jobs in zip(lines, states.values(), strict=True):
                     print(time.strftime("%H:%M:%S", time.localtime(now)), line, forecast(jobs, now), flush=True)
             before = lines
-            if _has_ended(states):
+            if _have_ended(states):
                 return
-            time.sleep(look.pause)
+            time.sleep(reader.pause)
 
 
 @contextlib.contextmanager
 def _keyboard() -> Iterator[Callable[[float], bool]]:
-    """What waits for some seconds and tells whether q was pressed meanwhile."""
+    """A function that waits for some seconds and returns whether q was pressed meanwhile."""
     keys = sys.stdin.fileno()
     if not sys.stdin.isatty():
         yield lambda seconds: bool(select.select([], [], [], seconds)[0])

@@ -107,11 +107,11 @@ class Command:
 
     def finish(self) -> int:
         """Print the results of a sweep; returns 1 if a job of it is not done."""
-        from symmetry_robustness.app.collect import final_table
+        from symmetry_robustness.app.collect import collect
 
         if not self.planned or self.detached:
             return 0
-        final_table(self.planned[0].sweep)
+        collect(self.planned[0].sweep)
         return 0 if self.searching or all(is_done(job.directory) for job in self.planned) else 1
 
     def _sweep(self, config: DictConfig) -> Path:

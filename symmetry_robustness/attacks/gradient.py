@@ -99,6 +99,12 @@ class PGD(GradientAttack):
         loss: "cross_entropy" (its direction, without the rounding of saturated softmax), "margin" or "dlr".
         targeted: labels are the classes to be reached.
         iterate: "last" returns the last iterate, "best" the one that does most harm.
+
+    Examples:
+        >>> images, labels = torch.tensor([0.6, 0.4, 0.5]).reshape(1, 3, 1, 1), torch.tensor([0])
+        >>> attacked = PGD(steps=10)(nn.Flatten().eval(), images, labels, ThreatModel("linf", "20/255"))
+        >>> ((attacked - images) * 255).flatten().round()
+        tensor([-20.,  20.,  20.])
     """
 
     steps: int = 40
@@ -172,7 +178,14 @@ class PGD(GradientAttack):
 @final
 @dataclass(frozen=True)
 class FGSM(GradientAttack):
-    """One step to the edge of the ball. Source: arXiv 1412.6572, sec. 4."""
+    """One step to the edge of the ball. Source: arXiv 1412.6572, sec. 4.
+
+    Examples:
+        >>> images, labels = torch.tensor([0.6, 0.4, 0.5]).reshape(1, 3, 1, 1), torch.tensor([0])
+        >>> network = nn.Flatten().eval()  # the class is the brightest channel
+        >>> FGSM()(network, images, labels, ThreatModel("linf", 0.1)).flatten()
+        tensor([0.5000, 0.5000, 0.6000])
+    """
 
     loss: LossName = "cross_entropy"
     targeted: bool = False

@@ -59,6 +59,13 @@ class ThreatModel:
         norm: "linf", "l2" or "l1".
         epsilon: radius in pixel units of images in [0, 1], a number or a fraction such as "8/255".
         bounds: smallest and largest pixel value.
+
+    Examples:
+        >>> threat = ThreatModel("linf", "51/255")
+        >>> threat.epsilon
+        0.2
+        >>> threat.project(torch.tensor([[0.9, -0.3]]), torch.tensor([[0.5, 0.1]]))
+        tensor([[0.7000, 0.0000]])
     """
 
     norm: NormName = "linf"

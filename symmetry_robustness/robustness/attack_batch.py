@@ -24,14 +24,22 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Progress(NamedTuple):
-    """How far a stage has come, in images and fractions: "clean", an attack's name, "clever" or "measures.NAME"."""
+    """How far a stage has come, in images and fractions: "clean", an attack's name, or "measures.NAME"."""
 
     stage: str
     done: float
     total: int
 
+    def within(self, before: float, total: int) -> "Progress":
+        """The same stage of a larger set, of which so many images were done before."""
+        return Progress(self.stage, before + self.done, total)
+
 
 ProgressCallback = Callable[[Progress], None]
+
+
+def ignore(progress: Progress) -> None:
+    """Callback for a caller that does not ask for progress."""
 
 
 class EvaluationBatch(NamedTuple):

@@ -52,6 +52,12 @@ class EvaluationProtocol:
         outside: "discard" counts what an attack returns outside of its ball or the bounds as no success; "count" judges
             it like the rest, which only re-enacts evaluations that clamp wrongly. A check fails either way.
         measures: name to a measure that is no attack; names appear in the report.
+
+    Examples:
+        >>> from symmetry_robustness.attacks import PGD
+        >>> protocol = EvaluationProtocol(attacks={"pgd": PGD(steps=40)}, norm="linf", epsilons=["8/255", "2/255"])
+        >>> [round(epsilon, 4) for epsilon in protocol.grid]
+        [0.0078, 0.0314]
     """
 
     attacks: Mapping[str, Attack] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from symmetry_robustness.app.collect import final_table, main
+from symmetry_robustness.app.collect import collect, main
 
 NUMBERS = {"clean_accuracy": 0.7123, "worst_case.linf_0.03137": 0.25, "clever": 0.125, "parameters": 10}
 
@@ -61,7 +61,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_job_has_one_row(sweep: Path) -> None:
-    assert final_table(sweep) == 1
+    assert collect(sweep) == 1
     rows = read(sweep / "results.csv")
     assert [(row["key"], row["job"], row["seed"], row["state"]) for row in rows] == [
         (f"{seed:012d}", f"seed={seed}", str(seed), state)
@@ -75,7 +75,7 @@ def test_every_job_has_one_row(sweep: Path) -> None:
 
 
 def test_the_markdown_table_says_the_same(sweep: Path) -> None:
-    final_table(sweep)
+    collect(sweep)
     lines = [line for line in (sweep / "results.md").read_text().splitlines() if line.startswith("|")]
     cells = [
         [cell.strip().replace("\\|", "|") for cell in line.strip("|").replace("\\|", "\0").split("|")] for line in lines
@@ -85,7 +85,7 @@ def test_the_markdown_table_says_the_same(sweep: Path) -> None:
 
 
 def test_the_terminal_is_told_what_failed_and_what_to_do(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    final_table(sweep)
+    collect(sweep)
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert any(line.split() == ["│", "seed=0", "│", "71.2", "│", "25.0", "│", "0.125", "│"] for line in lines)
@@ -103,7 +103,7 @@ def test_each_missing_job_is_in_a_command_that_is_told(tmp_path: Path, capsys: p
     add(tmp_path, 3, words=("-m", "seed=3"))
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "config.yaml").write_text("name: standard\n")
-    final_table(tmp_path)
+    collect(tmp_path)
     lines = capsys.readouterr().out.splitlines()
     index = lines.index("the same commands again run only what is missing (3):")
     assert lines[index + 1 : index + 4] == [
@@ -122,7 +122,7 @@ def test_the_command_is_one_for_shell_and_hydra(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     add(Path(name), 0)
-    final_table(Path(name))
+    collect(Path(name))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  symrob train ")]
     place = OverridesParser.create().parse_override(shlex.split(line)[-1])
     assert (place.key_or_group, place.value()) == ("hydra.sweep.dir", name)
@@ -134,7 +134,7 @@ def test_run_directories_stay_as_they_are(sweep: Path) -> None:
         return {str(path): path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
 
     before = content()
-    final_table(sweep)
+    collect(sweep)
     after = content()
     assert {path: text for path, text in after.items() if path in before} == before
     assert {Path(path).name for path in set(after) - set(before)} == {"results.csv", "results.md"}
@@ -157,7 +157,7 @@ def test_a_sweep_without_a_gap_is_a_success(tmp_path: Path, capsys: pytest.Captu
 def test_a_job_that_runs_is_not_called_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add(tmp_path, 0, done(0))
     add(tmp_path, 1, progress_json="{}")
-    assert final_table(tmp_path) == 1
+    assert collect(tmp_path) == 1
     out = capsys.readouterr().out
     assert "1 still running" in out
     assert "again runs" not in out

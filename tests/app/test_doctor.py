@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from symmetry_robustness.app import doctor
-from symmetry_robustness.app import doctor_checks as examinations
+from symmetry_robustness.app import doctor, doctor_checks
 from symmetry_robustness.app.doctor_checks import Finding
 
 
@@ -58,23 +57,23 @@ def test_a_problem_is_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_data_that_are_complete_but_not_known_to_be_official(tmp_path: Path) -> None:
     directory = tmp_path / "CIFAR-10-C"
     directory.mkdir()
-    for name in examinations.CIFAR10C_ARCHIVE.files:
+    for name in doctor_checks.CIFAR10C_ARCHIVE.files:
         (directory / name).touch()
-    assert found(examinations.data(tmp_path))["CIFAR-10-C"].status == "warning"
+    assert found(doctor_checks.data(tmp_path))["CIFAR-10-C"].status == "warning"
     (directory / "checksums.json").write_text(json.dumps({"sha256": {}}))
-    assert found(examinations.data(tmp_path))["CIFAR-10-C"].status == "ok"
+    assert found(doctor_checks.data(tmp_path))["CIFAR-10-C"].status == "ok"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    (finding,) = examinations.output(tmp_path / "file" / "runs")
+    (finding,) = doctor_checks.output(tmp_path / "file" / "runs")
     assert (finding.status, "output=" in finding.remedy) == ("problem", True)
 
 
 def test_locks_that_lock_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {finding.status for finding in examinations.output(tmp_path)} == {"ok"}
+    assert {finding.status for finding in doctor_checks.output(tmp_path)} == {"ok"}
     monkeypatch.setattr("fcntl.flock", lambda *_: None)  # as on a network file system without them
-    problems = [finding for finding in examinations.output(tmp_path) if finding.status == "problem"]
+    problems = [finding for finding in doctor_checks.output(tmp_path) if finding.status == "problem"]
     assert ["locks" in finding.found for finding in problems] == [True]
 
 
@@ -85,7 +84,7 @@ def test_slurm_is_said_to_be_there_with_its_partitions(
         command(name, "true")
     command("sinfo", "echo 'debug* up, 2 nodes, infinite'")
     monkeypatch.setenv("SLURM_JOB_ID", "123")
-    findings = found(examinations.slurm())
+    findings = found(doctor_checks.slurm())
     assert findings["partitions"] == Finding("partitions", "ok", "debug* up, 2 nodes, infinite")
     assert "123" in findings["Slurm job"].found
 
@@ -96,18 +95,18 @@ def test_slurm_is_said_to_be_there_with_its_partitions(
 def test_a_silent_or_broken_sinfo_is_a_warning(script: str, said: str, command: Callable[[str, str], None]) -> None:
     command("sinfo", script)
     start = time.monotonic()
-    finding = found(examinations.slurm())["partitions"]
+    finding = found(doctor_checks.slurm())["partitions"]
     assert (finding.status, said in finding.found) == ("warning", True)
     assert time.monotonic() - start < 10
 
 
 def test_torchvision_is_a_warning_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "torchvision" not in found(examinations.versions())
+    assert "torchvision" not in found(doctor_checks.versions())
     folder = tmp_path / "torchvision-0.99.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.99\n")
     monkeypatch.syspath_prepend(tmp_path)
-    finding = found(examinations.versions())["torchvision"]
+    finding = found(doctor_checks.versions())["torchvision"]
     assert (finding.status, finding.found) == ("warning", "0.99")
     assert "pip uninstall torchvision" in finding.remedy
 

@@ -2,8 +2,7 @@ import io
 
 from rich.console import Console
 
-from symmetry_robustness.app.durations import duration
-from symmetry_robustness.app.progress import Speed, line_reporter, shown_progress
+from symmetry_robustness.app.progress import Speed, duration, line_reporter, shown_progress
 from symmetry_robustness.robustness import Progress
 
 
@@ -32,7 +31,7 @@ def test_lines_are_few() -> None:
     for done in range(0, 101):
         report(Progress("attacks", done, 100))
         clock.seconds += 1
-    report(Progress("clever", 3.26, 4))
+    report(Progress("measures.clever", 3.26, 4))
     report(Progress("measures.removal", 0, 2))
     assert lines == [
         "attacks: 0 of 100 images",

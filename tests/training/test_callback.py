@@ -9,7 +9,7 @@ from symmetry_robustness.attacks import FGSM
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import Check, EvaluationProtocol, evaluate_robustness
 from symmetry_robustness.training import RobustnessCallback
-from symmetry_robustness.training.callback import curve, describe, flat_metrics
+from symmetry_robustness.training.report_logging import curve, describe, flat_metrics
 
 EPSILONS = (1 / 255, 8 / 255)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 
-def conclude(report: RobustnessReport) -> tuple[Check, ...]:
-    """The report's checks, those that follow from its numbers computed anew, for the whole instead of for shares."""
+def add_derived_checks(report: RobustnessReport) -> RobustnessReport:
+    """The report with the checks that follow from its numbers computed anew, for the whole instead of for shards."""
     counts, total = report.counts, len(report)
     unbounded = np.concatenate(
         [np.zeros(0), *(found["nonfinite"] for found in report.measures.values() if "nonfinite" in found)]
@@ -44,7 +45,8 @@ def conclude(report: RobustnessReport) -> tuple[Check, ...]:
         derived.append(iterative_at_least_single(single, iterative))
     derived.append(_bounds_check(report))
     fresh = {check.name: check for check in derived if check is not None}
-    return (*(check for check in report.checks if check.name not in fresh), *fresh.values())
+    others = [check for check in report.checks if check.name not in fresh]
+    return replace(report, checks=(*others, *fresh.values()))
 
 
 def _passes(counts: Mapping[str, float]) -> float:

@@ -100,10 +100,10 @@ def _first(report: RobustnessReport, mask: npt.NDArray[np.bool_]) -> npt.NDArray
 
 def _take(network: nn.Module, images: Tensor, labels: Tensor, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """Some images with their labels, where the network is."""
-    index, place = torch.as_tensor(rows, device=images.device), place_of(network, images)
+    index, place = torch.as_tensor(rows, device=images.device), device_of(network, images)
     return images[index].to(place), labels[index].to(place)
 
 
-def place_of(network: nn.Module, images: Tensor) -> torch.device:
-    """The device of a network; that of the images for one that keeps no tensors."""
+def device_of(network: nn.Module, images: Tensor) -> torch.device:
+    """The device of a network; that of the images for one without tensors."""
     return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)

@@ -1,7 +1,5 @@
 """Checks of the set-up find protocols, classes and images that make a number meaningless."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks import FGSM
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
-from symmetry_robustness.robustness.checks.derived import conclude
+from symmetry_robustness.robustness.checks.derived import add_derived_checks
 from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range, several_classes
 
 CIFAR = 3 * 32 * 32
@@ -71,5 +69,5 @@ def test_ranks_with_images_of_one_class_each_are_judged_together(network: nn.Mod
         for rows in (slice(0, 15), slice(15, 30))
     ]
     merged = RobustnessReport.merge(parts)
-    merged = dataclasses.replace(merged, checks=conclude(merged))
+    merged = add_derived_checks(merged)
     assert {check.name: check.status for check in merged.checks}["several_classes"] == "passed"
