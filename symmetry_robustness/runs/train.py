@@ -94,8 +94,9 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
             EpochCheckpoint(directory / CHECKPOINTS, files),
         ],
     )
-    batches = datamodule.train_dataloader()
-    check_batches(classifier, datamodule.image_shape, len(batches.split), batches.batch_size, trainer.world_size)
+    if trainer.world_size == 1 or not config.trainer.get("sync_batchnorm"):
+        batches = datamodule.train_dataloader()
+        check_batches(classifier, datamodule.image_shape, len(batches.split), batches.batch_size, trainer.world_size)
     _log_start(config, datamodule.provenance, classifier, directory, newest)
     ranks = Ranks(trainer, directory, partial(_end_now, directory))
     try:
@@ -107,6 +108,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
         summary = summarize(config, datamodule.provenance, _parameters(classifier), tested, robustness)
         summary |= training_cost(trainer, classifier.network, datamodule.image_shape)
+        summary["test_images"] = len(datamodule.test_dataloader()[0].split)  # of each test set
         if trainer.is_global_zero:
             last = directory / CHECKPOINTS / LAST
             signals.waiting = True  # a signal from here on comes too late
