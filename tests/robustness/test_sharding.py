@@ -214,7 +214,7 @@ def test_reports_of_ranks_merge_to_that_of_the_whole(
         rows = torch.arange(rank, 30, 3)
         part = evaluate_robustness(network, images[rows], labels[rows], PROTOCOL, indices=rows)
         parts.append(RobustnessReport.load(part.save(tmp_path, f"rank{rank}")))
-    merged = add_derived_checks(RobustnessReport.merge(parts))
+    merged = add_derived_checks(RobustnessReport.merge(parts), PROTOCOL.attacks)
     assert merged.summary() == pytest.approx(whole.summary(), rel=1e-4)
     np.testing.assert_array_equal(merged.measures["clever"]["indices"], range(5))
     np.testing.assert_array_equal(merged.examples["clean"], whole.examples["clean"])
