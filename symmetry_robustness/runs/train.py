@@ -94,8 +94,9 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
             EpochCheckpoint(directory / CHECKPOINTS, files),
         ],
     )
-    batches = datamodule.train_dataloader()
-    check_batches(classifier, datamodule.image_shape, len(batches.split), batches.batch_size, trainer.world_size)
+    if trainer.world_size == 1 or not config.trainer.get("sync_batchnorm"):
+        batches = datamodule.train_dataloader()
+        check_batches(classifier, datamodule.image_shape, len(batches.split), batches.batch_size, trainer.world_size)
     _log_start(config, datamodule.provenance, classifier, directory, newest)
     ranks = Ranks(trainer, directory, partial(_end_now, directory))
     try:

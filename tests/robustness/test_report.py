@@ -54,7 +54,7 @@ def test_loaded_shares_can_be_merged(
     np.testing.assert_array_equal(merged.measures["clever"]["indices"], range(5))
     assert merged.examples["clean"].shape == report.examples["clean"].shape
     np.testing.assert_array_equal(merged.examples["clean"], report.examples["clean"])
-    merged = add_derived_checks(merged)
+    merged = add_derived_checks(merged, protocol.attacks)
     assert {c.name: c.status for c in merged.checks} == {c.name: c.status for c in report.checks}
     with pytest.raises(UserError, match="same image twice"):
         RobustnessReport.merge([shares[0], shares[0]])
