@@ -9,7 +9,7 @@ from benchmarks.alone import alone
 from benchmarks.subject import subject
 from benchmarks.sweep import EPSILONS, STEP_SIZE, STEPS
 from symmetry_robustness.attacks import FGSM, PGD
-from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_in_shares
+from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_in_shards
 from symmetry_robustness.runs.process import keep_freed_memory
 
 SIZES = (256, 512, 1024, 2048, 4096)
@@ -27,7 +27,7 @@ def evaluation(network: nn.Module, images: Tensor, labels: Tensor, name: str) ->
     """The number of images evaluated under a protocol."""
     keep_freed_memory()
     with TemporaryDirectory() as folder:
-        report = evaluate_in_shares(network.requires_grad_(False), images, labels, PROTOCOLS[name], Path(folder))
+        report = evaluate_in_shards(network.requires_grad_(False), images, labels, PROTOCOLS[name], Path(folder))
     return 0 if report is None else len(report)
 
 

@@ -1,6 +1,7 @@
 """The examples in docstrings run, and print what they say."""
 
 import doctest
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +17,9 @@ MODULES = [
 
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_of(module: str) -> None:
-    result = doctest.testmod(import_module(module), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries that a module imports
+        imported = import_module(module)
+    result = doctest.testmod(imported, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert result.attempted > 0
     assert not result.failed

@@ -76,3 +76,24 @@ def test_escnn_has_one_importer() -> None:
 
 def test_every_part_is_covered() -> None:
     assert {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"} == set(ALLOWED)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle_not_even_for_types() -> None:
+    known = modules()
+    edges = {
+        module: {name if name in known else name.rpartition(".")[0] for name in imported(path)} & known.keys()
+        for module, path in known.items()
+    }
+    free: set[str] = set()
+    while ready := {module for module, needed in edges.items() if module not in free and needed <= free}:
+        free |= ready
+    circles = {module: sorted(edges[module] - free) for module in sorted(edges.keys() - free)}
+    assert circles == {}

@@ -24,12 +24,12 @@ from symmetry_robustness.app.config import check_targets
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_checkpoint, require_trusted
-from symmetry_robustness.reporting.figures import measure_figures, save_figure
+from symmetry_robustness.reporting.figures import report_figures, save_figure
 from symmetry_robustness.reporting.tables import measure_title
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_key
 from symmetry_robustness.results.report import Estimate, share_estimate
-from symmetry_robustness.robustness import RobustnessReport, Turn, evaluate_in_shares
+from symmetry_robustness.robustness import RobustnessReport, Worker, evaluate_in_shards
 from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS
 from symmetry_robustness.runs.snapshot import package_digest
 
@@ -56,8 +56,8 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
     path = Path(config.checkpoint)
     checkpoint = load_checkpoint(path, config.trusted)
     data = choose_data(config, checkpoint.config)
-    turn, device = find_turn(), find_device(config.accelerator)
-    if turn.ranks > 1 and config.overwrite:
+    worker, device = find_worker(), find_device(config.accelerator)
+    if worker.workers > 1 and config.overwrite:
         raise UserError("overwrite=true would make processes overwrite each other; remove the old report instead")
     provenance = describe_subject(config, checkpoint.digest, data, device) | {"file": path.name}
     directory = report_directory(config, path)
@@ -71,15 +71,15 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
         print("already evaluated with the same settings; overwrite=true evaluates again")
     else:
         network = checkpoint.network.to(device)
-        report = _evaluate(config, data, network, partial, turn, lambda: find() is not None)
+        report = _evaluate(config, data, network, partial, worker, lambda: find() is not None)
         if report is not None:
             report = replace(report, provenance=provenance)
             report.save(directory, config.name)
-        elif turn.ranks == 1:  # another process with the same command was faster
+        elif worker.workers == 1:  # another process with the same command was faster
             report = find()
     _remove(partial)
     if report is not None:
-        for title, figure in measure_figures(report).items():
+        for title, figure in report_figures(report).items():
             save_figure(figure, directory / f"{config.name}-{title}")
         _show(report, report_path)
     return report
@@ -135,7 +135,12 @@ def report_directory(config: DictConfig, checkpoint: Path) -> Path:
 
 
 def _evaluate(
-    config: DictConfig, data: DictConfig, network: nn.Module, partial: Path, turn: Turn, is_over: Callable[[], bool]
+    config: DictConfig,
+    data: DictConfig,
+    network: nn.Module,
+    partial: Path,
+    worker: Worker,
+    should_stop: Callable[[], bool],
 ) -> RobustnessReport | None:
     """Read the images and evaluate the network on them, in shards that are saved in a folder."""
     datamodule = instantiate(data)
@@ -143,7 +148,7 @@ def _evaluate(
         raise UserError(
             f"split={config.split} has no views (data.test_transform); choose split=test, or data.test_transform=null"
         )
-    if turn.rank == 0:
+    if worker.rank == 0:
         print(f"{config.split} split of {datamodule.provenance}")
     images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed, setting="num_images")
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -154,18 +159,18 @@ def _evaluate(
             f"the checkpoint has {classes} classes, the data set {datamodule.num_classes}; choose data=… to fit"
         )
     with shown_progress() as progress:
-        return evaluate_in_shares(
+        return evaluate_in_shards(
             network,
             images,
             labels,
             instantiate(config.robustness, _convert_="all"),
             partial,
             indices=indices,
-            window=config.window,
-            turn=turn,
+            shard_size=config.shard_size,
+            worker=worker,
             compiled=config.compile,
-            is_over=is_over,
-            progress=progress if turn.rank == 0 else None,
+            should_stop=should_stop,
+            progress=progress if worker.rank == 0 else None,
         )
 
 
@@ -185,7 +190,7 @@ def describe_subject(config: DictConfig, digest: str, data: DictConfig, device: 
         "split": config.split,
         "num_images": config.num_images,
         "seed": config.seed,
-        "window": config.window,
+        "shard_size": config.shard_size,
         "device": device.type,
         "compile": config.compile,
         "software": {name: importlib.metadata.version(name) for name in ("symmetry-robustness", "torch")},
@@ -268,12 +273,12 @@ def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f} ± {100 * estimate.standard_error:.1f}"
 
 
-def find_turn() -> Turn:
+def find_worker() -> Worker:
     """The place of this process among those that torchrun or Slurm started together; the only one otherwise."""
     for rank, ranks in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
         if rank in os.environ and ranks in os.environ:
-            return Turn(int(os.environ[rank]), int(os.environ[ranks]))
-    return Turn()
+            return Worker(int(os.environ[rank]), int(os.environ[ranks]))
+    return Worker()
 
 
 def find_device(accelerator: str) -> torch.device:

@@ -15,8 +15,7 @@ from symmetry_robustness.reporting.claims import Outcome, claims_table, judge_cl
 from symmetry_robustness.reporting.figures.from_runs import write_figures
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import Problem, Run, find_runs
-from symmetry_robustness.reporting.page import render_page
-from symmetry_robustness.reporting.page_data import all_details, make_page
+from symmetry_robustness.reporting.page.page import write_page
 from symmetry_robustness.reporting.table_formats import TableSet, terminal
 from symmetry_robustness.reporting.tables import answers, overview, table_sets
 from symmetry_robustness.results.checks import EXPLANATIONS
@@ -52,24 +51,26 @@ def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     lines, table = answers(summary)
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     for piece in terminal(overview(runs) if table is None else table, longest=12)[:1]:
         console.print(piece)
-    write_tables(runs, frame, summary, claims, output / "tables")
+    tables = write_tables(runs, frame, summary, claims, output / "tables")
     for note in write_figures(runs, summary, output / "figures"):
         console.print(f"figures: {note}", markup=False)
-    page = make_page(runs, frame, summary, claims, made=datetime.now(UTC).date().isoformat(), checks=EXPLANATIONS)
-    (output / "report.html").write_text(render_page(page, all_details(runs)), encoding="utf-8")
+    made = datetime.now(UTC).date().isoformat()
+    write_page(output / "report.html", runs, frame, summary, tables, made=made, checks=EXPLANATIONS)
     console.print(f"page: {output / 'report.html'}; tables and figures beside it", markup=False, soft_wrap=True)
 
 
 def write_tables(
     runs: list[Run], frame: pd.DataFrame, summary: Summary, claims: list[Outcome], directory: Path
-) -> None:
+) -> list[TableSet]:
     """Every kind of table as Markdown, LaTeX, CSV and Parquet."""
     directory.mkdir(parents=True, exist_ok=True)
-    for tables in (*table_sets(summary), claims_table(claims), TableSet("runs", [overview(runs)], frame)):
+    made = [*table_sets(summary), claims_table(claims), TableSet("runs", [overview(runs)], frame)]
+    for tables in made:
         tables.write(directory)
+    return made
 
 
 if __name__ == "__main__":

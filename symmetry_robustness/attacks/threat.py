@@ -1,17 +1,15 @@
-"""The threat model, and the contract of an attack: how it is called and which facts it states about itself."""
+"""Threat models: norm, radius and pixel bounds of the perturbations that an attack may use."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol, cast, final, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from symmetry_robustness.attacks.losses import Loss
 from symmetry_robustness.attacks.norms import NORMS, Norm, NormName, find_norm
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.rng import RandomSource
 
 # Float32 rounding of images and of the sums in a norm stays well below this, relative to a ball of radius one.
 TOLERANCE: Final = 1e-6
@@ -59,6 +57,13 @@ class ThreatModel:
         norm: "linf", "l2" or "l1".
         epsilon: radius in pixel units of images in [0, 1], a number or a fraction such as "8/255".
         bounds: smallest and largest pixel value.
+
+    Examples:
+        >>> threat = ThreatModel("linf", "51/255")
+        >>> threat.epsilon
+        0.2
+        >>> threat.project(torch.tensor([[0.9, -0.3]]), torch.tensor([[0.5, 0.1]]))
+        tensor([[0.7000, 0.0000]])
     """
 
     norm: NormName = "linf"
@@ -99,179 +104,3 @@ class ThreatModel:
 
     def _radius(self, images: Tensor, epsilon: Tensor | None) -> Tensor:
         return images.new_full((len(images),), self.epsilon) if epsilon is None else epsilon
-
-
-# Tensors (B, ...) that an update rule remembers between passes, one row per image. "iterate" is the next pass's input.
-Memory = dict[str, Tensor]
-
-
-class Pass(NamedTuple):
-    """One pass of iterates through the network, as an update rule sees it.
-
-    `images` (B, C, H, W) are the centres of the balls, `epsilon` (B,) their radii, `labels` (B,) those of the loss,
-    `step` (B,) the number of steps taken before, `logits` (B, K) and `gradient` (B, C, H, W) of the loss those at the
-    iterates; the gradient is zero for a rule without gradients.
-    """
-
-    images: Tensor
-    epsilon: Tensor
-    labels: Tensor
-    step: Tensor
-    logits: Tensor
-    gradient: Tensor
-
-
-@runtime_checkable
-class UpdateRule(Protocol):
-    """An attack as the work between two passes of the network, so that the evaluator can own the loop.
-
-    The evaluator mixes images, radii and steps in one batch and moves rows between its slots. So no row may depend on
-    another one, on its position, or on anything but `Pass` and `Memory`; random steps take seeds from the memory.
-    """
-
-    @property
-    def steps(self) -> int:
-        """Number of steps."""
-        ...
-
-    @property
-    def restarts(self) -> int:
-        """Independent runs; of a targeted rule the number of target classes, most likely first."""
-        ...
-
-    @property
-    def random_start(self) -> bool:
-        """Whether `start` draws random numbers; a rule that does not starts at the image and gets no generators."""
-        ...
-
-    @property
-    def targeted(self) -> bool:
-        """Whether the labels of the loss are the classes to be reached."""
-        ...
-
-    @property
-    def uses_gradient(self) -> bool:
-        """Whether steps need the gradient of the loss."""
-        ...
-
-    @property
-    def iterate(self) -> Literal["last", "best"]:
-        """Which iterate the attack returns when it is called."""
-        ...
-
-    @property
-    def loss(self) -> str | Loss:
-        """Loss to ascend, by name or as a function."""
-        ...
-
-    def start(self, threat: ThreatModel, images: Tensor, epsilon: Tensor, source: RandomSource) -> Memory:
-        """First iterates, inside the ball, and all else that the rule remembers."""
-        ...
-
-    def step(self, threat: ThreatModel, result: Pass, memory: Memory) -> Memory:
-        """Next iterates, inside the ball, and all else that the rule remembers."""
-        ...
-
-
-@runtime_checkable
-class Attack(Protocol):
-    """An attack as the evaluator asks it; `as_attack` supplies the properties for a plain callable."""
-
-    @property
-    def steps(self) -> int | None:
-        """Number of passes of one run; None where the attack decides itself, or does not say."""
-        ...
-
-    @property
-    def minimizes_norm(self) -> bool:
-        """Whether the attack seeks the smallest perturbation, so that one call serves every epsilon."""
-        ...
-
-    @property
-    def is_random(self) -> bool:
-        """Whether results depend on random numbers."""
-        ...
-
-    @property
-    def update_rule(self) -> UpdateRule | None:
-        """The rule by which the evaluator drives the attack itself; None for an attack that can only be called."""
-        ...
-
-    def reach(self, epsilon: float) -> float | None:
-        """Length of all steps together; None where it is not known."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Class and settings as plain values, for the report."""
-        ...
-
-    def __call__(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: RandomSource | None = None,
-    ) -> Tensor:
-        """Return adversarial images (B, C, H, W) for images (B, C, H, W) and true labels (B,)."""
-        ...
-
-
-@final
-@dataclass(frozen=True)
-class _CalledAttack:
-    """A callable with the properties of an attack: its own where it has them, defaults elsewhere."""
-
-    call: Callable[..., Tensor]
-
-    @property
-    def steps(self) -> int | None:
-        steps = getattr(self.call, "steps", None)
-        return steps if isinstance(steps, int) else None
-
-    @property
-    def minimizes_norm(self) -> bool:
-        return bool(getattr(self.call, "minimizes_norm", False))
-
-    @property
-    def is_random(self) -> bool:
-        return bool(getattr(self.call, "is_random", True))
-
-    @property
-    def update_rule(self) -> UpdateRule | None:
-        return cast(UpdateRule | None, getattr(self.call, "update_rule", None))
-
-    def reach(self, epsilon: float) -> float | None:
-        own = getattr(self.call, "reach", None)
-        return own(epsilon) if callable(own) else None
-
-    def describe(self) -> dict[str, Any]:
-        own = getattr(self.call, "describe", None)
-        return own() if callable(own) else describe_settings(self.call)
-
-    def __call__(self, *args: Any, **settings: Any) -> Tensor:
-        return self.call(*args, **settings)
-
-
-def as_attack(attack: Callable[..., Tensor]) -> Attack:
-    """Return a callable as an attack; properties that it does not state get defaults.
-
-    The defaults: `steps` unknown, `minimizes_norm` false, `is_random` true, no `update_rule`, `reach` unknown, and the
-    fields of a dataclass as description.
-    """
-    return attack if isinstance(attack, Attack) else _CalledAttack(attack)
-
-
-def describe_settings(settings: object) -> dict[str, Any]:
-    """Class name and fields of a dataclass as plain values for a JSON file."""
-    values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
-    return {"class": type(settings).__name__, **{name: plain(value) for name, value in values.items()}}
-
-
-def plain(value: object) -> object:
-    """A value as JSON has it; other objects as their text."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return value if isinstance(value, bool | int | float | str | None) else repr(value)

@@ -1,4 +1,4 @@
-"""Turned and scaled views of the test images, each a test set of its own.
+"""Rotated and scaled views of the test images, each a test set of its own.
 
 Pixels are resampled with a cubic kernel, wider where the image shrinks so that nothing aliases, and rounded to uint8.
 What lies outside of the image takes the colour of the nearest pixel of its edge: black would be an edge that no image
@@ -16,19 +16,22 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.resampling import centred, cubic_weights, outer, source_positions
 
 _SCALES = (1 / 8, 8)  # beyond them an image of 32 pixels has a few pixels left
 
 
 class View(NamedTuple):
-    """One view: its name, and what shows it, from uint8 (B, C, H, W) to the same."""
+    """A name, and a map from images uint8 (B, C, H, W) to the same."""
 
     name: str
-    show: Callable[[Tensor], Tensor]
+    transform: Callable[[Tensor], Tensor]
 
 
-class Views(ABC):
-    """What a data module makes of each test set; `str` says it in words, to be stated beside every number."""
+class TestTransform(ABC):
+    """Turns each test set into several; `str` describes them, to be stated beside every number."""
+
+    __test__ = False  # for pytest, which would take it for tests
 
     @abstractmethod
     def views(self) -> list[View]:
@@ -36,7 +39,7 @@ class Views(ABC):
 
 
 @dataclass(frozen=True)
-class RotatedViews(Views):
+class RotatedViews(TestTransform):
     """Every test image turned about its centre, once for each angle.
 
     Quarter turns move pixels and change none.
@@ -63,7 +66,7 @@ class RotatedViews(Views):
 
 
 @dataclass(frozen=True)
-class ScaledViews(Views):
+class ScaledViews(TestTransform):
     """Every test image scaled about its centre, once for each factor.
 
     Args:
@@ -108,13 +111,9 @@ def rotate(images: Tensor, angle: float) -> Tensor:
     """
     if angle % 90 == 0:
         return torch.rot90(images, int(angle // 90) % 4, (-2, -1))
-    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     size = images.shape[-1]
-    # Where in the old image each new pixel lies; lines count downwards.
-    line, column = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) - (size - 1) / 2] * 2, indexing="ij")
-    lines = _weights((sine * column + cosine * line).flatten(), size)
-    columns = _weights((cosine * column - sine * line).flatten(), size)
-    matrix = (lines[:, :, None] * columns[:, None, :]).flatten(1).to(images.device)
+    rows, columns = (cubic_weights(places.flatten(), size) for places in source_positions(size, angle))
+    matrix = outer(rows, columns).to(images.device)
     return _as_pixels(images.to(torch.float32).flatten(2) @ matrix.T).view(images.shape)
 
 
@@ -128,38 +127,8 @@ def rescale(images: Tensor, factor: float) -> Tensor:
     Returns:
         uint8 (B, C, H, W).
     """
-    lines, columns = (
-        _weights((torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / factor, size, max(1.0, 1 / factor))
-        for size in images.shape[-2:]
-    )
-    return _as_pixels(lines.to(images.device) @ images.to(torch.float32) @ columns.T.to(images.device))
-
-
-def _weights(positions: Tensor, size: int, width: float = 1.0) -> Tensor:
-    """What each pixel of a line contributes to points of it.
-
-    Args:
-        positions: float64 (P,), distances from the middle of the line in pixels.
-        size: Number of pixels of the line.
-        width: Of the kernel; wider than 1 keeps what is sampled more coarsely from aliasing.
-
-    Returns:
-        float32 (P, size), rows add up to 1.
-    """
-    positions = positions + (size - 1) / 2
-    margin = math.ceil(2 * width + max(0.0, float(-positions.min()), float(positions.max()) - size))
-    taps = torch.arange(-margin, size + margin)
-    weights = _cubic((taps - positions[:, None]) / width)
-    weights = weights / weights.sum(1, keepdim=True)
-    folded = torch.zeros(len(positions), size, dtype=torch.float64)
-    return folded.index_add_(1, taps.clamp(0, size - 1), weights).to(torch.float32)
-
-
-def _cubic(distance: Tensor) -> Tensor:
-    """Cubic convolution with a = -1/2. Source: Keys 1981 (doi 10.1109/TASSP.1981.1163711), eq. 15."""
-    d = distance.abs()
-    near, far = (1.5 * d - 2.5) * d**2 + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
-    return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+    rows, columns = (cubic_weights(centred(size) / factor, size, max(1.0, 1 / factor)) for size in images.shape[-2:])
+    return _as_pixels(rows.to(images.device) @ images.to(torch.float32) @ columns.T.to(images.device))
 
 
 def _as_pixels(values: Tensor) -> Tensor:

@@ -1,13 +1,9 @@
 """Shrinking images without aliasing, by any factor."""
 
-import torch
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError
-
-# Zero crossings of the sinc on each side: amplitudes are right to 0.5 % up to 0.8 of the highest frequency that the
-# smaller grid can hold, and 2 % of what is 1.5 times as high is left.
-LOBES = 8
+from symmetry_robustness.resampling import lanczos_weights
 
 
 def shrink(images: Tensor, factor: float) -> Tensor:
@@ -28,14 +24,5 @@ def shrink(images: Tensor, factor: float) -> Tensor:
         raise UserError(
             f"factor must be between 1 and {min(height, width)}, got {factor}; to enlarge is another matter"
         )
-    rows, columns = _weights(height, factor).to(images), _weights(width, factor).to(images)
+    rows, columns = lanczos_weights(height, factor).to(images), lanczos_weights(width, factor).to(images)
     return rows @ images @ columns.T
-
-
-def _weights(size: int, factor: float) -> Tensor:
-    """Lanczos weights (size // factor, size) of every pixel for every pixel of the smaller grid."""
-    small = int(size / factor)
-    centre = (torch.arange(small, dtype=torch.float64, device="cpu") - (small - 1) / 2) * factor + (size - 1) / 2
-    distance = (centre[:, None] - torch.arange(size, dtype=torch.float64, device="cpu")) / factor
-    weights = torch.where(distance.abs() < LOBES, torch.sinc(distance) * torch.sinc(distance / LOBES), 0.0)
-    return weights / weights.sum(dim=1, keepdim=True)

@@ -35,6 +35,11 @@ class RotationConv(nn.Module):
         UserError: unknown group or representation, even kernel size, or no positive number of fields.
 
     Source: Weiler & Cesa 2019, arXiv 1911.08251.
+
+    Examples:
+        >>> lifting = RotationConv("C4", in_fields=3, out_fields=2, in_representation="trivial")
+        >>> lifting(torch.rand(1, 3, 9, 9)).shape  # 2 fields of 4 channels
+        torch.Size([1, 8, 9, 9])
     """
 
     basis: Tensor

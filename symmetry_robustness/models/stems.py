@@ -32,7 +32,12 @@ def channels_of(stem: nn.Module) -> int:
 
 
 class ConvStem(nn.Sequential):
-    """One plain convolution, batch norm, ReLU."""
+    """One plain convolution, batch norm, ReLU.
+
+    Examples:
+        >>> ConvStem(16)(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 16, 32, 32])
+    """
 
     def __init__(self, channels: int, in_channels: int = 3) -> None:
         super().__init__(*conv_block(in_channels, channels))
@@ -46,6 +51,10 @@ class RotationStem(nn.Sequential):
         group: C_N or D_N.
         fields: number of regular fields; channels = fields · number of group elements.
         activation: whether a ReLU follows.
+
+    Examples:
+        >>> RotationStem("C4", fields=4, activation=True)(torch.rand(1, 3, 32, 32)).shape  # 4 fields of 4 channels
+        torch.Size([1, 16, 32, 32])
     """
 
     def __init__(self, group: str, fields: int, activation: bool, in_channels: int = 3) -> None:

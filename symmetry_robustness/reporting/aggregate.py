@@ -1,6 +1,7 @@
 """Numbers of single runs brought together: means over seeds with intervals, and which network is best."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from symmetry_robustness.results.names import WORST_CASE, protocol_name
 SHARES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy", "mean_corruption_error")
 # Accuracies by which networks are compared image by image, beside measures that bound distances from below.
 _ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy")
-# What must agree for the numbers of several networks to be compared.
+# Columns that must agree for the numbers of several networks to be compared.
 COLUMN = ["comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 
 _DESCRIBED = ["network", "data", "split", "protocol", "released", "weights", "epochs", "images"]
@@ -94,8 +95,8 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     results = results.reset_index()
     _add_intervals(results, deviation)
     trained = trained_settings(runs)
-    results.insert(0, "label", _labels(results, trained))
-    comparisons = _compare(results, evaluations_by_group(runs))
+    results.insert(0, "label", _labels(results, trained, _titles(runs)))
+    comparisons = _compare(results, evaluations_by_group(runs), at_chance(results, runs))
     _mark_best(results, comparisons)
     return Summary(results, comparisons, _groups(results, runs, trained))
 
@@ -133,15 +134,37 @@ def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Label of each row's network: its name, and how it differs from others of that name in its comparison group."""
+def _titles(runs: Sequence[Run]) -> dict[str, str]:
+    """Network to the title of its configuration; one that several networks share names none of them."""
+    titles = {run.name: run.title for run in runs}
+    counts = Counter(titles.values())
+    return {name: title if counts[title] == 1 else name for name, title in titles.items()}
+
+
+def at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
+    """Settings of the networks whose accuracy without attack may be that of guessing: its interval reaches so low."""
+    classes = {run.name: (run.config.get("model") or {}).get("num_classes") for run in runs}
+    chance = {name: 1 / count if count else -1.0 for name, count in classes.items()}  # of unknown classes none
+    clean = results[results["measure"].isin(["clean_accuracy", "test_accuracy"]) & (results["view"] == "")]
+    guessing = clean["network"].map(chance)
+    return frozenset(clean.loc[clean["low"].fillna(clean["value"]) <= guessing, "settings"])
+
+
+def may_lead(rows: Sequence[Any], guessing: Collection[str]) -> list[Any]:
+    """The rows of a column that may lead it: better than guessing without attack, no check failed; all if none is."""
+    better = [row for row in rows if row.settings not in guessing] or rows
+    return [row for row in better if row.checks != "failed"] or list(better)
+
+
+def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], titles: Mapping[str, str]) -> list[str]:
+    """Label of each row's network: its title, and how it differs from others of its name in its comparison group."""
     texts: dict[tuple[str, str], str] = {}
     for group, found in split(results.drop_duplicates(["comparison_group", "settings"]), "comparison_group").items():
         for network, same in split(found, "network").items():
-            keys = list(same["settings"])
+            keys, title = list(same["settings"]), titles[network]
             names = differing([trained[key] for key in keys]) if len(keys) > 1 else []
             for key in keys:
-                texts[group, key] = f"{network} ({name_difference(trained[key], names)})" if names else network
+                texts[group, key] = f"{title} ({name_difference(trained[key], names)})" if names else title
     return [texts[pair] for pair in zip(results["comparison_group"], results["settings"], strict=True)]
 
 
@@ -184,18 +207,19 @@ def evaluations_by_group(runs: Sequence[Run]) -> dict[tuple[str, str], Seeds]:
     return found
 
 
-def _compare(results: pd.DataFrame, evaluations: dict[tuple[str, str], Seeds]) -> pd.DataFrame:
-    """Each network against the one with the largest mean, column by column."""
+def _compare(
+    results: pd.DataFrame, evaluations: dict[tuple[str, str], Seeds], guessing: Collection[str]
+) -> pd.DataFrame:
+    """Each network against the one with the largest mean of those that may lead, column by column."""
     rows: list[dict[str, Any]] = []
     bounds = {
         name for seeds in evaluations.values() for evaluation in seeds.values() for name in evaluation.lower_bounds
     }
     for _, group in results[results["measure"].isin({*_ACCURACIES, *bounds})].groupby(COLUMN, dropna=False, sort=False):
-        sound = group[group["checks"] != "failed"]  # what failed a soundness check cannot lead where others did not
-        group = sound if len(sound) else group
-        if len(group) < 2:
+        able = may_lead(records(group.sort_values("value", ascending=False, kind="stable")), guessing)
+        if len(able) < 2:
             continue
-        leader, *others = records(group.sort_values("value", ascending=False, kind="stable"))
+        leader, *others = able
         first = evaluations[leader.comparison_group, leader.settings]
         found = [
             compare(first, evaluations[row.comparison_group, row.settings], row.measure, row.attack, row.epsilon)

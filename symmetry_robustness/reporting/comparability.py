@@ -1,4 +1,4 @@
-"""What a number depends on, read from configurations: when two runs may be averaged, and how they differ if not."""
+"""Settings that a number depends on: when two runs may be averaged, and how they differ if not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,20 @@ from symmetry_robustness.results.names import NORM_TITLES, SOUND, flatten, proto
 
 Settings = Mapping[str, Any]
 
-# What decides which runs are told apart, but no number: names, places, what happens beside the training.
-_BESIDE = ("name", "group", "tags", "seed", "output", "resume", "logger", "robustness", "callback", "checkpoint")
+# Settings that decide no weights: names, places, evaluations beside the training.
+_BESIDE = (
+    "name",
+    "title",
+    "group",
+    "tags",
+    "seed",
+    "output",
+    "resume",
+    "logger",
+    "robustness",
+    "callback",
+    "checkpoint",
+)
 # Settings of a data set that only place or feed it, and those that only the test images, or only the training, have.
 _FEEDING = ("_convert_", "root", "evaluation_batch_size", "num_classes", "seed")
 _TEST_ONLY = ("corruptions", "severities", "test_transform", "test_size")

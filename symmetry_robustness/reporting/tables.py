@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def answers(summary: Summary) -> tuple[list[str], Table | None]:
         lines.append(f"  {_answer(worst[worst['epsilon'] == epsilon], summary.comparisons)}")
         if table is None:
             shown = pd.concat([clean, worst[worst["epsilon"].isin([means.index[0], epsilon, means.index[-1]])]])
-            table = _table(f"Accuracy %, {title_of(group)}", shown, _column_of, percent, ())
+            whole = _table(f"Accuracy %, {title_of(group)}", shown, _column_of, percent, ())
+            table = replace(  # without the column that says what intervals are over
+                whole, columns=[whole.columns[0], *whole.columns[2:]], rows=[[row[0], *row[2:]] for row in whole.rows]
+            )
     if len(attacked) > _ANSWERS:
         lines.append(f"{len(attacked) - _ANSWERS} more protocols or data sets are in tables/leaders.md")
     return lines, table
@@ -291,7 +295,7 @@ def run_row(run: Run) -> dict[str, str]:
             row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
     for measure, means in run.final.means.items():
         for array, mean in means.items():
-            row[measure_title(measure_name(measure, array))] = _mean(mean)
+            row[measure_title(measure_name(measure, array))] = mean_text(mean)
     counts = count_checks(run.final.checks)
     row["checks"] = ", ".join(f"{counts[s]} {s}" for s in ("failed", "warned") if counts[s]) or "passed"
     return row
@@ -306,7 +310,7 @@ def measure_title(name: str) -> str:
     return "CLEVER" if name == "clever" else " ".join(re.split(r"[_.\s]+", name))
 
 
-def _mean(mean: Estimate) -> str:
+def mean_text(mean: Estimate) -> str:
     """A mean with its standard error where it has one; empty where nothing applied."""
     if np.isnan(mean.value):
         return ""

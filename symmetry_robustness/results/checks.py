@@ -53,6 +53,9 @@ def worst_status(statuses: Iterable[Status]) -> Status | None:
 
 EXPLANATIONS: Final[Mapping[str, str]] = {
     "protocol_settings": "The protocol judges soundly: pixel bounds [0, 1], evaluation mode, nothing outside the ball.",
+    "epsilon_range": "The largest epsilon has the usual size of its norm; others are often meant for other units.",
+    "several_classes": "The images belong to several classes; of one, a network that always names it withstands all.",
+    "distinct_images": "No image appears more than once; repetitions make intervals too narrow.",
     "evaluation_mode": "No layer that normalises or drops out is in training mode, where it sees the attacked batch.",
     "images_in_bounds": "Pixels lie in [0, 1] and in the bounds of the attacks; otherwise epsilon has other units.",
     "deterministic_forward": "The same images give the same logits twice; chance in the network hides its gradients.",
@@ -62,6 +65,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "finite_gradients": "Input gradients are finite; an attack cannot follow others.",
     "nonzero_gradients": "Input gradients are not exactly zero; zeros mean that something hides them.",
     "gradient_matches_difference": "The gradient tells how the logits change when the pixels change a little.",
+    "stable_under_noise": "Noise of one grey level leaves clean accuracy as it is; stored images are not recognised.",
     "sees_whole_range": "Pixels of every brightness matter; a network that clamps its input is blind to some.",
     "statistics_match": "The first batch norm meets the means and variances of training: images are normalised once.",
     "clean_accuracy": "Clean accuracy is above guessing and as high as expected; otherwise labels or images are wrong.",

@@ -75,8 +75,8 @@ def measure_key(measure: str, array: str) -> str:
 def epsilon_name(epsilon: float) -> str:
     """An epsilon as a fraction of 255 where it is one, in decimals otherwise.
 
-    >>> epsilon_name(8 / 255), epsilon_name(0.5)
-    ('8/255', '0.5')
+    >>> epsilon_name(8 / 255), epsilon_name(0.005)
+    ('8/255', '0.005')
     """
     steps = round(2 * 255 * epsilon) / 2
     return f"{steps:g}/255" if steps and abs(255 * epsilon - steps) < 1e-3 else f"{epsilon:.4g}"

@@ -60,6 +60,12 @@ class RobustnessReport:
         counts: what adds up over shards: seconds and gradients spent, zero and non-finite gradients, non-finite logits;
             in a cascade also how many images each attack was given and how many it broke further.
         provenance: what was evaluated (checkpoint, data, software), as plain values.
+
+    Examples:
+        >>> rows, broken = np.arange(3), {"pgd": np.array([0.1, 0.2, np.inf])}
+        >>> report = RobustnessReport("linf", (0.1, 0.2), rows, rows, rows, minimal_epsilon=broken, distance=broken)
+        >>> round(report.accuracy("pgd", 0.1).value, 3)
+        0.667
     """
 
     norm: str

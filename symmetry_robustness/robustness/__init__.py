@@ -10,7 +10,7 @@ from symmetry_robustness.robustness.measures.gradient_norm import GradientNorm
 from symmetry_robustness.robustness.measures.minimal_distance import MinimalDistance
 from symmetry_robustness.robustness.measures.pixel_removal import RemovalTolerance
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
-from symmetry_robustness.robustness.sharding import Turn, evaluate_in_shares
+from symmetry_robustness.robustness.sharding import Worker, evaluate_in_shards
 
 # The name before, for one release.
 Symmetry = EquivarianceError
@@ -30,7 +30,7 @@ __all__ = [
     "RemovalTolerance",
     "RobustnessReport",
     "Symmetry",
-    "Turn",
-    "evaluate_in_shares",
+    "Worker",
+    "evaluate_in_shards",
     "evaluate_robustness",
 ]

@@ -1,6 +1,7 @@
 """`evaluate_robustness`: one network, one protocol, one report."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.validation import (
     check_gradients_exist,
     check_images,
     check_labels,
+    device_of,
     predict,
     training_layers,
 )
@@ -29,9 +31,10 @@ from symmetry_robustness.robustness.attack_batch import (
     ProgressCallback,
     apply_attack,
     cascade,
+    ignore,
 )
-from symmetry_robustness.robustness.checks import derived as soundness
-from symmetry_robustness.robustness.checks.run import place_of, run_checks
+from symmetry_robustness.robustness.checks import derived
+from symmetry_robustness.robustness.checks.run import run_checks
 from symmetry_robustness.robustness.continuous_batching import CleanPass, misclassified
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.run import add_measures
@@ -75,34 +78,34 @@ def evaluate_robustness(
 
     Raises:
         UserError: for unsuitable images, labels or indices, or a call inside inference mode.
+
+    Examples:
+        >>> from symmetry_robustness.attacks import PGD
+        >>> images, labels = torch.tensor([0.6, 0.4, 0.5]).reshape(1, 3, 1, 1), torch.tensor([0])
+        >>> protocol = EvaluationProtocol(attacks={"pgd": PGD(steps=10)}, epsilons=[0.04, 0.06])
+        >>> report = evaluate_robustness(nn.Flatten().eval(), images, labels, protocol)
+        >>> report.minimal_epsilon["pgd"]  # the brightest channel is ahead by 0.1, so 0.05 suffices
+        array([0.06])
     """
-    check_gradients_exist("evaluate_robustness")
-    # Whether pixels lie in the bounds is a soundness check of the report; inputs refused here could not run at all.
-    images = check_images(images, (-np.inf, np.inf))
-    labels = check_labels(labels, images)
-    numbers = check_numbers(indices, len(images))
-    _check_inputs(network, images, protocol)
-    images = images.detach().clone() if images.is_inference() else images.detach()
-    labels = labels.clone() if labels.is_inference() else labels
     started = time.perf_counter()
+    images, labels, numbers = validate_inputs(network, images, labels, protocol, indices)
     keep = _lowest(numbers, protocol.keep_examples)
     with _in_mode(network, protocol.mode), _untouched(network, images.device):
-        _check_classes(network, images, labels)
         forms = _prepare(network, images[: protocol.batch_size], compiled)
         parts = []
         for start in range(0, max(len(images), 1), _WINDOW):
             window = slice(start, start + _WINDOW)
-            notify = _shifted(progress, start, len(images))
+            notify = functools.partial(_notify_whole, progress or ignore, start, len(images))
             batch = images[window], labels[window], numbers[window]
             parts.append(_evaluate(forms, *batch, protocol, keep[window], notify))
         report = concatenate(parts)
         order = np.argsort(numbers[keep])
         report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
-        report = add_measures(network, images, labels, protocol, report, progress or (lambda _: None))
+        report = add_measures(network, images, labels, protocol, report, progress or ignore)
         if extra_checks:
             report = add_checks(network, images, labels, protocol, report)
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
-    return replace(report, checks=soundness.conclude(report))
+    return derived.add_derived_checks(report, protocol.attacks)
 
 
 def add_checks(
@@ -117,7 +120,7 @@ def add_checks(
         protocol: decides which checks run.
         report: without these checks.
     """
-    with _in_mode(network, protocol.mode), _untouched(network, place_of(network, images)):
+    with _in_mode(network, protocol.mode), _untouched(network, device_of(network, images)):
         found = run_checks(network, images, labels, protocol, report)
     return replace(report, checks=(*report.checks, *found))
 
@@ -138,8 +141,42 @@ def _prepare(network: nn.Module, images: Tensor, compiled: bool) -> _Forms:
     return _Forms(network, attacked, cast(nn.Module, torch.compile(attacked, dynamic=False, mode=mode)))
 
 
-def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
-    """Numbers of the images, (N,).
+def validate_inputs(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    protocol: EvaluationProtocol,
+    indices: Tensor | Sequence[int] | IntArray | None,
+) -> tuple[Tensor, Tensor, IntArray]:
+    """Images, labels and the numbers of the images, if they can be evaluated, converted where that is safe.
+
+    Pixels outside of the bounds are no error here but the finding of a soundness check.
+
+    Raises:
+        UserError: names the input and the remedy.
+    """
+    check_gradients_exist("evaluate_robustness")
+    images = check_images(images, (-np.inf, np.inf))
+    labels = check_labels(labels, images)
+    numbers = check_indices(indices, len(images))
+    if (device := device_of(network, images)) != images.device:
+        raise UserError(f"network is on {device} but images are on {images.device}; move one of them")
+    if protocol.attacks and len(images) and not bool(torch.isfinite(images).all()):
+        raise UserError("images must be finite, got NaN or infinity; check the data")
+    if len(images):  # a GPU would report labels without a logit by aborting
+        with _untouched(network, images.device):
+            classes = predict(network, images[:2]).shape[1]
+        low, high = (int(value) for value in torch.aminmax(labels))
+        if low < 0 or high >= classes:
+            raise UserError(
+                f"labels must lie in 0 ... {classes - 1}, got {low} ... {high}; use the data the network is for"
+            )
+    images = images.detach().clone() if images.is_inference() else images.detach()
+    return images, labels.clone() if labels.is_inference() else labels, numbers
+
+
+def check_indices(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
+    """Numbers of the images, (N,); without any 0, 1, 2, ...
 
     Raises:
         UserError: where they are not as many different numbers as there are images.
@@ -152,25 +189,6 @@ def check_numbers(indices: Tensor | Sequence[int] | IntArray | None, count: int)
     return numbers
 
 
-def _check_inputs(network: nn.Module, images: Tensor, protocol: EvaluationProtocol) -> None:
-    if (place := place_of(network, images)) != images.device:
-        raise UserError(f"network is on {place} but images are on {images.device}; move one of them")
-    if protocol.attacks and len(images) and not bool(torch.isfinite(images).all()):
-        raise UserError("images must be finite, got NaN or infinity; check the data")
-
-
-def _check_classes(network: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Refuse labels the network has no logit for: a GPU would report those by aborting."""
-    if not len(images):
-        return
-    classes = predict(network, images[:2]).shape[1]  # two, for batch norms in training mode
-    low, high = (int(value) for value in torch.aminmax(labels))
-    if low < 0 or high >= classes:
-        raise UserError(
-            f"labels must lie in 0 ... {classes - 1}, got {low} ... {high}; use the data the network is for"
-        )
-
-
 def _lowest(numbers: IntArray, count: int) -> BoolArray:
     """Mask, (N,), of the images with the lowest numbers."""
     mask = np.zeros(len(numbers), dtype=bool)
@@ -178,11 +196,8 @@ def _lowest(numbers: IntArray, count: int) -> BoolArray:
     return mask
 
 
-def _shifted(progress: ProgressCallback | None, offset: int, total: int) -> ProgressCallback:
-    """Reports of a window as reports of the whole."""
-    if progress is None:
-        return lambda _: None
-    return lambda state: progress(Progress(state.stage, offset + state.done, total))
+def _notify_whole(progress: ProgressCallback, before: int, total: int, state: Progress) -> None:
+    progress(state.within(before, total))
 
 
 @contextlib.contextmanager
@@ -238,10 +253,10 @@ def _evaluate(
     notify: ProgressCallback,
 ) -> RobustnessReport:
     """Report of one window of images, without measures."""
-    checks = [soundness.evaluation_mode(forms.network), soundness.images_in_bounds(images, protocol.bounds)]
+    checks = [derived.evaluation_mode(forms.network), derived.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)
-    checks.append(soundness.deterministic_forward(forms.network, images[: protocol.batch_size]))
+    checks.append(derived.deterministic_forward(forms.network, images[: protocol.batch_size]))
     network = forms.attacked
     clean = _clean_pass(network, images, labels, protocol.batch_size, notify)
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
@@ -250,7 +265,7 @@ def _evaluate(
         network, images, labels, numbers, protocol, clean, correct, keep, notify, limit, forms.compiled
     )
     outcomes, effort = _apply_all(batch)
-    checks.append(soundness.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
+    checks.append(derived.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
     finite = torch.isfinite(clean.logits).all(1)
     return RobustnessReport(
         norm=protocol.norm,

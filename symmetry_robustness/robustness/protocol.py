@@ -5,14 +5,9 @@ from dataclasses import InitVar, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, final
 
+from symmetry_robustness.attacks.base import AttackCall, as_attack
 from symmetry_robustness.attacks.norms import NormName, find_norm
-from symmetry_robustness.attacks.threat import (
-    Attack,
-    ThreatModel,
-    as_attack,
-    check_bounds,
-    parse_epsilon,
-)
+from symmetry_robustness.attacks.threat import ThreatModel, check_bounds, parse_epsilon
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness.measures.base import Measure, describe_measure
 from symmetry_robustness.robustness.measures.clever import Clever
@@ -52,9 +47,15 @@ class EvaluationProtocol:
         outside: "discard" counts what an attack returns outside of its ball or the bounds as no success; "count" judges
             it like the rest, which only re-enacts evaluations that clamp wrongly. A check fails either way.
         measures: name to a measure that is no attack; names appear in the report.
+
+    Examples:
+        >>> from symmetry_robustness.attacks import PGD
+        >>> protocol = EvaluationProtocol(attacks={"pgd": PGD(steps=40)}, norm="linf", epsilons=["8/255", "2/255"])
+        >>> [round(epsilon, 4) for epsilon in protocol.grid]
+        [0.0078, 0.0314]
     """
 
-    attacks: Mapping[str, Attack] = field(default_factory=dict)
+    attacks: Mapping[str, AttackCall] = field(default_factory=dict)
     norm: NormName = "linf"
     epsilons: Sequence[float | str] = (2 / 255, 4 / 255, 8 / 255)
     clever: InitVar[Clever | None] = None

@@ -1,4 +1,4 @@
-"""How much of a training's time evaluations may take, and which of them fit into that."""
+"""Budget of the evaluations during a training: subset and frequency that fit into a share of its time."""
 
 import math
 from typing import Any, Final, NamedTuple, final
@@ -10,7 +10,7 @@ _MARGIN: Final = 1.25
 
 
 class Plan(NamedTuple):
-    """Evaluate `images` images, `interval` epochs after the last time; no images: not again."""
+    """Evaluate `images` images, `interval` epochs after the last evaluation; 0 images: never again."""
 
     images: int
     interval: int
@@ -20,17 +20,17 @@ class Plan(NamedTuple):
 class Budget:
     """Chooses subset and frequency so that evaluations take at most a share of the time spent training.
 
-    The first evaluation has the least number of images and tells what they cost; it counts like all others. The cost of
-    a size that was evaluated follows what was measured; that of another is on a line through those known, in proportion
-    to the only one known. Chosen are the most images that fit at the highest frequency; where not even the least number
-    fits, the highest frequency at which it does. An evaluation starts only when everything so far and itself stay
-    within the share, so an expensive one is made up for by waiting. Fewer than the least number are never chosen.
+    The first evaluation has the smallest size and measures its cost; it counts like all others. The cost of a size that
+    was evaluated is measured; that of another lies on a line through the known ones, or is proportional to the only
+    one. The choice is the largest size that fits at the highest frequency, else the highest frequency at which the
+    smallest size fits. An evaluation starts only if all so far and itself stay within the share, so waiting makes up
+    for an expensive one. Sizes below the smallest are never chosen.
 
     Args:
-        share: of the training time so far; None for no limit, always the most images at the highest frequency.
+        share: of the training time so far; None for no limit: always the largest size at the highest frequency.
         every_n_epochs: the highest frequency.
-        min_images: the least number; the sizes between it and the most double.
-        num_images: the most.
+        min_images: the smallest size; sizes double from it.
+        num_images: the largest size.
     """
 
     def __init__(self, share: float | None, every_n_epochs: int, min_images: int, num_images: int) -> None:
@@ -49,28 +49,28 @@ class Budget:
         return self._spent / self._trained if self._trained else 0.0
 
     def add_epoch(self, seconds: float) -> None:
-        """Note that an epoch took this long to train."""
+        """Record the training time of an epoch."""
         self._trained += seconds
         self._epochs += 1
 
     def add_evaluation(self, images: int, seconds: float) -> None:
-        """Note what an evaluation cost."""
+        """Record the cost of an evaluation."""
         self._spent += seconds
         self._last = self._epochs
         self._costs[images] = (self._costs.get(images, seconds) + seconds) / 2
 
     def due(self) -> int:
-        """Images to be evaluated after the epoch that has just ended, 0 for none."""
+        """Images to evaluate after the epoch that has just ended, 0 for none."""
         images, interval = self.plan
         if self._epochs % self.every_n_epochs or self._epochs - self._last < interval:
             return 0
         return images if self._excess(images) <= 0 else 0
 
     def revise(self, remaining: float) -> bool:
-        """Choose anew; tells whether the choice has changed.
+        """Update the plan; returns whether it has changed.
 
         Args:
-            remaining: epochs still to be trained, infinity where that is unknown.
+            remaining: epochs still to train, infinity if unknown.
         """
         before = self.plan
         if self.share is not None and self._costs and remaining:
@@ -78,7 +78,7 @@ class Budget:
         return self.plan != before
 
     def describe(self) -> str:
-        """The choice and its reason in one line."""
+        """The plan and its reason in one line."""
         if self.share is None or not self._costs:
             return f"{self.plan.images} images {_every(self.plan.interval)}"
         least, most, (images, interval) = self.sizes[0], self.sizes[-1], self.plan
@@ -107,7 +107,7 @@ class Budget:
         return float(images * seconds.sum() / sizes.sum())
 
     def _excess(self, images: int) -> float:
-        """Seconds by which one more evaluation would exceed the budget; none as long as its cost is unknown."""
+        """Seconds by which one more evaluation would exceed the budget; 0 while its cost is unknown."""
         if self.share is None or not self._costs:
             return 0.0
         return self._spent + self.cost(images) - self.share * self._trained
@@ -121,21 +121,21 @@ class Budget:
         fitting = [
             size
             for size in affordable
-            if size <= 2 * max(self._costs)  # farther the estimate is not trusted
+            if size <= 2 * max(self._costs)  # the estimate does not reach farther
             and self.cost(size) * (_MARGIN if size > self.plan.images else 1) <= allowance
         ]
         images = max(fitting, default=affordable[0])
         if len(self._costs) == 1 and fitting and len(self.sizes) > 1 and self._excess(self.sizes[1]) <= 0:
-            return Plan(self.sizes[1], self.plan.interval)  # savings pay for learning how the cost grows
+            return Plan(self.sizes[1], self.plan.interval)  # savings pay for a second point of the cost line
         return Plan(images, self._interval(self.cost(images) / allowance))
 
     def _interval(self, needed: float) -> int:
-        """Epochs from one evaluation to the next, for one that needs so many allowances."""
+        """Epochs between two evaluations that each need so many allowances."""
         longer, shorter = (self.every_n_epochs * max(1, math.ceil(factor * needed)) for factor in (1, _MARGIN))
         return max(longer, min(shorter, self.plan.interval))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learned, as plain values."""
+        """Costs and plan, as plain values."""
         return {
             "trained": self._trained,
             "spent": self._spent,
@@ -146,7 +146,7 @@ class Budget:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self._trained, self._spent = state["trained"], state["spent"]
         self._epochs, self._last = state["epochs"], state["last"]
         self._costs = dict(state["costs"])

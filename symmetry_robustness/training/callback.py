@@ -9,20 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import distributed, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
-from symmetry_robustness.reporting.figures import Curve, as_pixels, attack_panel, epsilon_curves, measure_figures
-from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, metric_key
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
-from symmetry_robustness.robustness.checks.derived import conclude
+from symmetry_robustness.robustness.checks.derived import add_derived_checks
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.budget import Budget
+from symmetry_robustness.training.report_logging import describe, flat_metrics, log_report, tracked_name
 
 log = logging.getLogger(__name__)
 
@@ -33,28 +31,28 @@ class RobustnessCallback(pl.Callback):
     """Evaluates robustness on fixed seeded images after epochs, within a budget of time, and on test images at the end.
 
     Attacks run on an exported copy of the network, draw from their own generators and leave gradients alone, so
-    training with and without the callback gives bit-identical weights. Logged as robust/{attack}/{norm}_{epsilon},
-    robust/worst_case/…, robust/clean and robust/clever, with which a checkpoint may be chosen; robust/images,
-    robust/checks_failed and robust/checks_warned with them, and after every epoch robust/share_of_epoch, the time of
-    all evaluations so far over that of the training, validation not counted. During training soundness checks are the
-    cheap ones. Under DDP each rank evaluates its own share, without padding, and the per-example results are gathered;
-    rank 0 decides when and how much.
+    training with and without the callback gives bit-identical weights. Logged are robust/{attack}/{norm}_{epsilon},
+    robust/worst_case/…, robust/clean and robust/clever, by which a checkpoint may be chosen, with robust/images,
+    robust/checks_failed and robust/checks_warned; and after every epoch robust/share_of_epoch, the time of all
+    evaluations so far over that of the training without validation. During training only the cheap soundness checks
+    run. Under DDP each rank evaluates a shard, without padding, and the per-example results are gathered; rank 0
+    decides when and on how many images.
 
     Args:
         protocol: attacks, epsilons, CLEVER.
-        every_n_epochs: how often at most; 0 evaluates only at the end.
-        split: whose images during training: train, validation or test; None for the validation split, or the training
-            split where nothing is held out. Test images may be watched, but no checkpoint may be chosen by them.
-        num_images: how many images of that split at most each time. Smaller choices lie in larger ones.
-        min_images: how many at least; None for a quarter of `num_images`.
+        every_n_epochs: the highest frequency; 0 evaluates only at the end.
+        split: of the images during training: train, validation or test; None for the validation split, or the training
+            split if there is none. Test images may be watched, but no checkpoint may be chosen by them.
+        num_images: the most images of that split each time; smaller choices are subsets of larger ones.
+        min_images: the fewest; None for a quarter of `num_images`.
         max_share_of_epoch: budget of the evaluations during training, as a share of the training time so far, see
-            `Budget`; None evaluates `num_images` after every n-th epoch, whatever it takes.
-        final_num_images: how many images of the test split once at the end, outside of the budget.
+            `Budget`; None evaluates `num_images` after every n-th epoch without a limit.
+        final_num_images: images of the test split, once at the end, outside of the budget.
         seed: chooses the images; the same for all runs, so that networks are compared on the same images.
         clock: seconds.
 
     Raises:
-        UserError: a count or share that cannot be; before the first epoch, a split with fewer images.
+        UserError: a count or share out of range; before the first epoch, a split with fewer images.
     """
 
     def __init__(
@@ -102,14 +100,14 @@ class RobustnessCallback(pl.Callback):
 
     @property
     def metric_names(self) -> set[str]:
-        """What is logged when an epoch was evaluated, and can choose a checkpoint."""
+        """Names of the metrics of an evaluated epoch by which a checkpoint can be chosen."""
         protocol, keys = self.protocol, ["clean_accuracy"] + ["clever"] * ("clever" in self.protocol.measures)
         for attack in (*protocol.attacks, WORST_CASE):
             keys += [metric_key(attack, protocol.norm, epsilon) for epsilon in protocol.grid]
         return {f"robust/{tracked_name(key)}" for key in keys}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Choose the images, so that a mistake about them shows before the training and not after it."""
+        """Choose the images before the training, so that a mistake about them shows at once."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         self._during = self.split or ("validation" if datamodule.validation_size else "train")
         if self.every_n_epochs:
@@ -119,7 +117,7 @@ class RobustnessCallback(pl.Callback):
         datamodule.subset("test", self.final_num_images, self.seed, setting="callback.final_num_images")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on in the middle of an epoch, as if the clock had not been stopped."""
+        """Continue the clock of an interrupted epoch."""
         self._start = self._clock() - self._seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -127,11 +125,11 @@ class RobustnessCallback(pl.Callback):
         self._start = self._clock()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Note how long the epoch has been training, so that the validation after its last batch does not count."""
+        """Record the training time of the epoch, without the validation after its last batch."""
         self._seconds = self._clock() - self._start
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate where the budget allows; this hook runs outside of inference mode, where gradients can be taken."""
+        """Evaluate if the budget allows; this hook runs outside of inference mode, so gradients can be taken."""
         if not self.every_n_epochs:
             return
         start = self._clock()
@@ -151,18 +149,18 @@ class RobustnessCallback(pl.Callback):
         pl_module.log("robust/share_of_epoch", share, sync_dist=True)
 
     def _revise(self, trainer: pl.Trainer) -> None:
-        """Let the budget choose anew for the epochs that are left, and say so if the choice has changed."""
+        """Update the budget's plan for the remaining epochs, and log a change."""
         last = trainer.max_epochs
         remaining = math.inf if last is None or last < 0 else last - trainer.current_epoch - 1
         if self.budget.revise(remaining) and trainer.is_global_zero:
             log.info("robustness during training: %s", self.budget.describe())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on with: what evaluations cost so far, and how long the epoch has been training."""
+        """Costs of evaluations so far, and the training time of the epoch."""
         return self.budget.state_dict() | {"seconds": self._seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with what an earlier part of the run has learned."""
+        """Restore the state of an earlier part of the run."""
         self.budget.load_state_dict(state_dict)
         self._seconds = state_dict["seconds"]
 
@@ -188,9 +186,10 @@ class RobustnessCallback(pl.Callback):
         subset = trainer.datamodule.subset(split, size, self.seed)  # type: ignore[attr-defined]
         images, labels, indices = (tensor[trainer.global_rank :: trainer.world_size] for tensor in subset)
         network = export(cast(nn.Module, module.network)).to(module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        agree(network)
+        share_statistics(network)
         report = gather(
-            evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices)
+            evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices),
+            protocol,
         )
         if trainer.is_global_zero:
             self._save(report, Path(trainer.default_root_dir) / "robustness", stem)
@@ -198,94 +197,27 @@ class RobustnessCallback(pl.Callback):
             for check in report.checks:
                 if check.status != "passed":
                     log.warning("%s: check %s %s: %s", stem, check.name, check.status, check.evidence)
-            self._show(trainer, report, split)
-            self._show_checks(trainer, report, split)
+            log_report(trainer, report, f"robust/{split}")
         return report
 
     def _save(self, report: RobustnessReport, folder: Path, stem: str) -> None:
-        """Write the report; only the last one is worth ending the job for."""
+        """Write the report; only a failure to write the last one ends the job."""
         with BestEffortFile(folder / f"{stem}.json").attempt() if stem != _FINAL else contextlib.nullcontext():
             report.save(folder, stem)
 
-    def _show_checks(self, trainer: pl.Trainer, report: RobustnessReport, split: str) -> None:
-        """Hand the checks to every logger that keeps tables."""
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_table"):
-                rows = [[check.name, check.status, check.evidence] for check in report.checks]
-                columns = ["check", "status", "evidence"]
-                logger.log_table(f"robust/{split}/checks", columns=columns, data=rows, step=trainer.global_step)
 
-    def _show(self, trainer: pl.Trainer, report: RobustnessReport, split: str) -> None:
-        """Hand curves, adversarial examples and figures of measures to every logger that keeps pictures."""
-        keepers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
-        if not keepers:
-            return
-        pictures = measure_figures(report)
-        if report.minimal_epsilon:
-            curves = {split: {attack: curve(report, attack) for attack in report.minimal_epsilon}}
-            pictures["curves"] = epsilon_curves(curves)
-            first = np.argsort(report.indices, kind="stable")[: len(report.examples.get("clean", ()))]
-            panel = attack_panel(
-                report.examples, {attack: found[first] for attack, found in report.minimal_epsilon.items()}
-            )
-            if panel is not None:
-                pictures["examples"] = panel
-        for key, figure in pictures.items():
-            pixels = as_pixels(figure)
-            for logger in keepers:
-                logger.log_image(f"robust/{split}/{key}", [pixels], step=trainer.global_step)
-
-
-def agree(network: nn.Module) -> None:
-    """Give every rank the running statistics of rank 0, whose checkpoint is written: DDP lets them drift apart."""
+def share_statistics(network: nn.Module) -> None:
+    """Give every rank the batch-norm statistics of rank 0, whose checkpoint is written; DDP lets them drift apart."""
     if distributed.is_available() and distributed.is_initialized():
         for statistics in network.buffers():
             distributed.broadcast(statistics, src=0)
 
 
-def gather(report: RobustnessReport) -> RobustnessReport:
-    """The report over all ranks' shares, the same on every rank."""
+def gather(report: RobustnessReport, protocol: EvaluationProtocol) -> RobustnessReport:
+    """The report over the shards of all ranks, the same on every rank."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return report
-    shares: list[RobustnessReport | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(shares, report)
-    merged = RobustnessReport.merge([share for share in shares if share is not None])
-    return replace(merged, checks=conclude(merged))
-
-
-def flat_metrics(report: RobustnessReport) -> dict[str, float]:
-    """The report's scalars by their names in trackers, with the number of images and of checks that did not pass."""
-    checks = count_checks(report.checks)
-    counts = {"images": len(report), "checks_failed": checks["failed"], "checks_warned": checks["warned"]}
-    return {tracked_name(key): value for key, value in report.summary().items()} | counts
-
-
-def tracked_name(key: str) -> str:
-    """The name of a summary's key in trackers.
-
-    >>> tracked_name("robust_accuracy.pgd.linf_0.03137"), tracked_name("clean_accuracy")
-    ('pgd/linf_0.03137', 'clean')
-    """
-    return "clean" if key == "clean_accuracy" else key.removeprefix("robust_accuracy.").replace(".", "/", 1)
-
-
-def curve(report: RobustnessReport, attack: str) -> Curve:
-    """Accuracy over epsilon under one attack, beginning with the clean accuracy at 0."""
-    estimates = [report.accuracy(attack, epsilon) for epsilon in (0.0, *report.epsilons)]
-    values, errors, _ = (np.array(column) for column in zip(*estimates, strict=True))
-    return Curve(np.array([0.0, *report.epsilons]), values, errors)
-
-
-def describe(report: RobustnessReport) -> str:
-    """One line: clean accuracy, each attack's at the largest epsilon, CLEVER, and how many checks passed."""
-    words = [f"{len(report)} images, clean {report.clean_accuracy:.3f}"]
-    if report.epsilons:
-        largest = report.epsilons[-1]
-        words += [
-            f"{name} {report.accuracy(name, largest).value:.3f} at {largest:.4g}" for name in report.minimal_epsilon
-        ]
-    if "clever" in (scalars := report.summary()):
-        words.append(f"CLEVER {scalars['clever']:.3f}")
-    counts = [f"{count} {status}" for status, count in count_checks(report.checks).items() if count]
-    words.append(f"checks: {', '.join(counts)}")
-    return ", ".join(words)
+    shards: list[RobustnessReport | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(shards, report)
+    merged = RobustnessReport.merge([shard for shard in shards if shard is not None])
+    return add_derived_checks(merged, protocol.attacks)

@@ -61,7 +61,7 @@ class Meter(nn.Module):
 
 
 def _meter_key(name: str) -> str:
-    """Under this a module may keep a meter: dots are not allowed, and plain names are taken."""
+    """Key of a meter in a ModuleDict, which takes no dots and no names of its own methods."""
     return f"{name} meter".replace(".", ",")
 
 
@@ -73,13 +73,13 @@ class Classifier(pl.LightningModule):
 
     Args:
         network: images (B, 3, H, W) in [0, 1] to logits (B, num_classes).
-        objective: what is minimised.
+        objective: is minimised.
         optimizer: takes the parameters, e.g. a partial of `torch.optim.Adam`.
         scheduler: takes the optimiser, stepped after each epoch; None keeps the learning rate.
         num_classes: number of classes, for the accuracies.
         test_names: a name for each test set of the data module.
         channels_last: lay out images and weights channels-last.
-        config: the resolved configuration, kept in every checkpoint so that a network can be rebuilt from it.
+        config: the resolved configuration, saved in every checkpoint so that it can rebuild the network.
     """
 
     def __init__(
@@ -128,13 +128,13 @@ class Classifier(pl.LightningModule):
         return loss if self.trainer.world_size == 1 else loss * self._weight(len(labels))
 
     def _weight(self, images: int) -> Tensor:
-        """Of this rank's mean loss, so that DDP's mean over ranks is one over images, also of an uneven batch."""
+        """Weight of this rank's mean loss, so that DDP's mean over ranks is the mean over images of an uneven batch."""
         own = torch.full((), float(images), device=self.device)
         mean: Tensor = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")  # in place
         return own / mean
 
     def _period(self) -> tuple[object, int]:
-        """The time between two updates of the weights, or between two loops: callbacks may change weights there."""
+        """Token of the time between two updates of the weights, or two loops, where callbacks may change weights."""
         return self._loop, self.trainer.global_step
 
     def _begin_loop(self) -> None:
@@ -143,7 +143,7 @@ class Classifier(pl.LightningModule):
     on_train_epoch_start = on_validation_epoch_start = on_validation_epoch_end = on_test_epoch_start = _begin_loop
 
     def on_train_epoch_end(self) -> None:
-        """End the training where its last steps went wrong, before a checkpoint is written."""
+        """End a training with a loss that is not finite, before a checkpoint is written."""
         for name in ("train", "validation"):
             loss = self.trainer.callback_metrics.get(f"{name}/loss")
             if loss is not None:
@@ -159,14 +159,14 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Cross-entropy and accuracy on validation images."""
-        self._judge("validation", batch)
+        self._measure("validation", batch)
 
     def test_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Cross-entropy and accuracy on one of the test sets, in float32 like the attacks."""
         with float32(self.device):
-            self._judge(self._test_key(self.test_names[dataloader_idx]), batch)
+            self._measure(self._test_key(self.test_names[dataloader_idx]), batch)
 
-    def _judge(self, name: str, batch: Batch) -> None:
+    def _measure(self, name: str, batch: Batch) -> None:
         with steady_weights(self._period()):
             logits = self(batch[0])
         self._update(name, F.cross_entropy(logits, batch[1]), logits, batch[1])
@@ -182,7 +182,7 @@ class Classifier(pl.LightningModule):
         """The optimiser over the network's parameters, and the schedule stepped once per epoch.
 
         Raises:
-            UserError: a value the optimiser refuses.
+            UserError: the optimiser refuses a value.
         """
         try:
             optimizer = self.make_optimizer(self.network.parameters())

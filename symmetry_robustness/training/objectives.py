@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Training objectives."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,7 @@
 """Batch norm over the images of all ranks, so that training on several is training on one.
 
-Torch's own `SyncBatchNorm` exists on GPUs only and knows nothing of vector fields; a layer of its type would also hide
-from whoever looks for batch norms. Here the layers stay what they are and gain the statistics of the other ranks.
+Torch's `SyncBatchNorm` exists on GPUs only, does not cover vector fields, and is not found by code that looks for batch
+norms. Here the layers keep their types' names and state, and gain the statistics of the other ranks.
 """
 
 from typing import Any, Final, cast
@@ -15,25 +15,25 @@ from symmetry_robustness.layers.fields import VectorBatchNorm
 
 
 class SyncedBatchNorm(LayerSync):
-    """Lets the batch norms of a network share their statistics over the ranks while it is trained."""
+    """Synchronises the statistics of batch norms over the ranks during training."""
 
     @override
     def apply(self, model: nn.Module) -> nn.Module:
-        """Make batch norms shared, in place, unless this rank is alone."""
+        """Synchronise batch norms in place, unless there is one rank."""
         if distributed.is_initialized() and distributed.get_world_size() == 1:
             return model
-        return _turn(model, _SHARED)
+        return _change_types(model, _SHARED)
 
     @override
     def revert(self, model: nn.Module) -> nn.Module:
         """Make them ordinary again, in place."""
-        return _turn(model, {shared: plain for plain, shared in _SHARED.items()})
+        return _change_types(model, {shared: plain for plain, shared in _SHARED.items()})
 
 
 class _Normalise(torch.autograd.Function):
-    """Batch norm with moments over all ranks, out of torch's own kernels: once for the moments, once to normalise.
+    """Batch norm with moments over all ranks, from torch's kernels: once for the moments, once to normalise.
 
-    Backward, torch's kernel for fixed moments is corrected by what each number does to the moments.
+    Backward, torch's kernel for fixed moments is corrected by the gradient through the moments.
     """
 
     @staticmethod
@@ -76,7 +76,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class _SharedMoments(nn.modules.batchnorm._BatchNorm):
-    """Means and variances are those of all ranks' batches together; in evaluation mode there is nothing to share."""
+    """Means and variances over the batches of all ranks; evaluation mode is as usual."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise (B, C, ...)."""
@@ -138,7 +138,7 @@ def _mean_over_ranks(own: Tensor, count: int) -> Tensor:
 
 
 class _SharedVectorBatchNorm(VectorBatchNorm):
-    """Mean squares are those of all ranks' batches together."""
+    """Mean squares over the batches of all ranks."""
 
     def _mean_square(self, features: Tensor) -> Tensor:
         count = features.numel() // features.shape[1]
@@ -152,8 +152,8 @@ _SHARED: Final[dict[type[nn.Module], type[nn.Module]]] = {
 }
 
 
-def _turn(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
-    """Give modules of the one kind the type of the other, in place: their state and their hooks stay where they are."""
+def _change_types(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
+    """Change the types of modules in place; their state and hooks stay."""
     for module in model.modules():
         if type(module) in kinds:
             module.__class__ = kinds[type(module)]

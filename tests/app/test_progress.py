@@ -31,7 +31,7 @@ def test_lines_are_few() -> None:
     for done in range(0, 101):
         report(Progress("attacks", done, 100))
         clock.seconds += 1
-    report(Progress("clever", 3.26, 4))
+    report(Progress("measures.clever", 3.26, 4))
     report(Progress("measures.removal", 0, 2))
     assert lines == [
         "attacks: 0 of 100 images",

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from symmetry_robustness import load_network
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness import RobustnessReport
+from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
 
 pytestmark = pytest.mark.slow
 DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -84,7 +85,7 @@ def test_a_stem_is_trained_and_evaluated(folder: Path) -> None:
     summary = json.loads((folder / "runs/gabor/summary.json").read_text())
     assert (summary["status"], summary["name"]) == ("done", "gabor")
     report = RobustnessReport.load(folder / "runs/gabor/robustness/quick.json")
-    assert set(report.broken_at) == {"fgsm", "pgd"}
+    assert set(report.minimal_epsilon) == {"fgsm", "pgd"}
     assert len(report) == 8
 
 
@@ -111,8 +112,17 @@ def test_a_folder_that_is_not_on_the_path_is_named(folder: Path) -> None:
     assert "PYTHONPATH" in done.stderr
 
 
-def test_a_measure(folder: Path) -> None:
-    assert "of the predictions" in follow("A measure of your own", folder)
+def test_a_measure_and_its_figure_beside_the_evaluation_in_the_page_and_in_the_tracker(folder: Path) -> None:
+    assert "of the predictions" in follow("A measure", folder)
+    report = RobustnessReport.load(folder / "runs/gabor/robustness/brightness.json")
+    assert report.measures["brightness"]["correct"].shape == (8, 4)
+    assert "brightness.correct" in (folder / "report/tables/measures.csv").read_text()
+    assert [path.name for path in folder.glob("runs/gabor/**/*brightness-curves.png")]
+    script = "symrob train --config-dir conf model=gabor robustness=brightness logger=wandb hydra.run.dir=runs/tracked"
+    done = bash(f'export PYTHONPATH="$PWD:$PYTHONPATH" WANDB_MODE=offline\n{script}', folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    media = [path.name for path in folder.glob("runs/tracked/wandb/**/media/images/**/*.png")]
+    assert any("brightness" in name for name in media), media
 
 
 def test_a_data_set(folder: Path) -> None:
@@ -126,6 +136,31 @@ def test_an_attack(folder: Path) -> None:
     report = RobustnessReport.load(folder / "runs/gabor/robustness/fade.json")
     assert report.settings["attacks"]["fade"] == {"class": "Fade", "grey": 0.5}
     assert {check.name: check.status for check in report.checks}["inside_ball"] == "passed"
+
+
+def test_an_attack_that_minimises_the_norm_is_called_once_for_each_image(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow("An attack that minimises the norm", folder)
+    report = RobustnessReport.load(folder / "runs/gabor/robustness/contrast.json")
+    assert report.settings["attacks"]["contrast"]["steps"] == 10
+    assert {check.name: check.status for check in report.checks}["inside_ball"] == "passed"
+    monkeypatch.syspath_prepend(folder)
+    from contrast import Contrast
+
+    class Counted(Contrast):
+        seen = 0
+
+        def __call__(self, network: nn.Module, images: Tensor, *rest: object, **settings: object) -> Tensor:
+            type(self).seen += len(images)
+            return super().__call__(network, images, *rest, **settings)
+
+    # The class is the brightest channel: the margins of 0.1 and 0.2 vanish without contrast, and never before.
+    network, labels = nn.Flatten().eval(), torch.tensor([0, 0])
+    images = torch.tensor([[0.5, 0.4, 0.4], [0.5, 0.3, 0.3]])[:, :, None, None]
+    protocol = EvaluationProtocol(attacks={"contrast": Counted()}, epsilons=[0.02, 0.05, 0.1, 0.3], checks="cheap")
+    evaluate_robustness(network, images, labels, protocol)
+    assert Counted.seen == 2
 
 
 def test_an_objective(folder: Path) -> None:

@@ -47,7 +47,7 @@ def command(run: Path, *words: str) -> list[str]:
     protocol = ["robustness=quick", "robustness.attacks.pgd.random_start=true", "robustness.clever_images=2"]
     # So small that the images stand, and all steps of all epsilons are taken.
     protocol += ["robustness.epsilons=[1e-4,2e-4,3e-4]", "robustness.attacks.pgd.steps=30", "robustness.checks=full"]
-    protocol += ["num_images=128", "window=8"]
+    protocol += ["num_images=128", "shard_size=8"]
     points = [f"robustness.clever.{word}" for word in ("num_batches=8", "samples_per_batch=512", "targets=top-1")]
     start = [sys.executable, "-m", "symmetry_robustness.app.cli", "evaluate"]
     return [*start, f"checkpoint={run / 'checkpoints' / 'last.ckpt'}", *protocol, *points, *words]

@@ -21,28 +21,33 @@ class Opened:
     def go(self, fragment: str) -> None:
         self.page.goto(self.address + fragment)
         self.page.wait_for_selector("html[data-ready]")
+        if fragment.startswith("#/run/"):
+            self.page.locator("#run h2").wait_for()
 
-    def draw(self) -> None:
-        """Bring every chart into view and wait until it is drawn."""
-        for plot in self.page.locator(".plot:visible").all():
-            plot.scroll_into_view_if_needed()
+    def drawn(self) -> None:
+        """Wait until every chart that can be seen is drawn."""
         self.until(
             "[...document.querySelectorAll('.plot')].filter((p) => p.offsetParent).every((p) => p.matches('.drawn'))"
         )
 
     def until(self, condition: str) -> None:
         """Wait for a condition; Playwright's own waiting evaluates texts, which the page does not allow."""
-        for _ in range(200):
+        for _ in range(400):
             if self.page.evaluate(condition):
                 return
             self.page.wait_for_timeout(50)
         raise TimeoutError(condition)
 
-    def table(self, name: str) -> Locator:
-        return self.page.get_by_role("group", name=f"{name}, table", exact=True).locator("table")
+    def rows(self, table: str) -> Locator:
+        """The rows of a table that are shown."""
+        return self.page.get_by_role("group", name=table, exact=True).locator("tbody tr:not([hidden])")
 
-    def texts(self, name: str, column: str) -> list[str]:
-        """What stands in a column of a table, as far as it is shown."""
-        table = self.table(name)
-        titles = [title.rstrip("↕▲▼") for title in table.locator("thead th").all_inner_texts()]
-        return table.locator(f"tbody tr > :nth-child({titles.index(column) + 1})").all_inner_texts()
+    def texts(self, table: str, column: str) -> list[str]:
+        """The first line in a column of a table, as far as it is shown."""
+        head = self.page.get_by_role("group", name=table, exact=True).locator("thead th")
+        at = [title.rstrip("↕▲▼") for title in head.all_inner_texts()].index(column) + 1
+        return [text.split("\n")[0] for text in self.rows(table).locator(f"> :nth-child({at})").all_inner_texts()]
+
+    def choose(self, name: str, label: str) -> None:
+        """Another data set, attack, strength or protocol."""
+        self.page.locator("#answer").get_by_label(name, exact=True).select_option(label=label)

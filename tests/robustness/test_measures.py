@@ -1,4 +1,4 @@
-"""Every measure through the whole evaluation: windows, shares, ranks, files."""
+"""Every measure through the whole evaluation: windows, shards, ranks, files."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from symmetry_robustness.robustness import (
     Progress,
     RemovalTolerance,
     RobustnessReport,
-    evaluate_in_shares,
+    evaluate_in_shards,
     evaluate_robustness,
 )
 from symmetry_robustness.robustness import evaluate as evaluation
@@ -71,11 +71,11 @@ def test_a_result_belongs_to_the_image_not_to_those_beside_it(
     equal(RobustnessReport.merge([mixed]), report, tolerance=1e-3)
 
 
-def test_shares_give_what_one_evaluation_gives(
+def test_shards_give_what_one_evaluation_gives(
     network: nn.Module, images: Tensor, labels: Tensor, report: RobustnessReport, tmp_path: Path
 ) -> None:
     seen: list[Progress] = []
-    shared = evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=4, progress=seen.append)
+    shared = evaluate_in_shards(network, images, labels, PROTOCOL, tmp_path, shard_size=4, progress=seen.append)
     assert shared is not None
     equal(shared, report, tolerance=1e-3)
     assert shared.settings == report.settings

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks import FGSM, PGD
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import Clever, EvaluationProtocol, RobustnessReport, evaluate_robustness
-from symmetry_robustness.robustness.checks.derived import conclude
+from symmetry_robustness.robustness.checks.derived import add_derived_checks
 
 CLEVER = Clever(num_batches=8, samples_per_batch=4, radius=1.0)
 
@@ -55,7 +54,7 @@ def test_loaded_shares_can_be_merged(
     np.testing.assert_array_equal(merged.measures["clever"]["indices"], range(5))
     assert merged.examples["clean"].shape == report.examples["clean"].shape
     np.testing.assert_array_equal(merged.examples["clean"], report.examples["clean"])
-    merged = dataclasses.replace(merged, checks=conclude(merged))
+    merged = add_derived_checks(merged, protocol.attacks)
     assert {c.name: c.status for c in merged.checks} == {c.name: c.status for c in report.checks}
     with pytest.raises(UserError, match="same image twice"):
         RobustnessReport.merge([shares[0], shares[0]])

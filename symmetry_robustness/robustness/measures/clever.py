@@ -93,6 +93,12 @@ class Clever:
         seed: of the points and of random targets, together with the number of the image.
         batch_size: points per pass through the network.
         images: on how many images, those with the lowest numbers, it is taken; None for all.
+
+    Examples:
+        >>> image = torch.tensor([0.6, 0.4, 0.5]).reshape(1, 3, 1, 1)  # margin 0.1, slope √2
+        >>> clever = Clever(norm="l2", radius=1.0, num_batches=2, samples_per_batch=8, estimate="maximum")
+        >>> clever(nn.Flatten().eval(), image).value
+        tensor([0.0707], dtype=torch.float64)
     """
 
     norm: Literal["l1", "l2", "linf"] = "l2"

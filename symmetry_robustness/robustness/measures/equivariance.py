@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.losses import cross_entropy
 from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels, predict
 from symmetry_robustness.errors import UserError

@@ -5,13 +5,13 @@ such map, and nothing but the finite frame is lost. What is rotated is therefore
 into the map's mean so that no corner enters or leaves, and to the circle of frequencies below the pixel grid's limit.
 """
 
-import math
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.resampling import outer, periodic_sinc_weights, source_positions
 
 # Share of the radius up to which a disc is untouched; from there to its rim it fades.
 _PLATEAU: Final = 0.75
@@ -95,23 +95,7 @@ def _low_pass(maps: Tensor, cutoff: float) -> Tensor:
 
 def _interpolation(size: int, element: Element) -> Tensor:
     """Matrix (H · H, H · H) from the pixels of a map to those of the moved one; zero where it looks outside."""
-    place = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    up, right = -place[:, None], place[None, :]
-    angle = math.radians(element.angle)
-    source_right = (math.cos(angle) * right + math.sin(angle) * up) / element.scale
-    source_up = (-math.sin(angle) * right + math.cos(angle) * up) / element.scale
-    rows, columns = _periodic_sinc(-source_up, place), _periodic_sinc(source_right, place)
-    inside = (torch.maximum(source_up.abs(), source_right.abs()) <= size / 2).flatten()
-    kernel = (rows[:, :, None] * columns[:, None, :]).flatten(1)
-    return kernel * inside[:, None]
-
-
-def _periodic_sinc(points: Tensor, place: Tensor) -> Tensor:
-    """Weight (H · H, H) of each pixel along one axis in the value at each point (H, H): the sum of all frequencies."""
-    size = len(place)
-    count = 2 * ((size + 1) // 2) - 1  # frequencies below the limit, positive and negative
-    phase = math.pi / size * (points.flatten()[:, None] - place[None, :])
-    sine = torch.sin(phase)
-    at_pixel = sine.abs() < 1e-9
-    ratio = torch.sin(count * phase) / torch.where(at_pixel, 1.0, sine)
-    return (torch.where(at_pixel, float(count), ratio) / size).float()
+    rows, columns = source_positions(size, element.angle, element.scale)
+    inside = (torch.maximum(rows.abs(), columns.abs()) <= size / 2).flatten()
+    weights = [periodic_sinc_weights(places.flatten(), size) for places in (rows, columns)]
+    return outer(*weights) * inside[:, None]

@@ -14,11 +14,11 @@ from symmetry_robustness.robustness import (
     Progress,
     RemovalTolerance,
     RobustnessReport,
-    Turn,
-    evaluate_in_shares,
+    Worker,
+    evaluate_in_shards,
     evaluate_robustness,
+    sharding,
 )
-from symmetry_robustness.robustness import sharding as shares
 
 PROTOCOL = EvaluationProtocol(
     attacks={"fgsm": FGSM(), "pgd": PGD(steps=4, random_start=True)},
@@ -31,9 +31,9 @@ PROTOCOL = EvaluationProtocol(
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_shares_of_clever() -> Iterator[None]:
+def _small_shards_of_clever() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shares, "_PASSES", 64)  # two images
+        patch.setattr(sharding, "_PASSES", 64)  # two images
         yield
 
 
@@ -64,8 +64,8 @@ def equal(first: RobustnessReport | None, second: RobustnessReport | None) -> No
 def undisturbed(
     network: nn.Module, images: Tensor, labels: Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> RobustnessReport:
-    folder = tmp_path_factory.mktemp("shares")
-    report = evaluate_in_shares(network, images, labels, PROTOCOL, folder, window=7)
+    folder = tmp_path_factory.mktemp("shards")
+    report = evaluate_in_shards(network, images, labels, PROTOCOL, folder, shard_size=7)
     assert report is not None
     assert len(list(folder.glob("attacks-*.json"))) == 5
     assert len(list(folder.glob("measures.clever-*.json"))) == 3
@@ -74,17 +74,17 @@ def undisturbed(
     return report
 
 
-def test_shares_give_what_one_evaluation_gives(
+def test_shards_give_what_one_evaluation_gives(
     network: nn.Module, images: Tensor, labels: Tensor, undisturbed: RobustnessReport
 ) -> None:
     whole = evaluate_robustness(network, images, labels, PROTOCOL)
     assert undisturbed.settings == whole.settings
     assert {c.name: c.status for c in undisturbed.checks} == {c.name: c.status for c in whole.checks}
-    # Two look at every share by itself, and one counts gradients, of which more or fewer are taken ahead of time; the
+    # Two look at every shard by itself, and one counts gradients, of which more or fewer are taken ahead of time; the
     # others saw the images of the whole, and give the same evidence.
-    each_share = {"images_in_bounds", "deterministic_forward", "finite_gradients"}
-    assert {c for c in undisturbed.checks if c.name not in each_share} == {
-        c for c in whole.checks if c.name not in each_share
+    each_shard = {"images_in_bounds", "deterministic_forward", "finite_gradients"}
+    assert {c for c in undisturbed.checks if c.name not in each_shard} == {
+        c for c in whole.checks if c.name not in each_shard
     }
     np.testing.assert_array_equal(undisturbed.measures["clever"]["indices"], range(5))
     for name in whole.broken_at:
@@ -107,9 +107,9 @@ def test_interrupted_anywhere_ends_with_the_same_numbers(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7, progress=interrupt)
+        evaluate_in_shards(network, images, labels, PROTOCOL, tmp_path, shard_size=7, progress=interrupt)
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7), undisturbed)
+    equal(evaluate_in_shards(network, images, labels, PROTOCOL, tmp_path, shard_size=7), undisturbed)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert len(list(tmp_path.glob("*.json"))) == 11
 
@@ -122,22 +122,22 @@ def test_expensive_checks_run_once_when_all_attacks_are_done(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7, progress=interrupt)
+        evaluate_in_shards(network, images, labels, PROTOCOL, tmp_path, shard_size=7, progress=interrupt)
     waiting = [RobustnessReport.load(path) for path in sorted(tmp_path.glob("*.json"))]
     assert len(waiting) == 10
     assert "longer_attack" not in {check.name for report in waiting for check in report.checks}
     assert "longer_attack" in {check.name for check in undisturbed.checks}
-    equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7), undisturbed)
+    equal(evaluate_in_shards(network, images, labels, PROTOCOL, tmp_path, shard_size=7), undisturbed)
 
 
-def test_a_damaged_share_is_computed_again(
+def test_a_damaged_shard_is_computed_again(
     network: nn.Module, images: Tensor, labels: Tensor, undisturbed: RobustnessReport, tmp_path: Path
 ) -> None:
-    evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7)
+    evaluate_in_shards(network, images, labels, PROTOCOL, tmp_path, shard_size=7)
     (tmp_path / "attacks-0000007.npz").write_bytes(b"half")
     (tmp_path / "clever-0000002.json").write_text("{")
     (tmp_path / ".attacks-0000014.json.x1").write_text("left by a killed process")
-    equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7), undisturbed)
+    equal(evaluate_in_shards(network, images, labels, PROTOCOL, tmp_path, shard_size=7), undisturbed)
 
 
 def test_processes_take_turns_and_finish_for_each_other(
@@ -145,43 +145,52 @@ def test_processes_take_turns_and_finish_for_each_other(
 ) -> None:
     stopped: list[Progress] = []
 
-    def stop_after_two_shares(state: Progress) -> None:
+    def stop_after_two_shards(state: Progress) -> None:
         stopped.append(state)
         if len(list(tmp_path.glob("*.json"))) == 2:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        evaluate_in_shares(
-            network, images, labels, PROTOCOL, tmp_path, window=7, turn=Turn(1, 3), progress=stop_after_two_shares
+        evaluate_in_shards(
+            network,
+            images,
+            labels,
+            PROTOCOL,
+            tmp_path,
+            shard_size=7,
+            worker=Worker(1, 3),
+            progress=stop_after_two_shards,
         )
     assert sorted(path.stem for path in tmp_path.glob("*.json")) == ["attacks-0000007", "attacks-0000028"]
-    equal(evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, window=7, turn=Turn(0, 3)), undisturbed)
+    equal(
+        evaluate_in_shards(network, images, labels, PROTOCOL, tmp_path, shard_size=7, worker=Worker(0, 3)), undisturbed
+    )
 
 
 def test_nothing_is_left_to_do_when_another_process_is_done(
     network: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path
 ) -> None:
-    report = evaluate_in_shares(network, images, labels, PROTOCOL, tmp_path, is_over=lambda: True)
+    report = evaluate_in_shards(network, images, labels, PROTOCOL, tmp_path, should_stop=lambda: True)
     assert report is None
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("is_over", [True, False], ids=["by another process", "by somebody"])
-def test_shares_are_removed_while_one_is_written(
-    network: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path, is_over: bool
+@pytest.mark.parametrize("should_stop", [True, False], ids=["by another process", "by somebody"])
+def test_shards_are_removed_while_one_is_written(
+    network: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path, should_stop: bool
 ) -> None:
     folder, asked = tmp_path / "partial", []
 
     def remove_at_the_last_moment() -> bool:
         asked.append(folder.exists())
-        if len(asked) == 2:  # the share is about to be saved
+        if len(asked) == 2:  # the shard is about to be saved
             folder.symlink_to("nowhere")
-        return is_over and len(asked) > 2
+        return should_stop and len(asked) > 2
 
     def evaluate() -> RobustnessReport | None:
-        return evaluate_in_shares(network, images, labels, PROTOCOL, folder, is_over=remove_at_the_last_moment)
+        return evaluate_in_shards(network, images, labels, PROTOCOL, folder, should_stop=remove_at_the_last_moment)
 
-    if is_over:
+    if should_stop:
         assert evaluate() is None
     else:
         with pytest.raises(FileExistsError, match="partial"):
@@ -189,7 +198,7 @@ def test_shares_are_removed_while_one_is_written(
 
 
 def test_a_window_without_images_is_refused(network: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="window must be at least 1"):
-        evaluate_in_shares(
-            network, torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64), PROTOCOL, tmp_path, window=0
+    with pytest.raises(UserError, match="shard_size must be at least 1"):
+        evaluate_in_shards(
+            network, torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64), PROTOCOL, tmp_path, shard_size=0
         )

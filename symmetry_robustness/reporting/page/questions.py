@@ -1,0 +1,233 @@
+"""The questions that a page answers: which network is most robust on some data, under an attack, at an ε."""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead
+from symmetry_robustness.reporting.evaluation import FINAL
+from symmetry_robustness.reporting.frame import records, split
+from symmetry_robustness.reporting.statistics import LEVEL
+from symmetry_robustness.results.names import NORM_TITLES, WORST_CASE, epsilon_name
+
+ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy")
+# Kind of strength: label of its axis, and one strength in words.
+_AXES = {
+    "epsilon": ("ε ({norm}, pixels in [0, 1])", "ε = {}"),
+    "rotation": ("rotation (degrees, counter-clockwise)", "{}°"),
+    "scale": ("scale of the image", "scale {}"),
+    "severity": ("severity of the corruption", "severity {}"),
+}
+# A question whose best answer is below this accuracy is asked first only where there is no other.
+_NEARLY_ZERO = 0.05
+# (attack, kind of strength) -> strength -> network or run -> its row.
+Grid = dict[tuple[str, str], dict[float, dict[str, Any]]]
+
+
+class Attack(NamedTuple):
+    """One attack of a question, or one change of the test images: its names, and the rows of numbers by strength."""
+
+    key: str
+    title: str
+    label: str
+    places: list[str]
+    points: dict[float, dict[str, Any]]
+
+
+class Question(NamedTuple):
+    """Numbers that may be compared: the group they are of, its name for a reader, and its attacks.
+
+    `first` is the strength of the first attack that is shown first: where the networks that may lead differ most.
+    """
+
+    group: ComparisonGroup
+    name: str
+    norm: str
+    attacks: list[Attack]
+    first: int
+
+
+def readable(label: str) -> str:
+    """A network's label for a reader; names without a title lose their underscores."""
+    name, bracket, rest = label.partition(" (")
+    return name.replace("_", " ") + bracket + rest
+
+
+def find_questions(summary: Summary, norms: Mapping[str, str], guessing: Collection[str]) -> list[Question]:
+    """One question for each comparison group; those that read alike are told apart by images, then by a digest.
+
+    Args:
+        summary: of the runs.
+        norms: group to norm of its perturbations.
+        guessing: networks that are at chance without attack, by their settings.
+    """
+    results = summary.results[summary.results["measure"].isin(ACCURACIES)]
+    by_group = split(results, "comparison_group")
+    names = {key: _name(group, norms.get(key, "")) for key, group in summary.groups.items()}
+    for detail in (lambda key: f"{summary.groups[key].images or 'all'} images", lambda key: key[:6]):
+        alike = Counter((summary.groups[key].data, name) for key, name in names.items())
+        several = [key for key, name in names.items() if alike[summary.groups[key].data, name] > 1]
+        names |= {key: f"{names[key]}, {detail(key)}" for key in several}
+    questions = []
+    for key, group in summary.groups.items():
+        grid = grid_of(by_group.get(key, results.head(0)), "settings")
+        count = sum(kind == "epsilon" for _, kind in grid) - 1
+        attacks = [_attack(*pair, points, norms.get(key, ""), count) for pair, points in grid.items()]
+        if attacks:
+            questions.append(Question(group, names[key], norms.get(key, ""), attacks, _telling(attacks[0], guessing)))
+    return questions
+
+
+def _name(group: ComparisonGroup, norm: str) -> str:
+    """The protocol, and what else tells a group from others on the same data."""
+    own = group.description.partition(";")[0] if group.protocol == FINAL else group.protocol
+    name = (group.known or own) if group.protocol else "test accuracy"
+    details = ["re-enacted"] * group.released + [NORM_TITLES.get(norm, norm)] * bool(norm)
+    details += [group.split] * (group.split != "test")
+    return f"{name} ({', '.join(details)})" if details else name
+
+
+def grid_of(rows: pd.DataFrame, owner: str) -> Grid:
+    """Accuracies by attack, strength and network or run; the worst case first, each attack beginning with ε = 0."""
+    found: Grid = {}
+    for row in records(rows):
+        attack, kind, strength = _place(row)
+        found.setdefault((attack, kind), {}).setdefault(strength, {}).setdefault(getattr(row, owner), row)
+    clean = found.get(("none", "epsilon"), {})
+    if sum(kind == "epsilon" for _, kind in found) > 1:
+        del found["none", "epsilon"]
+        found = {key: (clean if key[1] == "epsilon" else {}) | points for key, points in found.items()}
+    order = sorted(found, key=lambda key: key[0] != WORST_CASE)
+    return {key: dict(sorted(found[key].items())) for key in order}
+
+
+def _place(row: Any) -> tuple[str, str, float]:
+    """Attack, kind of strength and strength of an accuracy."""
+    if row.measure in ("worst_case_accuracy", "robust_accuracy"):
+        return row.attack or WORST_CASE, "epsilon", row.epsilon
+    kind, _, strength = row.view.rpartition("_")
+    try:
+        return kind, kind if kind in ("rotation", "scale") else "severity", float(strength)
+    except ValueError:
+        return row.view or "none", "epsilon", 0.0
+
+
+def _attack(key: str, kind: str, points: dict[float, dict[str, Any]], norm: str, count: int) -> Attack:
+    titles = {WORST_CASE: f"the worst of {count} attack{'s' * (count != 1)}", "none": "no attack"}
+    titles |= {"rotation": "rotation of the images", "scale": "scaling of the images"}
+    title = key.upper() if key in ("fgsm", "pgd") else titles.get(key, key.replace("_", " "))
+    label, place = _AXES[kind]
+    names = {at: epsilon_name(at) if kind == "epsilon" else f"{at:g}" for at in points}
+    places = ["clean (ε = 0)" if kind == "epsilon" and not at else place.format(names[at]) for at in points]
+    return Attack(key, title, label.format(norm=NORM_TITLES.get(norm, norm)), places, points)
+
+
+def answer(rows: Sequence[Any], tests: Mapping[str, Any], guessing: Collection[str]) -> dict[str, Any]:
+    """The leader among networks at one strength of one attack, beside the next one and the standard one.
+
+    Args:
+        rows: of the networks there.
+        tests: network to its comparison with the leader.
+        guessing: networks that are at chance without attack.
+
+    Returns:
+        `best`, a row; `verdict`: "best" (it beats every other), "chance" (it may lead by chance), "single" (it beats
+        every other, but one training each was compared), "untested", "equal" or "nobody"; `over`: others with their
+        tests; `aside`: rows that may not lead, whatever their number.
+    """
+    able = may_lead(rows, guessing)
+    ranked = sorted(able, key=lambda row: -row.value)
+    leader = next((test.settings for test in tests.values()), ranked[0].settings)
+    best = next((row for row in ranked if row.settings == leader), ranked[0])
+    others = [row for row in ranked if row is not best]
+    standard = _standard(best.network, rows)
+    pairs = [("Ahead of the next", other) for other in others[:1]]
+    if standard is not None and standard is not best:
+        alone = bool(others) and others[0] is standard
+        pairs = [] if alone else pairs
+        pairs.append(
+            ("Ahead of the next, the standard network" if alone else "Ahead of the standard network", standard)
+        )
+    return {
+        "best": best,
+        "next": others[0] if others else None,
+        "verdict": "nobody"
+        if not best.value or best.settings in guessing
+        else _verdict(best, others, list(tests.values())),
+        "over": [(title, other, best.value - other.value, tests.get(other.settings)) for title, other in pairs],
+        "aside": [row for row in rows if row not in able],
+        "level": 1 - LEVEL,
+    }
+
+
+def _verdict(best: Any, others: Sequence[Any], tests: Sequence[Any]) -> str:
+    if others and best.value == others[0].value:
+        return "equal"
+    if not tests or any(math.isnan(test.adjusted) for test in tests):
+        return "untested"
+    if any(test.adjusted > 1 - LEVEL for test in tests):
+        return "chance"
+    return "best" if tests[0].best and all(test.seeds > 1 for test in tests) else "single"
+
+
+def _standard(network: str, rows: Sequence[Any]) -> Any | None:
+    """The plain network of the same size as another one (`standard_4layer` for four layers), if there is one."""
+    size = next((ending for ending in ("_4layer", "_matched") if network.endswith(ending)), "")
+    return next((row for name in (f"standard{size}", "standard") for row in rows if row.network == name), None)
+
+
+def in_order(questions: Sequence[Question]) -> list[int]:
+    """Numbers of the questions in the order in which a page prefers to ask them.
+
+    Those with attacks come first; of these sound protocols before re-enacted ones, then those that judged most of the
+    networks, then the strongest: what leaves the same networks less accuracy at the same ε, or has more attacks.
+    """
+
+    def weight(number: int) -> tuple[Any, ...]:
+        question, worst = questions[number], questions[number].attacks[0]
+        attacked, networks = worst.key == WORST_CASE, len(worst.points[max(worst.points)])
+        covers = 2 * networks > max(len(one.attacks[0].points[max(one.attacks[0].points)]) for one in questions)
+        stronger = sum(_is_stronger(question, other) for other in questions)
+        usual = question.group.data.partition(" ")[0] == "cifar10"
+        sound = not question.group.released
+        return attacked, sound, usual, covers, networks > 1, stronger, len(question.attacks), networks
+
+    return sorted(range(len(questions)), key=weight, reverse=True)
+
+
+def _is_stronger(one: Question, other: Question) -> bool:
+    """Whether a protocol leaves the networks that both judged, at the ε that both have, less accuracy than another."""
+    if (one.group.data, one.group.split, one.norm) != (other.group.data, other.group.split, other.norm):
+        return False
+    mine, theirs = one.attacks[0].points, other.attacks[0].points
+    common = [(at, network) for at in mine if at and at in theirs for network in mine[at] if network in theirs[at]]
+    gain = [theirs[at][network].value - mine[at][network].value for at, network in common]
+    return bool(gain) and sum(gain) > 0
+
+
+def _telling(attack: Attack, guessing: Collection[str]) -> int:
+    """Number of the strength at which the networks that may lead differ most, compared with their intervals."""
+
+    def spread(at: float) -> tuple[bool, float]:
+        rows = may_lead(list(attack.points[at].values()), guessing)
+        values, low, high = (
+            np.array([getattr(row, name) for row in rows], dtype=float) for name in ("value", "low", "high")
+        )
+        halves = np.nan_to_num((high - low) / 2, nan=0.01).clip(1e-3)
+        differing = float(np.mean(((values - values.mean()) / halves) ** 2))
+        return values.max() >= _NEARLY_ZERO, differing
+
+    strengths = list(attack.points)
+    changed = [at for at in strengths if at] or strengths
+    return strengths.index(max(changed, key=spread))
+
+
+def rows_by_question(questions: Sequence[Question], frame: pd.DataFrame) -> Iterator[Grid]:
+    """The numbers of single runs, of each question in turn."""
+    by_group = split(frame[frame["measure"].isin(ACCURACIES)], "comparison_group")
+    for question in questions:
+        yield grid_of(by_group[question.group.key], "run")

@@ -1,0 +1,86 @@
+"""Weights by which pixels are resampled: where points of a moved image come from, and kernels that interpolate there.
+
+Positions are float64 and in pixels, 0 being the middle of the line; rows count downwards.
+"""
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+# Zero crossings of the sinc on each side: amplitudes are right to 0.5 % up to 0.8 of the highest frequency that the
+# smaller grid can hold, and 2 % of what is 1.5 times as high is left.
+LOBES: Final = 8
+
+
+def centred(size: int) -> Tensor:
+    """Positions (size,) of the pixels of a line.
+
+    >>> centred(3).tolist()
+    [-1.0, 0.0, 1.0]
+    """
+    return torch.arange(size, dtype=torch.float64, device="cpu") - (size - 1) / 2
+
+
+def source_positions(size: int, angle: float, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Rows and columns, (size, size) each, that the pixels of a moved square image come from.
+
+    Args:
+        size: height and width of the image.
+        angle: of the rotation about the centre, degrees, counter-clockwise.
+        scale: of the magnification.
+    """
+    row, column = torch.meshgrid(centred(size), centred(size), indexing="ij")
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    return (sine * column + cosine * row) / scale, (cosine * column - sine * row) / scale
+
+
+def outer(rows: Tensor, columns: Tensor) -> Tensor:
+    """Weights (P, H · W) of the pixels of an image for P points, from those (P, H) of its rows and (P, W) columns."""
+    return (rows[:, :, None] * columns[:, None, :]).flatten(1)
+
+
+def cubic_weights(positions: Tensor, size: int, width: float = 1.0) -> Tensor:
+    """Cubic convolution; beyond its ends the line goes on as it ends.
+
+    Args:
+        positions: (P,), positions of the points.
+        size: pixels of the line.
+        width: of the kernel; wider than 1 keeps what is sampled more coarsely from aliasing.
+
+    Returns:
+        float32 (P, size), rows add up to 1.
+    """
+    positions = positions + (size - 1) / 2
+    margin = math.ceil(2 * width + max(0.0, float(-positions.min()), float(positions.max()) - size))
+    taps = torch.arange(-margin, size + margin)
+    weights = _cubic((taps - positions[:, None]) / width)
+    weights = weights / weights.sum(1, keepdim=True)
+    folded = torch.zeros(len(positions), size, dtype=torch.float64)
+    return folded.index_add_(1, taps.clamp(0, size - 1), weights).to(torch.float32)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Cubic convolution with a = -1/2. Source: Keys 1981 (doi 10.1109/TASSP.1981.1163711), eq. 15."""
+    d = distance.abs()
+    near, far = (1.5 * d - 2.5) * d**2 + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
+    return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+
+
+def lanczos_weights(size: int, factor: float) -> Tensor:
+    """Lanczos weights (size // factor, size), float64, of every pixel for every pixel of a grid `factor` as coarse."""
+    small = int(size / factor)
+    distance = (centred(small)[:, None] * factor + (size - 1) / 2 - torch.arange(size, device="cpu")) / factor
+    weights = torch.where(distance.abs() < LOBES, torch.sinc(distance) * torch.sinc(distance / LOBES), 0.0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def periodic_sinc_weights(positions: Tensor, size: int) -> Tensor:
+    """Weights (P, size), float32, of the pixels of a periodic line without its highest frequency: exact for such."""
+    count = 2 * ((size + 1) // 2) - 1  # frequencies below the limit, positive and negative
+    phase = math.pi / size * (positions[:, None] - centred(size)[None, :])
+    sine = torch.sin(phase)
+    at_pixel = sine.abs() < 1e-9
+    ratio = torch.sin(count * phase) / torch.where(at_pixel, 1.0, sine)
+    return (torch.where(at_pixel, float(count), ratio) / size).float()

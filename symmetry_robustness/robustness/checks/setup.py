@@ -1,0 +1,56 @@
+"""Soundness checks of the set-up: whether radii, classes and images are such that accuracies mean something."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from symmetry_robustness.results.checks import Check, Status
+from symmetry_robustness.results.names import epsilon_name
+
+# Average changes of a pixel value between which the largest epsilon usually lies: from half a grey level in linf, less
+# in norms that may gather it in a few pixels, to 1/2, with which every image can become grey.
+_SMALLEST: Final = {"linf": 0.5 / 255, "l2": 0.2 / 255, "l1": 0.05 / 255}
+_LARGEST: Final = 0.5
+_FEW: Final = 20  # of fewer images one class, or a repetition, may be meant
+
+
+def epsilon_range(norm: str, epsilons: Sequence[float], dimension: int) -> Check:
+    """The largest epsilon has the usual size of its norm; others are often meant for other units or another norm."""
+    name, largest = "epsilon_range", max(epsilons, default=0.0)
+    if not largest:
+        return Check(name, "passed", "no epsilon")
+    # The length of a change by one in every pixel value, so that the quotient is an average change of a pixel value.
+    whole = {"linf": 1.0, "l2": dimension**0.5, "l1": float(dimension)}[norm]
+    low, high = _SMALLEST[norm] * whole, _LARGEST * whole
+    size = f"the largest {norm} epsilon is {epsilon_name(largest)}"
+    usual = f"{low:.2g} to {high:.3g} is usual for images of {dimension} values in [0, 1]"
+    if largest < low:
+        return Check(name, "warned", f"{size}, {usual}: was it divided by 255 twice, or meant for another norm?")
+    if largest > high * (1 + 1e-6):
+        return Check(name, "warned", f"{size}, {usual}: was it meant for pixels up to 255, or for another norm?")
+    return Check(name, "passed", f"{size}; {usual}")
+
+
+def several_classes(labels: npt.NDArray[np.int64]) -> Check:
+    """The images belong to several classes; of one class, a network that always names it withstands everything."""
+    name, classes = "several_classes", len(np.unique(labels))
+    if classes == 1 and len(labels) > 1:
+        status: Status = "failed" if len(labels) >= _FEW else "warned"
+        return Check(name, status, f"all {len(labels)} images have the label {labels[0]}; choose images of all classes")
+    return Check(name, "passed", f"{len(labels)} images of {classes} classes")
+
+
+def distinct_images(images: Tensor) -> Check:
+    """No image appears more than once; repetitions make intervals narrower than the images allow."""
+    name, total = "distinct_images", len(images)
+    rows = (image for batch in torch.split(images, 512) for image in batch.contiguous().cpu().numpy())
+    different = len({hashlib.blake2b(image.tobytes()).digest() for image in rows})
+    repeated = total - different
+    # Test sets have a few images twice.
+    status: Status = "passed" if repeated <= 0.02 * total else "failed" if 2 * different <= total >= _FEW else "warned"
+    return Check(name, status, f"{different} of {total} images are different; intervals hold for different ones")

@@ -1,0 +1,260 @@
+"""What the page says follows from the runs."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from symmetry_robustness.reporting.aggregate import at_chance
+from symmetry_robustness.reporting.load import read_metrics
+from symmetry_robustness.reporting.page.page import percent
+from symmetry_robustness.reporting.page.questions import Question, answer, find_questions, in_order, readable
+from symmetry_robustness.reporting.page.run import run_details, training_curves
+from symmetry_robustness.results.checks import Check
+
+from .made import CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_report, make_run
+from .made_page import data_of, summary_of, write
+
+MODEL = {"model": {"num_classes": 10}}
+
+
+def asked(*paths: Path) -> tuple[list[Question], list[int]]:
+    """The questions of some runs, and the order in which a page asks them."""
+    summary, runs = summary_of(*paths)
+    norms = {e.comparison_group: e.norm for run in runs for e in run.evaluations.values() if e.attacks}
+    questions = find_questions(summary, norms, at_chance(summary.results, runs))
+    return questions, in_order(questions)
+
+
+def first_answer(*paths: Path, attack: str = "worst_case", epsilon: float = EPSILONS[0]) -> dict[str, Any]:
+    """The answer to the first question of a page, at an epsilon."""
+    summary, runs = summary_of(*paths)
+    questions, order = asked(*paths)
+    found = next(one for one in questions[order[0]].attacks if one.key == attack)
+    tests = summary.comparisons.query("comparison_group == @key", local_dict={"key": questions[order[0]].group.key})
+    measure = "worst_case_accuracy" if attack == "worst_case" else "robust_accuracy"
+    name = "" if attack == "worst_case" else attack
+    here = tests[(tests.measure == measure) & (tests.attack == name) & (tests.epsilon == epsilon)]
+    rows = list(found.points[epsilon].values())
+    return answer(
+        rows, {row.other_settings: row for row in here.itertuples(index=False)}, at_chance(summary.results, runs)
+    )
+
+
+def make_networks(directory: Path, strengths: dict[str, float], seeds: int = 3, **changes: Any) -> None:
+    for name, strength in strengths.items():
+        for seed in range(seeds):
+            report = make_report(draw_broken_at(400, seed, strength), **changes)
+            make_run(directory / f"{name}{seed}", report, name=name, seed=seed, config=MODEL)
+
+
+def test_numbers_are_means_over_seeds_and_begin_without_attack(tmp_path: Path) -> None:
+    drawn = [draw_broken_at(100, seed) for seed in range(3)]
+    for seed, broken_at in enumerate(drawn):
+        make_run(tmp_path / "runs" / str(seed), make_report(broken_at), seed=seed)
+    data = data_of(write(tmp_path / "report.html", tmp_path / "runs"))
+    question = data["questions"][data["start"][0]]
+    pgd = next(attack for attack in question["attacks"] if attack["name"] == "PGD")
+    assert pgd["x"] == [0.0, *EPSILONS]
+    shares = [[(found["pgd"] > epsilon).mean() for epsilon in pgd["x"]] for found in drawn]
+    ((network, *numbers),) = pgd["rows"]
+    assert [value for value, _, _ in numbers] == [round(100 * share, 1) for share in np.mean(shares, axis=0)]
+    assert question["networks"][str(network)] == [3, "passed", "passed"]
+    for seed, line in enumerate(shares):
+        found = pgd["runs"][str(seed)]
+        assert [value for value, _ in found] == [round(100 * share, 1) for share in line]
+        assert [error for _, error in found] == [
+            pytest.approx(100 * math.sqrt(share * (1 - share) / 100), abs=0.06) for share in line
+        ]
+
+
+def test_the_best_is_the_one_with_the_largest_mean_beside_the_next_and_the_standard(tmp_path: Path) -> None:
+    make_networks(tmp_path, {"standard": 0.2, "cascaded": 2.0, "weighted": 6.0})
+    found = first_answer(tmp_path)
+    means = {
+        name: np.mean([draw_broken_at(400, seed, strength)["pgd"] > EPSILONS[0] for seed in range(3)])
+        for name, strength in {"standard": 0.2, "cascaded": 2.0, "weighted": 6.0}.items()
+    }
+    assert (found["best"].network, found["next"].network, found["aside"]) == ("weighted", "cascaded", [])
+    assert [other.network for _, other, _, _ in found["over"]] == ["cascaded", "standard"]
+    for _, other, difference, test in found["over"]:
+        assert difference == pytest.approx(means["weighted"] - means[other.network])
+        assert test.value == pytest.approx(difference)
+    assert found["verdict"] == ("best" if all(test.adjusted <= 0.05 for *_, test in found["over"]) else "chance")
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "single"), (3, "best")])
+def test_one_training_is_no_verdict_however_clear_its_images(tmp_path: Path, seeds: int, verdict: str) -> None:
+    make_networks(tmp_path, {"standard": 0.1, "cascaded": 60.0}, seeds)
+    found = first_answer(tmp_path, attack="fgsm", epsilon=EPSILONS[1])
+    assert (found["best"].network, found["verdict"]) == ("cascaded", verdict)
+
+
+def test_a_failed_check_sets_a_network_aside_unless_all_failed(tmp_path: Path) -> None:
+    failed = (Check("nonzero_gradients", "failed", "all are zero"),)
+    make_networks(tmp_path / "one", {"standard": 0.2, "cascaded": 2.0})
+    make_networks(tmp_path / "two", {"weighted": 20.0}, checks=failed)
+    found = first_answer(tmp_path / "one", tmp_path / "two")
+    assert (found["best"].network, [row.network for row in found["aside"]]) == ("cascaded", ["weighted"])
+    alone = first_answer(tmp_path / "two")
+    assert (alone["best"].network, alone["aside"]) == ("weighted", [])
+
+
+def test_a_network_at_chance_leads_nothing(tmp_path: Path) -> None:
+    """A constant network is right for a tenth of the images, whatever is done to them."""
+    constant = {attack: np.where(np.arange(400) % 10 == 0, np.inf, 0.0) for attack in ("fgsm", "pgd")}
+    weak = {attack: np.where(np.arange(400) % 50 == 0, np.inf, EPSILONS[0]) for attack in ("fgsm", "pgd")}
+    for name, broken_at in (("constant", constant), ("standard", weak)):
+        make_run(tmp_path / name, make_report(broken_at), name=name, config=MODEL)
+    found = first_answer(tmp_path, epsilon=EPSILONS[2])
+    assert (found["best"].network, [row.network for row in found["aside"]]) == ("standard", ["constant"])
+    make_run(tmp_path / "alone" / "constant", make_report(constant), name="constant", config=MODEL)
+    assert first_answer(tmp_path / "alone")["verdict"] == "nobody"
+
+
+def test_the_first_question_is_where_networks_differ_most_and_not_where_all_are_near_zero(tmp_path: Path) -> None:
+    """Equal at 2/255, apart at 4/255, nearly zero at 8/255 but with narrow intervals."""
+    for name, share in (("standard", 0.2), ("cascaded", 0.5)):
+        places = np.where(np.arange(500) < 500 * share, EPSILONS[2], EPSILONS[1])
+        places[np.arange(500) > (490 if name == "cascaded" else 498)] = np.inf
+        make_run(tmp_path / name, make_report({"fgsm": places, "pgd": places}), name=name, config=MODEL)
+    questions, order = asked(tmp_path)
+    question = questions[order[0]]
+    assert question.attacks[0].places[question.first] == "ε = 4/255"
+
+
+def save_second(run: Path, report: Any, name: str, epsilons: tuple[float, ...], **settings: Any) -> None:
+    """A further evaluation of the same images, at other epsilons, as `symrob evaluate` leaves it."""
+    attacked = {
+        attack: np.where(found <= max(epsilons), found, np.inf) for attack, found in report.minimal_epsilon.items()
+    }
+    changed = {"epsilons": list(epsilons)} | settings
+    replace(
+        report, epsilons=epsilons, minimal_epsilon=attacked, distance=attacked, settings=report.settings | changed
+    ).save(run / "robustness", name)
+
+
+def test_the_strongest_sound_protocol_asks_first_and_one_of_a_single_epsilon_is_there(tmp_path: Path) -> None:
+    for seed, name in enumerate(("standard", "cascaded")):
+        report = make_report(draw_broken_at(300, seed))
+        run = make_run(tmp_path / "runs" / name, report, name=name, config=MODEL)
+        stronger = {
+            attack: np.where(np.arange(300) % 3 == 0, 0.01 * (found > 0), found)
+            for attack, found in report.minimal_epsilon.items()
+        }
+        save_second(
+            run,
+            replace(report, minimal_epsilon=stronger),
+            "strong",
+            (8 / 255,),
+            attacks={"pgd": {"class": "PGD", "steps": 99}},
+        )
+        save_second(run, report, "released", EPSILONS, judge="returned")
+    questions, order = asked(tmp_path / "runs")
+    names = [questions[number].name for number in order]
+    assert names == ["strong (ℓ∞)", "FGSM, PGD-10 (ℓ∞)", "released (re-enacted, ℓ∞)", "test accuracy"]
+    assert questions[order[0]].attacks[0].places == ["clean (ε = 0)", "ε = 8/255"]
+    text = write(tmp_path / "report.html", tmp_path / "runs").read_text()
+    table = text.partition('<section id="protocols"')[2].partition("</section>")[0]
+    assert all(name in table for name in names)
+
+
+def test_every_data_set_has_its_question_and_cifar10_comes_first(tmp_path: Path) -> None:
+    for name, data in (("a", "CIFAR100"), ("b", "CIFAR10")):
+        target = CIFAR | {"_target_": f"symmetry_robustness.data.{data}DataModule"}
+        make_run(tmp_path / name, make_report(draw_broken_at(50, 0)), data=target)
+    questions, order = asked(tmp_path)
+    assert [questions[number].group.data for number in order[:2]] == ["cifar10", "cifar100"]
+    assert all(questions[number].norm for number in order[:2])
+
+
+def test_protocols_and_numbers_of_images_are_questions_of_their_own(tmp_path: Path) -> None:
+    released = SETTINGS | {"judge": "returned"}
+    make_run(tmp_path / "a", make_report(draw_broken_at(100, 0)))
+    make_run(tmp_path / "b", make_report(draw_broken_at(100, 0), settings=released), name="other")
+    make_run(tmp_path / "c", make_report(draw_broken_at(200, 0)), name="third")
+    questions, order = asked(tmp_path)
+    assert len({question.name for question in questions}) == len(questions) == 4  # three, and the whole test set
+    assert [len(question.attacks[0].points[0.0]) for question in questions if question.norm] == [1, 1, 1]
+    assert not questions[order[0]].group.released
+
+
+def test_views_of_the_test_images_are_a_curve(tmp_path: Path) -> None:
+    views = {f"test/rotation_{angle}/accuracy": angle / 400 for angle in (0, 90, 180)} | {"test/fog_3/accuracy": 0.5}
+    for name in ("standard_4layer", "invariant_4layer"):
+        make_run(tmp_path / "runs" / name, name=name, summary={"test_accuracy": views})
+    ((question,), _) = asked(tmp_path / "runs")
+    rotation, fog = (next(one for one in question.attacks if one.key == key) for key in ("rotation", "fog"))
+    assert [[row.value for row in rows.values()] for rows in rotation.points.values()] == [
+        [0, 0],
+        [0.225] * 2,
+        [0.45] * 2,
+    ]
+    assert (rotation.places, fog.places) == (["0°", "90°", "180°"], ["severity 3"])
+    found = answer(list(rotation.points[90].values()), {}, frozenset())
+    assert (found["best"].network, found["verdict"]) == ("invariant_4layer", "equal")
+    page = data_of(write(tmp_path / "report.html", tmp_path / "runs"))
+    chart = next(one for one in page["questions"][0]["attacks"] if one["name"] == "rotation of the images")
+    assert [value for value, *_ in chart["runs"]["0"]] == [0.0, 22.5, 45.0]
+
+
+def test_titles_are_used_where_they_tell_networks_apart(tmp_path: Path) -> None:
+    titles = {"a": "parallel, rotation", "b": "same", "c": "same", "old_name": None}
+    for name, title in titles.items():
+        make_run(tmp_path / name, make_report(draw_broken_at(50, 0)), name=name, config={"title": title})
+    summary, _ = summary_of(tmp_path)
+    assert {readable(label) for label in summary.results["label"]} == {"parallel, rotation", "b", "c", "old name"}
+
+
+def test_a_title_decides_neither_what_is_averaged_nor_what_is_compared(tmp_path: Path) -> None:
+    for seed, title in enumerate((None, "one", "one")):
+        report = make_report(draw_broken_at(50, seed))
+        make_run(tmp_path / str(seed), report, seed=seed, config={"title": title} | MODEL)
+    summary, _ = summary_of(tmp_path)
+    assert set(summary.results["seeds"]) == {3}
+
+
+def test_percentages_are_those_of_the_tables() -> None:
+    shares = [correct / images for images in (128, 512, 1000, 10_000) for correct in range(images + 1)]
+    assert [percent(share) for share in shares] == [f"{round(100 * share, 1):.1f}" for share in shares]
+
+
+def test_details_of_a_run(tmp_path: Path) -> None:
+    images = np.zeros((6, 3, 4, 4), dtype=np.float32)
+    report = make_report(draw_broken_at(60, 0), examples={"clean": images, "pgd": images + np.float32(0.1)})
+    make_run(tmp_path / "run", report)
+    _, (run,) = summary_of(tmp_path)
+    questions, _ = asked(tmp_path)
+    pairs = {
+        question.group.key: (question, {(one.key, "epsilon"): {} for one in question.attacks}) for question in questions
+    }
+    details = run_details(run, "run", pairs, pictures=True)
+    (evaluation,) = details["evaluations"]
+    assert [row["title"] for row in evaluation["examples"]] == ["clean", "pgd", "pgd, change ×5"]
+    assert evaluation["examples"][1]["caption"].count(";") == 4  # five images
+    assert (details["facts"]["Parameters"], details["worst"]) == ("1,234", "passed")
+    assert run_details(run, "run", pairs, pictures=False)["evaluations"][0]["examples"] is None
+
+
+def test_training_curves_keep_kinds_apart_and_leave_the_final_test_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(
+        "step,epoch,robust/clever,robust/pgd/linf_0.03137,train/loss,validation/loss,test/loss\n"
+        "10,0,0.5,,1.5,nan,\n20,1,,0.25,1.25,1.0,\n21,2,,,,,0.75\n"
+    )
+    charts = {
+        chart["title"]: (chart["x"], {one["name"]: one["y"] for one in chart["series"]})
+        for chart in training_curves(read_metrics(path))
+    }
+    assert charts == {
+        "loss": ([1, 2], {"train/loss": [1.5, 1.25], "validation/loss": [None, 1.0]}),
+        "clever": ([1], {"robust/clever": [0.5]}),
+        "accuracy under pgd": ([2], {"robust/pgd/linf_0.03137": [0.25]}),
+    }
+    assert training_curves([]) == []
+    path.write_text("epoch,train/loss\n" + "".join(f"{epoch},{epoch}\n" for epoch in range(1000)))
+    (long,) = training_curves(read_metrics(path))
+    assert (len(long["x"]), long["x"][0], long["x"][-1]) == (200, 1, 1000)
