@@ -2,8 +2,8 @@
 
 `Popen` and `run` take the arguments of `subprocess.Popen` and `subprocess.run`. They fork `[sys.executable, "-m", …]`
 and `[sys.executable, "-c", …]` from the server, which takes milliseconds where a new interpreter imports for five
-seconds, and start every other command as usual. Processes that a forked process starts in turn (the jobs of a sweep,
-the ranks of a job) are forked, too.
+seconds, and start every other command as usual. Processes that a forked process starts in turn (the jobs of a sweep)
+are forked, too, but for the ranks of a job.
 
 A forked process differs from a new one in two ways: its modules are those of this checkout whatever PYTHONPATH says
 (PYTHONPATH is searched for further modules only), and its command line in /proc is the server's (`running` finds it).
@@ -52,7 +52,7 @@ class Popen(subprocess.Popen):
     def _execute_child(self, args: Any, *rest: Any) -> None:
         _, _, _, pass_fds, directory, environment, _, _, shell, *pipes, _, _, _, _, _, new_session, _ = rest
         target = None if shell or isinstance(args, str | bytes | os.PathLike) else _python([*map(os.fspath, args)])
-        if target is None:
+        if target is None or "LOCAL_RANK" in (environment or os.environ):  # which Lightning reads as it is imported
             super()._execute_child(args, *rest)
             return
         request = {
