@@ -7,6 +7,7 @@ from torch import nn
 
 from symmetry_robustness.reporting.figures import measure_figures
 from symmetry_robustness.reporting.figures.measures import comparison_figures
+from symmetry_robustness.reporting.page.measures import measure_charts
 from symmetry_robustness.robustness import (
     EvaluationProtocol,
     GradientNorm,
@@ -96,3 +97,21 @@ def test_nothing_but_nan_leaves_a_gap_and_no_warning(report: RobustnessReport) -
     unknown = RobustnessReport(**{**report.__dict__, "measures": {"full": found}})
     panel = measure_figures(unknown)["full-curves"].axes[0]
     assert [len(np.asarray(line.get_ydata())) for line in panel.get_lines()] == [0, 3]
+
+
+def test_the_page_charts_curves_and_distributions_of_every_measure(report: RobustnessReport) -> None:
+    charts = {(chart["title"], chart["ylabel"]): chart for chart in measure_charts(report)}
+    assert {title for title, _ in charts} == {"removal", "full", "steepness"}
+    (steepness,) = [chart for (title, _), chart in charts.items() if title == "steepness"]
+    (line,) = steepness["series"]
+    values = report.measures["steepness"]["value"]
+    np.testing.assert_allclose(
+        [line["y"][0], line["y"][10], line["y"][-1]], np.quantile(values, [0, 0.5, 1]), rtol=1e-5
+    )
+    for chart in charts.values():
+        for one in chart["series"]:
+            assert all(len(one[key]) == len(chart["x"]) for key in ("y", "low", "high") if key in one)
+    for (_, ylabel), chart in charts.items():
+        if chart["title"] == "full" and 90 in chart["x"] and "accuracy" in ylabel:
+            lines = {one["name"]: one["y"][chart["x"].index(90)] for one in chart["series"]}
+            assert all(0 <= value <= 1 for value in lines.values() if value is not None)

@@ -40,7 +40,7 @@ def measure_figures(report: RobustnessReport) -> Figures:
     """Figures of all measures of a report, named by measure and kind, e.g. `removal-examples`, `symmetry-circle`."""
     figures: Figures = {}
     for name, arrays in report.measures.items():
-        circles, panels, profiles = _lines_by_kind(report, name)
+        circles, panels, profiles = measure_lines(report, name)
         for plot in report.plots(name):
             if isinstance(plot, Panel) and len(images := arrays[plot.images]):
                 captions = [f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)]]
@@ -65,7 +65,7 @@ def comparison_figures(measure: str, reports: Mapping[str, RobustnessReport]) ->
         reports: network -> report, all of the same protocol and images.
     """
     figures: Figures = {}
-    circles = {name: _lines_by_kind(report, measure)[0] for name, report in reports.items()}
+    circles = {name: measure_lines(report, measure)[0] for name, report in reports.items()}
     lines = {
         name: next(iter(by_label.values())) for name, found in circles.items() for by_label in [*found.values()][:1]
     }
@@ -91,7 +91,7 @@ _Panels = dict[tuple[str, str, bool], dict[str, Line]]
 _Profiles = dict[str, dict[str, dict[str, Line]]]
 
 
-def _lines_by_kind(report: RobustnessReport, measure: str) -> tuple[_Circles, _Panels, _Profiles]:
+def measure_lines(report: RobustnessReport, measure: str) -> tuple[_Circles, _Panels, _Profiles]:
     """Lines over the circle, over an axis, and of more arrays than one panel can tell apart."""
     circles: _Circles = {}
     panels: _Panels = {}
