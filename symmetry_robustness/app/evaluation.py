@@ -24,7 +24,7 @@ from symmetry_robustness.app.config import check_targets
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_checkpoint, require_trusted
-from symmetry_robustness.reporting.figures import measure_figures, save_figure
+from symmetry_robustness.reporting.figures import report_figures, save_figure
 from symmetry_robustness.reporting.tables import measure_title
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_key
@@ -79,7 +79,7 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
             report = find()
     _remove(partial)
     if report is not None:
-        for title, figure in measure_figures(report).items():
+        for title, figure in report_figures(report).items():
             save_figure(figure, directory / f"{config.name}-{title}")
         _show(report, report_path)
     return report

@@ -51,7 +51,7 @@ def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     lines, table = answers(summary)
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     for piece in terminal(overview(runs) if table is None else table, longest=12)[:1]:
         console.print(piece)
     tables = write_tables(runs, frame, summary, claims, output / "tables")

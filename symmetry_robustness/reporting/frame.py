@@ -120,7 +120,7 @@ def _summary_rows(run: Run) -> Iterator[dict[str, Any]]:
     for measure in COSTS:
         if run.summary.get(measure) is not None:
             yield {"measure": measure, "value": run.summary[measure], "images": None}
-    if np.isnan(run.summary["clean_accuracy"]):  # of a saved report, which knows its own images alone
+    if run.summary["clean_accuracy"] is None:  # of a saved report, which knows its own images alone
         return
     data, images = run.config["data"], run.test_images
     common = {"split": "test", "images": images, "comparison_group": digest("test", evaluation_data(data, "test"))}

@@ -204,7 +204,7 @@ def _read_report(path: Path) -> tuple[Run | None, list[Problem]]:
     except _DAMAGE as error:
         return None, [_damaged(path, error)]
     config = {"name": path.stem, "seed": 0, "data": dict(evaluation.data), "model": {}}
-    summary = {"name": path.stem, "seed": 0, "parameters": None, "clean_accuracy": math.nan}
+    summary = {"name": path.stem, "seed": 0, "parameters": None, "clean_accuracy": None}
     return Run(path, config, summary, {}, {FINAL: evaluation}), []
 
 

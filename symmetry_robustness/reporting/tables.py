@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def answers(summary: Summary) -> tuple[list[str], Table | None]:
         lines.append(f"  {_answer(worst[worst['epsilon'] == epsilon], summary.comparisons)}")
         if table is None:
             shown = pd.concat([clean, worst[worst["epsilon"].isin([means.index[0], epsilon, means.index[-1]])]])
-            table = _table(f"Accuracy %, {title_of(group)}", shown, _column_of, percent, ())
+            whole = _table(f"Accuracy %, {title_of(group)}", shown, _column_of, percent, ())
+            table = replace(  # without the column that says what intervals are over
+                whole, columns=[whole.columns[0], *whole.columns[2:]], rows=[[row[0], *row[2:]] for row in whole.rows]
+            )
     if len(attacked) > _ANSWERS:
         lines.append(f"{len(attacked) - _ANSWERS} more protocols or data sets are in tables/leaders.md")
     return lines, table

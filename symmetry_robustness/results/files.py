@@ -230,6 +230,11 @@ def equivariance_plots(angles: Sequence[float], scales: Sequence[float], layers:
         "scale": ("scale", scales, 1.0, False),
     }
     for family, (axis, positions, identity, circular) in families.items():
+        if layers and positions:
+            plots += [
+                Curve(tuple(positions), (f"{family}.error.*",), axis, "relative error of a layer"),
+                Curve(tuple(positions), (f"{family}.floor.*",), axis, "relative error of a layer", "there and back"),
+            ]
         if len(positions) < 3:
             continue  # fewer make no curve
         still = ((identity, *positions), ("disc.correct", f"{family}.correct"))
@@ -239,11 +244,6 @@ def equivariance_plots(angles: Sequence[float], scales: Sequence[float], layers:
             Curve(tuple(positions), (f"{family}.error.logits",), axis, "relative error", "logits"),
             Curve(tuple(positions), (f"{family}.floor.logits",), axis, "relative error", "logits, there and back"),
         ]
-        if layers:
-            plots += [
-                Curve(tuple(positions), (f"{family}.error.*",), axis, "relative error of a layer"),
-                Curve(tuple(positions), (f"{family}.floor.*",), axis, "relative error of a layer", "there and back"),
-            ]
     if layers:
         turns = (90.0, 180.0, 270.0)
         plots.append(Curve(turns, ("turn.error.*",), "quarter turn (degrees)", "relative error of a layer"))

@@ -107,6 +107,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
         summary = summarize(config, datamodule.provenance, _parameters(classifier), tested, robustness)
         summary |= training_cost(trainer, classifier.network, datamodule.image_shape)
+        summary["test_images"] = len(datamodule.test_dataloader()[0].split)  # of each test set
         if trainer.is_global_zero:
             last = directory / CHECKPOINTS / LAST
             signals.waiting = True  # a signal from here on comes too late

@@ -1,16 +1,8 @@
 """A robustness report in loggers: scalars, one line, a table of checks, figures."""
 
-import numpy as np
 import pytorch_lightning as pl
 
-from symmetry_robustness.reporting.figures import (
-    Curve,
-    Figures,
-    as_pixels,
-    attack_panel,
-    epsilon_curves,
-    measure_figures,
-)
+from symmetry_robustness.reporting.figures import as_pixels, report_figures
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.robustness import RobustnessReport
 
@@ -57,27 +49,7 @@ def log_report(trainer: pl.Trainer, report: RobustnessReport, prefix: str) -> No
             columns = ["check", "status", "evidence"]
             logger.log_table(f"{prefix}/checks", columns=columns, data=rows, step=trainer.global_step)
     loggers = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
-    for key, figure in (report_figures(report, prefix.rpartition("/")[2]) if loggers else {}).items():
+    for key, figure in (report_figures(report) if loggers else {}).items():
         pixels = as_pixels(figure)
         for logger in loggers:
             logger.log_image(f"{prefix}/{key}", [pixels], step=trainer.global_step)
-
-
-def report_figures(report: RobustnessReport, name: str) -> Figures:
-    """Curves over epsilon with a name, adversarial examples and the figures of measures."""
-    figures = dict(measure_figures(report))
-    if report.minimal_epsilon:
-        figures["curves"] = epsilon_curves({name: {attack: curve(report, attack) for attack in report.minimal_epsilon}})
-        first = np.argsort(report.indices, kind="stable")[: len(report.examples.get("clean", ()))]
-        found = {attack: values[first] for attack, values in report.minimal_epsilon.items()}
-        panel = attack_panel(report.examples, found)
-        if panel is not None:
-            figures["examples"] = panel
-    return figures
-
-
-def curve(report: RobustnessReport, attack: str) -> Curve:
-    """Accuracy over epsilon under one attack, beginning with the clean accuracy at 0."""
-    estimates = [report.accuracy(attack, epsilon) for epsilon in (0.0, *report.epsilons)]
-    values, errors, _ = (np.array(column) for column in zip(*estimates, strict=True))
-    return Curve(np.array([0.0, *report.epsilons]), values, errors)

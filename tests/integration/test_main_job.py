@@ -159,6 +159,7 @@ def test_two_jobs_in_a_row_on_two_real_processes(tmp_path: Path) -> None:
     for directory in directories:
         summary = json.loads((directory / "summary.json").read_text())
         assert (summary["status"], summary["robustness_images"]) == ("done", 16)
+        assert summary["test_images"] > 0
         assert len(list((directory / "wandb").glob("offline-run-*"))) == 1
     with (directories[1] / "metrics.csv").open(newline="") as file:
         assert sum(1 for row in csv.DictReader(file) if row["train/loss"]) == 2

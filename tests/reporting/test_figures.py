@@ -13,10 +13,10 @@ from matplotlib.transforms import Bbox
 
 from symmetry_robustness.reporting.figures.bars import Bar, bars
 from symmetry_robustness.reporting.figures.corruption_map import corruption_map
-from symmetry_robustness.reporting.figures.curves import Curve, accuracy_circle, curve_grid, epsilon_curves
+from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_panel, example_panel, magnified_difference
+from symmetry_robustness.reporting.figures.from_report import array_profiles, curve_panels, distributions
 from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
-from symmetry_robustness.reporting.figures.measures import array_profiles, curve_panels, distributions
 from symmetry_robustness.reporting.figures.style import COLORS, Line, as_pixels, line_with_errors, save_figure
 from symmetry_robustness.results.names import epsilon_name
 
@@ -25,10 +25,6 @@ NETWORKS = [
     "fully equivariant ⚠ checks failed (optimizer.lr=0.01, data.augmentation=CropAndFlip)",
 ]  # fmt: skip
 CORRUPTIONS = [f"elastic transform {number}" for number in range(15)]
-
-
-def curve(*accuracies: float) -> Curve:
-    return Curve(np.linspace(0, 0.03, len(accuracies)), np.array(accuracies), np.full(len(accuracies), 0.01))
 
 
 def line(*values: float, first: float = 0.0, last: float = 330.0) -> Line:
@@ -208,13 +204,6 @@ def test_saved_files_are_the_same_every_time_and_hold_their_fonts(tmp_path: Path
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
-
-
-def test_a_panel_per_attack_and_a_line_per_network() -> None:
-    figure = epsilon_curves({"a": {"fgsm": curve(0.9, 0.5), "pgd": curve(0.9, 0.1)}, "b": {"pgd": curve(0.8, 0.3)}})
-    assert [panel.get_title() for panel in figure.axes] == ["fgsm", "pgd"]
-    assert [len(panel.get_lines()) for panel in figure.axes] == [1, 2]
-    np.testing.assert_allclose(figure.axes[1].get_lines()[1].get_ydata(), [0.8, 0.3])
 
 
 def test_bands_reach_from_low_to_high() -> None:

@@ -196,13 +196,13 @@ def test_measures_are_drawn_as_they_declare(tmp_path: Path) -> None:
     for name in ("standard", "weighted"):
         make_run(tmp_path / name, report, name=name)
     figures, notes = drawn_runs(tmp_path)
-    assert set(figures) == {"symmetry-circle-test", "removal-distribution-test"} | {
+    assert set(figures) == {"symmetry-circle-test", "distributions-test"} | {
         f"{kind}-test-{name}"
         for kind in ("examples", "removal-examples", "symmetry-circle", "symmetry-curves")
         for name in ("standard", "weighted")
     }
     assert len(figures["symmetry-circle-test"].axes[0].get_lines()) == 2
-    assert len(figures["removal-distribution-test"].axes[0].get_lines()) == 2
+    assert len(figures["distributions-test"].axes[0].get_lines()) == 2
     own = figures["symmetry-circle-test-standard"].axes[0].get_lines()
     assert [line.get_label() for line in own] == ["accuracy", "same prediction"]
     np.testing.assert_allclose(np.degrees(np.asarray(own[0].get_xdata())), [0, 60, 120, 240, 360])

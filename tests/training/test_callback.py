@@ -1,6 +1,5 @@
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +8,7 @@ from symmetry_robustness.attacks import FGSM
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import Check, EvaluationProtocol, evaluate_robustness
 from symmetry_robustness.training import RobustnessCallback
-from symmetry_robustness.training.report_logging import curve, describe, flat_metrics
+from symmetry_robustness.training.report_logging import describe, flat_metrics
 
 EPSILONS = (1 / 255, 8 / 255)
 
@@ -30,14 +29,6 @@ def test_metrics_are_named_by_attack_norm_and_epsilon(report) -> None:  # type: 
     assert metrics["images"] == 40
     assert metrics["clean"] == report.clean_accuracy
     assert metrics["fgsm/linf_0.03137"] == report.accuracy("fgsm", 8 / 255).value
-
-
-def test_a_curve_begins_with_the_clean_accuracy_and_falls(report) -> None:  # type: ignore[no-untyped-def]
-    epsilons, accuracies, errors = curve(report, "fgsm")
-    np.testing.assert_allclose(epsilons, (0, *EPSILONS))
-    assert accuracies[0] == report.clean_accuracy
-    assert np.all(np.diff(accuracies) <= 0)
-    np.testing.assert_allclose(errors, np.sqrt(accuracies * (1 - accuracies) / 40))
 
 
 def test_the_line_names_what_was_measured(report) -> None:  # type: ignore[no-untyped-def]

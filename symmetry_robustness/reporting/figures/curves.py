@@ -1,7 +1,7 @@
 """Accuracy over epsilon, epoch, angle, scale."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,38 +17,12 @@ from symmetry_robustness.reporting.figures.style import (
     draw_line,
     fitted,
     legend_below,
-    line_with_errors,
     look_of,
     printed,
 )
 
 # Row of panels -> column of panels -> network -> line.
 Grid = Mapping[str, Mapping[str, Mapping[str, Line]]]
-
-
-class Curve(NamedTuple):
-    """Accuracy over epsilon, each of shape (E,); accuracies and standard errors in [0, 1]."""
-
-    epsilons: NDArray[np.float64]
-    accuracies: NDArray[np.float64]
-    standard_errors: NDArray[np.float64]
-
-
-def epsilon_curves(curves: Mapping[str, Mapping[str, Curve]], *, x_label: str = "ε") -> Figure:
-    """One panel per attack, one line per network, with bands of two standard errors.
-
-    Args:
-        curves: network name -> attack name -> curve.
-        x_label: names norm and unit of epsilon.
-    """
-    attacks = dict.fromkeys(attack for by_attack in curves.values() for attack in by_attack)
-    panels = {
-        attack.replace("_", " "): {
-            name: line_with_errors(*by_attack[attack]) for name, by_attack in curves.items() if attack in by_attack
-        }
-        for attack in attacks
-    }
-    return curve_grid({"": panels}, x_label=x_label)
 
 
 @printed

@@ -16,6 +16,7 @@ from symmetry_robustness.reporting.evaluation import FINAL, Evaluation
 from symmetry_robustness.reporting.figures.corruption_map import corruption_map
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_panel
+from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures
 from symmetry_robustness.reporting.figures.labels import (
     Drawn,
     first_of,
@@ -25,7 +26,6 @@ from symmetry_robustness.reporting.figures.labels import (
     shown_network,
 )
 from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
-from symmetry_robustness.reporting.figures.measures import comparison_figures, measure_figures
 from symmetry_robustness.reporting.figures.style import NETWORKS, Line, save_figure
 from symmetry_robustness.reporting.figures.under_attack import attack_figures
 from symmetry_robustness.reporting.frame import CORRUPTED, records, settings_key, split
@@ -272,17 +272,16 @@ def _distances(evaluation: Evaluation, norm: str) -> tuple[IntArray, FloatArray,
 
 def measure_comparisons(networks: Networks, notes: list[str]) -> Drawn:
     """Figures of measures that hold several networks, the first seed of each."""
-    groups: dict[tuple[str, str], dict[str, Evaluation]] = {}
+    groups: dict[str, dict[str, Evaluation]] = {}
     for name, several in networks.items():
         for evaluation in filter(_of_last, several[0].evaluations.values()):
-            for measure in evaluation.means:
-                groups.setdefault((measure, evaluation.comparison_group), {}).setdefault(name, evaluation)
-    for (measure, _), found in groups.items():
-        shown = first_of(found, NETWORKS, measure, notes)
-        protocol = next(iter(shown.values())).protocol
+            if evaluation.means:
+                groups.setdefault(evaluation.comparison_group, {}).setdefault(name, evaluation)
+    for found in groups.values():
+        shown = first_of(found, NETWORKS, "measures", notes)
         reports = {name: evaluation.report for name, evaluation in shown.items()}
-        for name, figure in comparison_figures(measure, reports).items():
-            yield f"{name}-{protocol}", figure
+        for name, figure in comparison_figures(reports).items():
+            yield f"{name}-{next(iter(shown.values())).protocol}", figure
 
 
 def _of_last(evaluation: Evaluation) -> bool:

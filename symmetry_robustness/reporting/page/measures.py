@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from symmetry_robustness.reporting.figures.measures import measure_lines
+from symmetry_robustness.reporting.figures.from_report import measure_lines
 from symmetry_robustness.reporting.figures.style import Line
 from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.results.report import RobustnessReport

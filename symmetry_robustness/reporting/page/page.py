@@ -258,7 +258,13 @@ def _measures(attack: str) -> tuple[str, ...]:
 def _run_row(run: Run, name: str) -> list[Any]:
     """Of the table of runs: path, network, seed, data, clean accuracy on the whole test set."""
     clean = run.summary["clean_accuracy"]
-    return [name, readable(run.title), run.seed, data_title(run.config["data"]), round(100 * clean, 1)]
+    return [
+        name,
+        readable(run.title),
+        run.seed,
+        data_title(run.config["data"]),
+        None if clean is None else round(100 * clean, 1),
+    ]
 
 
 def _tables(sheets: Iterable[TableSet]) -> dict[str, list[Table]]:

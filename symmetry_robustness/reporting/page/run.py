@@ -49,6 +49,7 @@ def run_details(
         pictures: whether adversarial examples and plots of measures are shown; a page of many runs shows them for some.
     """
     summary, evaluations = run.summary, run.evaluations.values()
+    clean, parameters = summary["clean_accuracy"], summary["parameters"]
     judged = {evaluation.comparison_group for evaluation in evaluations}
     others = [pair for group, pair in asked.items() if group not in judged]
     views = [(question, _charts(question, grid, run.place)) for question, grid in others]
@@ -59,8 +60,8 @@ def run_details(
         "worst": next((state for state in ("failed", "warned", "passed") if state in found), "unchecked"),
         "facts": {
             "Data": data_title(run.config["data"]),
-            "Clean accuracy": f"{100 * summary['clean_accuracy']:.1f} %",
-            "Parameters": None if summary["parameters"] is None else f"{summary['parameters']:,}",
+            "Clean accuracy": None if clean is None else f"{100 * clean:.1f} %",
+            "Parameters": None if parameters is None else f"{parameters:,}",
             "Epochs": run.epochs,
             "Training time": _duration(summary.get("training_seconds")),
             "Group": summary.get("group"),

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from symmetry_robustness.reporting.figures import measure_figures
-from symmetry_robustness.reporting.figures.measures import comparison_figures
+from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures, report_figures
 from symmetry_robustness.reporting.page.measures import measure_charts
 from symmetry_robustness.robustness import (
     EvaluationProtocol,
@@ -16,6 +15,8 @@ from symmetry_robustness.robustness import (
     Symmetry,
     evaluate_robustness,
 )
+
+from .made import EPSILONS, draw_broken_at, make_report
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,12 @@ def report() -> RobustnessReport:
 
 def test_every_plot_that_a_measure_declares_is_drawn(report: RobustnessReport) -> None:
     assert set(measure_figures(report)) == {"removal-examples", "full-circle", "full-curves"}
-    for measure in ("removal", "steepness"):
-        assert set(comparison_figures(measure, {"one": report, "other": report})) == {f"{measure}-distribution"}
-    assert set(comparison_figures("full", {"one": report, "other": report})) == {"full-circle"}
+    compared = comparison_figures({"one": report, "other": report})
+    assert set(compared) == {"full-circle", "distributions"}
+    assert [panel.get_xlabel().partition(":")[0] for panel in compared["distributions"].axes] == [
+        "removal",
+        "steepness",
+    ]
 
 
 def test_the_removal_panel_zeroes_exactly_the_share_of_the_caption(report: RobustnessReport) -> None:
@@ -95,8 +99,20 @@ def test_nothing_but_nan_leaves_a_gap_and_no_warning(report: RobustnessReport) -
     found = dict(report.measures["full"])
     found["rotation.error.logits"] = np.full_like(found["rotation.error.logits"], np.nan)
     unknown = RobustnessReport(**{**report.__dict__, "measures": {"full": found}})
-    panel = measure_figures(unknown)["full-curves"].axes[0]
+    panel = next(p for p in measure_figures(unknown)["full-curves"].axes if p.get_ylabel() == "relative error")
     assert [len(np.asarray(line.get_ydata())) for line in panel.get_lines()] == [0, 3]
+
+
+def test_curves_over_epsilon_begin_with_the_clean_accuracy() -> None:
+    report = make_report(draw_broken_at(40, 0), examples={})
+    figures = report_figures(report)
+    assert set(figures) == {"curves"}
+    assert [panel.get_title() for panel in figures["curves"].axes] == ["fgsm", "pgd"]
+    for panel, attack in zip(figures["curves"].axes, ("fgsm", "pgd"), strict=True):
+        (line,) = panel.get_lines()
+        np.testing.assert_allclose(np.asarray(line.get_xdata()), [0, *EPSILONS])
+        expected = [report.clean_accuracy, *(report.accuracy(attack, epsilon).value for epsilon in EPSILONS)]
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), expected)
 
 
 def test_the_page_charts_curves_and_distributions_of_every_measure(report: RobustnessReport) -> None:

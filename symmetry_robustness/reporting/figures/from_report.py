@@ -1,4 +1,4 @@
-"""Figures that measures declare (`results/plots.py`), drawn by the kind of the plot from the arrays of a report."""
+"""Figures of one report: curves over epsilon, examples, and plots that its measures declare (`results/plots.py`)."""
 
 import fnmatch
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.figures.curves import accuracy_circle
-from symmetry_robustness.reporting.figures.examples import example_panel
+from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
+from symmetry_robustness.reporting.figures.examples import attack_panel, example_panel
 from symmetry_robustness.reporting.figures.style import (
     COLORS,
     MARKERS,
@@ -28,12 +28,29 @@ from symmetry_robustness.reporting.figures.style import (
     look_of,
     printed,
 )
+from symmetry_robustness.results.names import NORM_TITLES
 from symmetry_robustness.results.plots import Curve, Distribution, Panel
 from symmetry_robustness.results.report import Arrays, RobustnessReport
 
 _NAMES: Final = 48  # names of arrays that fit side by side on a page
 _FLOOR: Final = 1e-6  # smaller values stand here on a logarithmic axis
 _SPREAD: Final = 100  # the largest value over the smallest from which on the axis is logarithmic
+
+
+def report_figures(report: RobustnessReport) -> Figures:
+    """All figures of a report by name: `curves` over epsilon, adversarial `examples`, and those of its measures."""
+    figures = measure_figures(report)
+    if report.minimal_epsilon:
+        positions = np.array([0.0, *report.epsilons])
+        panels = {}
+        for attack in report.minimal_epsilon:
+            values, errors, _ = zip(*(report.accuracy(attack, epsilon) for epsilon in positions), strict=True)
+            line = line_with_errors(positions, np.array(values), np.array(errors))
+            panels[attack.replace("_", " ")] = {f"{len(report):,} images": line}
+        figures["curves"] = curve_grid({"": panels}, x_label=f"ε ({NORM_TITLES[report.norm]}, pixels in [0, 1])")
+    first = np.argsort(report.indices, kind="stable")[: len(report.examples.get("clean", ()))]
+    panel = attack_panel(report.examples, {name: found[first] for name, found in report.minimal_epsilon.items()})
+    return figures | ({} if panel is None else {"examples": panel})
 
 
 def measure_figures(report: RobustnessReport) -> Figures:
@@ -57,31 +74,29 @@ def measure_figures(report: RobustnessReport) -> Figures:
     return figures
 
 
-def comparison_figures(measure: str, reports: Mapping[str, RobustnessReport]) -> Figures:
-    """Figures of one measure that hold several networks: its first line over the circle, and its distributions.
+def comparison_figures(reports: Mapping[str, RobustnessReport]) -> Figures:
+    """Figures that hold several networks: for each measure its first line over the circle, and all distributions.
 
     Args:
-        measure: its name.
         reports: network -> report, all of the same protocol and images.
     """
     figures: Figures = {}
-    circles = {name: measure_lines(report, measure)[0] for name, report in reports.items()}
-    lines = {
-        name: next(iter(by_label.values())) for name, found in circles.items() for by_label in [*found.values()][:1]
-    }
-    if len(lines) > 1:
-        ylabel = next(label for found in circles.values() for label in found)
-        figures[f"{measure}-circle"] = accuracy_circle(lines, title=f"{ylabel} over the angle, first seed")
     spreads: dict[str, dict[str, NDArray[np.float64]]] = {}
-    for name, report in reports.items():
-        for plot in report.plots(measure):
-            if isinstance(plot, Distribution):
-                found = report.measures[measure][plot.array].astype(np.float64)
-                if np.isfinite(found).any():
-                    spreads.setdefault(plot.label, {})[name] = np.sort(found[np.isfinite(found)])
-    if spreads:
-        figures[f"{measure}-distribution"] = distributions(spreads)
-    return figures
+    for measure in dict.fromkeys(name for report in reports.values() for name in report.measures):
+        lines: dict[str, Line] = {}
+        for network, report in reports.items():
+            if circles := measure_lines(report, measure)[0]:
+                ylabel = next(iter(circles))
+                lines[network] = next(iter(circles[ylabel].values()))
+            for plot in report.plots(measure):
+                if isinstance(plot, Distribution):
+                    values = np.sort(report.measures[measure][plot.array].astype(np.float64))
+                    if len(values := values[np.isfinite(values)]):
+                        label = f"{measure.replace('_', ' ')}: {plot.label}"
+                        spreads.setdefault(label, {})[network] = values
+        if len(lines) > 1:
+            figures[f"{measure}-circle"] = accuracy_circle(lines, title=f"{ylabel} over the angle, first seed")
+    return figures | ({"distributions": distributions(spreads)} if spreads else {})
 
 
 # Label of the y-axis (of panels labels of both axes, and whether values are shares of images) -> label -> line; of
@@ -142,21 +157,15 @@ def curve_panels(panels: Mapping[tuple[str, str, bool], Mapping[str, Line]]) -> 
         panels: labels of the x- and y-axis, and whether values are shares -> label -> line.
     """
     looks = look_of(label for lines in panels.values() for label in lines)
-    across = len(panels) if len(panels) < 4 else 2
-    down = -(-len(panels) // across)
-    size = (ONE_COLUMN if across == 1 else TWO_COLUMNS, 2.0 * down + 0.3 + 0.15 * len(looks))
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False).flat
-    for panel, ((xlabel, ylabel, shares), lines) in zip(grid, panels.items(), strict=False):
+    figure, axes = _panels(len(panels), len(looks))
+    for panel, ((xlabel, ylabel, shares), lines) in zip(axes, panels.items(), strict=True):
         _scale_to(panel, np.concatenate([line.values for line in lines.values()]), shares)
         for label, line in lines.items():
             if panel.get_yscale() == "log":
                 line = Line(line.positions, *np.maximum(line[1:], _FLOOR))
             draw_line(panel, line, looks[label], label)
         panel.set(xlabel=xlabel, ylabel=ylabel)
-    for panel in [*figure.axes][len(panels) :]:
-        panel.set_visible(False)
-    legend_below(figure, figure.axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -194,19 +203,28 @@ def distributions(spreads: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> F
         spreads: label of the axis -> network -> finite values (M,), increasing.
     """
     looks = look_of(name for by_name in spreads.values() for name in by_name)
-    width = ONE_COLUMN if len(spreads) == 1 else TWO_COLUMNS
-    figure = Figure(figsize=(width, 2.3 + 0.15 * len(looks)), layout="constrained")
-    row = figure.subplots(1, len(spreads), sharey=True, squeeze=False)[0]
-    for panel, (label, by_name) in zip(row, spreads.items(), strict=True):
+    figure, panels = _panels(len(spreads), len(looks))
+    for panel, (label, by_name) in zip(panels, spreads.items(), strict=True):
         for name, values in by_name.items():
             positions, shares = np.append(values, values[-1:]), 1 - np.arange(len(values) + 1) / len(values)
             line = Line(positions, shares, shares, shares)
             draw_line(panel, line, looks[name], name, marker="", drawstyle="steps-pre")
-        panel.set(xlabel=label, ylim=(0, 1.03))
+        panel.set(xlabel=fitted(label, 2.0), ylabel="images at or above (%)", ylim=(0, 1.03))
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    row[0].set_ylabel("images at or above (%)")
-    legend_below(figure, row)
+    legend_below(figure, panels)
     return figure
+
+
+def _panels(count: int, names: int) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, in rows of at most three, and room for a legend of so many names."""
+    across = count if count < 4 else 2 if count == 4 else 3
+    down = -(-count // across)
+    size = (ONE_COLUMN if across == 1 else TWO_COLUMNS, 2.0 * down + 0.3 + 0.15 * names)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = [*figure.subplots(down, across, squeeze=False).flat]
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    return figure, panels[:count]
 
 
 def _scale_to(panel: Axes, values: NDArray[np.float64], shares: bool) -> None:
