@@ -8,11 +8,11 @@ from torch import nn
 from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures, report_figures
 from symmetry_robustness.reporting.page.measures import measure_charts
 from symmetry_robustness.robustness import (
+    EquivarianceError,
     EvaluationProtocol,
     GradientNorm,
     RemovalTolerance,
     RobustnessReport,
-    Symmetry,
     evaluate_robustness,
 )
 
@@ -26,8 +26,8 @@ def report() -> RobustnessReport:
     images, labels = torch.rand(12, 3, 8, 8), torch.randint(3, (12,))
     measures = {
         "removal": RemovalTolerance(levels=8, images=6),
-        "turns": Symmetry(),
-        "full": Symmetry(angles=[60, 90, 240], scales=[0.5, 0.8, 1.5], layers=True),
+        "turns": EquivarianceError(),
+        "full": EquivarianceError(angles=[60, 90, 240], scales=[0.5, 0.8, 1.5], layers=True),
         "steepness": GradientNorm(),
     }
     numbers = torch.randperm(12) + 40

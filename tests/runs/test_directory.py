@@ -116,8 +116,6 @@ def test_of_a_run_that_is_done_where_it_came_from_is_not_made_up(tmp_path: Path)
         (b"\xff\xfe\0", "is damaged"),
         ("- a", "no configuration of a run"),
         ("seed: 0", "no configuration of a run"),
-        ("data: {root: '${oc.env:HOME}'}", "do not trust it"),
-        ("data: &a {b: 1}\nmore: *a", "do not trust it"),
     ],
 )
 def test_a_configuration_that_no_run_wrote_is_refused_in_one_line(
