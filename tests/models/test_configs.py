@@ -24,7 +24,11 @@ ARCHITECTURES = (
 )
 EQUIVARIANT = ("fully_equivariant", "roto_scale")
 OURS = ("invariant", "invariant_d4", "invariant_vector")
-NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_matched")] + [*OURS, "invariant_4layer"]
+NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_matched")] + [
+    *OURS,
+    "invariant_4layer",
+    "invariant_matched",
+]
 
 EQUIVARIANT_BRANCH = "model/branch=scale_equivariant"
 
