@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from symmetry_robustness import build_network, load_config
-from symmetry_robustness.data.shapes import Look, make_shapes
+from symmetry_robustness.data.shapes import ShapeStyle, make_shapes
 from symmetry_robustness.layers.downsampling import shrink
 from symmetry_robustness.layers.fields import InnerBatchNorm
 from symmetry_robustness.layers.groups import FieldType
@@ -51,7 +51,7 @@ def main() -> None:
 
 def shapes(count: int, part: int) -> tuple[Tensor, Tensor]:
     """Upright shapes, float32 (N, 3, 32, 32) in [0, 1], and labels (N,)."""
-    images, labels = make_shapes(count, 0, part, Look(pose="upright"))
+    images, labels = make_shapes(count, 0, part, ShapeStyle(pose="upright"))
     return images.float() / 255, labels
 
 

@@ -16,12 +16,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.exit_status import run_guarded
 
 ARCHIVES = {
-    ("cifar10", "binary"): CIFAR10.binary,
-    ("cifar10", "python"): CIFAR10.python,
-    ("cifar100", "binary"): CIFAR100.binary,
-    ("cifar100", "python"): CIFAR100.python,
-    ("cifar10c", "binary"): CIFAR10C_ARCHIVE,
-    ("cifar100c", "binary"): CIFAR100C_ARCHIVE,
+    archive.command: archive for archive in (CIFAR10.archive, CIFAR100.archive, CIFAR10C_ARCHIVE, CIFAR100C_ARCHIVE)
 }
 
 
@@ -71,14 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: if it could not be put in place.
     """
     parser = argparse.ArgumentParser(prog="symrob data", description="Download, check and unpack an official data set.")
-    parser.add_argument("name", choices=sorted({name for name, _ in ARCHIVES}))
+    parser.add_argument("name", choices=sorted(ARCHIVES))
     parser.add_argument("--root", type=Path, default=Path("data"), help="directory to hold it (default: data)")
-    parser.add_argument("--layout", choices=["binary", "python"], default="binary", help="of CIFAR-10 and CIFAR-100")
     parser.add_argument("--url", default="", help="a mirror of the archive; its checksum must be the official one")
     arguments = parser.parse_args(argv)
-    archive = ARCHIVES.get((arguments.name, arguments.layout))
-    if archive is None:
-        raise UserError(f"--layout {arguments.layout} does not exist for {arguments.name}; leave it out")
+    archive = ARCHIVES[arguments.name]
     if arguments.url:
         archive = replace(archive, url=arguments.url)
     provide(archive, arguments.root.expanduser(), Console())

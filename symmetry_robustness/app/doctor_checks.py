@@ -59,10 +59,10 @@ class Finding:
 def versions() -> Iterator[Finding]:
     """This package, Python and the packages they need."""
     python = platform.python_version()
-    if (3, 11) <= sys.version_info[:2] <= (3, 12):
+    if (3, 11) <= sys.version_info[:2] <= (3, 14):
         yield Finding("Python", "ok", f"{python}, symmetry-robustness {package_version('symmetry-robustness')}")
     else:
-        yield Finding("Python", "problem", python, "use Python 3.11 or 3.12")
+        yield Finding("Python", "problem", python, "use Python 3.11 to 3.14")
     found = {name: package_version(name) for name in _REQUIRED}
     lacking = [name for name, version in found.items() if version is None]
     yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in found.items() if version))
@@ -136,24 +136,23 @@ def wandb() -> Iterator[Finding]:
 def data(root: Path) -> Iterator[Finding]:
     """The data sets in place, and whether they are complete."""
     archives = {
-        "CIFAR-10": (CIFAR10.binary, CIFAR10.python),
-        "CIFAR-100": (CIFAR100.binary, CIFAR100.python),
-        "CIFAR-10-C": (CIFAR10C_ARCHIVE,),
-        "CIFAR-100-C": (CIFAR100C_ARCHIVE,),
+        "CIFAR-10": CIFAR10.archive,
+        "CIFAR-100": CIFAR100.archive,
+        "CIFAR-10-C": CIFAR10C_ARCHIVE,
+        "CIFAR-100-C": CIFAR100C_ARCHIVE,
     }
     yield Finding("shapes", "ok", "drawn by code, always there")
-    for title, layouts in archives.items():
-        places = [(archive, root / archive.folder) for archive in layouts if (root / archive.folder).is_dir()]
-        if not places:
-            yield Finding(title, "ok", f"not in {root}; {layouts[0].mend(root)} gets it")
+    for title, archive in archives.items():
+        directory = root / archive.folder
+        if not directory.is_dir():
+            yield Finding(title, "ok", f"not in {root}; {archive.download_command(root)} gets it")
             continue
-        archive, directory = places[0]
         try:
             check_files(archive, directory, list(archive.files), "other")
         except UserError as error:
             yield Finding(title, "problem", str(error))
             continue
-        official = archive.file_md5 or (directory / CHECKSUMS).exists()
+        official = (directory / CHECKSUMS).exists()
         note = "" if official else "nothing shows that it is the official copy; use it with data.copy=other"
         yield Finding(title, "ok" if official else "warning", f"complete in {directory}", note)
 

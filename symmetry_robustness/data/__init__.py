@@ -1,25 +1,25 @@
-"""Data sets as Lightning data modules: whole uint8 batches from memory, in an order that can be told in advance."""
+"""Data sets as Lightning data modules: whole uint8 batches from memory, in an order known in advance."""
 
 from symmetry_robustness.data.augmentation import RandomCropFlip
 from symmetry_robustness.data.cifar import CIFAR10DataModule, CIFAR100DataModule
 from symmetry_robustness.data.corruptions import CIFAR10C, CIFAR100C
-from symmetry_robustness.data.loaders import EvaluationBatches, Split, TrainingBatches
+from symmetry_robustness.data.loaders import EvaluationLoader, Split, TrainLoader
 from symmetry_robustness.data.module import ImageDataModule
 from symmetry_robustness.data.shapes import ShapesDataModule
-from symmetry_robustness.data.test_transforms import RotatedViews, ScaledViews, Views
+from symmetry_robustness.data.test_transforms import RotatedViews, ScaledViews, TestTransform
 
 __all__ = [
     "CIFAR10C",
     "CIFAR100C",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
-    "EvaluationBatches",
+    "EvaluationLoader",
     "ImageDataModule",
     "RandomCropFlip",
     "RotatedViews",
     "ScaledViews",
     "ShapesDataModule",
     "Split",
-    "TrainingBatches",
-    "Views",
+    "TestTransform",
+    "TrainLoader",
 ]

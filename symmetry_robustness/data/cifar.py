@@ -1,6 +1,7 @@
-"""CIFAR-10 and CIFAR-100, from the official binary or Python layout."""
+"""CIFAR-10 and CIFAR-100, from the official binary layout."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,12 +9,10 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
-from symmetry_robustness.data.augmentation import RandomCropFlip
-from symmetry_robustness.data.cifar_format import read_binary, read_python
+from symmetry_robustness.data.cifar_format import read_binary
 from symmetry_robustness.data.integrity import Copy, check_files, find_directory
 from symmetry_robustness.data.loaders import Batch, Split
 from symmetry_robustness.data.module import ImageDataModule
-from symmetry_robustness.data.test_transforms import Views
 from symmetry_robustness.errors import UserError
 
 
@@ -22,7 +21,7 @@ def read_cifar(cifar: CIFAR, root: Path, copy: Copy, *, train: bool) -> Batch:
 
     Args:
         cifar: The data set.
-        root: Directory that holds the unpacked folder; the binary layout is preferred to the Python one.
+        root: Directory that holds the unpacked folder.
         copy: `official` compares checksums, `other` accepts a deliberate other copy, for example a re-encoded one.
         train: Which images.
 
@@ -32,20 +31,15 @@ def read_cifar(cifar: CIFAR, root: Path, copy: Copy, *, train: bool) -> Batch:
     Raises:
         UserError: if a file is missing, truncated, altered, or has labels that CIFAR does not have.
     """
-    archive, directory = find_directory([cifar.binary, cifar.python], root)
-    binary = archive is cifar.binary
-    names = [f"{name}.bin" if binary else name for name in (cifar.train if train else cifar.test)]
-    check_files(archive, directory, names, copy)
+    directory, names = find_directory(cifar.archive, root), cifar.train if train else cifar.test
+    check_files(cifar.archive, directory, list(names), copy)
     size = cifar.train_images if train else cifar.test_images
     images, labels = torch.empty(size, 3, 32, 32, dtype=torch.uint8), torch.empty(size, dtype=torch.int64)
     per_file = size // len(names)
     for index, name in enumerate(names):
         rows = slice(index * per_file, (index + 1) * per_file)
-        if binary:
-            read_binary(directory / name, images[rows], labels[rows], cifar.label_bytes)
-        else:
-            read_python(directory / name, images[rows], labels[rows], cifar.label_key)
-    _check_labels(cifar, labels, directory, f"run `{archive.mend(directory.parent)}`")
+        read_binary(directory / name, images[rows], labels[rows], cifar.label_bytes)
+    _check_labels(cifar, labels, directory, f"run `{cifar.archive.download_command(directory.parent)}`")
     return images, labels
 
 
@@ -63,8 +57,9 @@ def _check_labels(cifar: CIFAR, labels: Tensor, directory: Path, remedy: str) ->
         )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CIFARDataModule(ImageDataModule):
-    """A CIFAR data set read from disk; it never downloads anything itself.
+    """A CIFAR data set read from disk; it never downloads anything itself. More settings: `ImageDataModule`.
 
     Args:
         root: Directory that holds the unpacked folder.
@@ -72,14 +67,6 @@ class CIFARDataModule(ImageDataModule):
         inexact: Under `copy="other"`, the images whose pixels are known to differ from the official ones, numbered
             over the training images and then the test images, from 0; `origin` counts them, and those of the test
             set are never among the images on which robustness is measured. None where nothing is known.
-        num_classes: Must be the data set's own number.
-        batch_size: Images per optimiser step, summed over all ranks.
-        evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
-        validation_size: Images set aside from the training images; 0, the paper's way, leaves no validation loader.
-        train_size: How many of the remaining images to train on; None means all.
-        seed: Of the order, the validation split and the augmentation.
-        augmentation: Of training batches; None, the paper's way, leaves them as they are.
-        test_transform: Makes of each test set as many as there are views; None leaves it as it is.
 
     Raises:
         UserError: if a setting is out of range; on reading, if a file is missing, truncated or altered.
@@ -87,35 +74,24 @@ class CIFARDataModule(ImageDataModule):
 
     cifar: ClassVar[CIFAR]
 
-    def __init__(
-        self,
-        root: str | Path,
-        num_classes: int,
-        copy: Copy = "official",
-        inexact: Sequence[int] | None = None,
-        batch_size: int = 128,
-        evaluation_batch_size: int = 512,
-        validation_size: int = 5_000,
-        train_size: int | None = None,
-        seed: int = 0,
-        augmentation: RandomCropFlip | None = None,
-        test_transform: Views | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            class_names=self.cifar.class_names,
-            batch_size=batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            validation_size=validation_size,
-            train_size=train_size,
-            seed=seed,
-            augmentation=augmentation,
-            test_transform=test_transform,
-        )
-        if copy not in ("official", "other"):
-            raise UserError(f"data.copy={copy!r} is unknown; choose official, or other for a deliberate other copy")
-        self.root, self.copy = Path(root).expanduser(), copy
-        self.inexact = inexact if inexact is None else sorted({*inexact})
+    root: str | Path
+    class_names: Sequence[str] = field(init=False)
+    copy: Copy = "official"
+    inexact: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        self.class_names = self.cifar.class_names
+        super().__post_init__()
+        if self.copy not in ("official", "other"):
+            raise UserError(
+                f"data.copy={self.copy!r} is unknown; choose official, or other for a deliberate other copy"
+            )
+        if self.image_size != 32:
+            raise UserError(
+                f"data.image_size={self.image_size}, but the images of CIFAR have 32 pixels; set it to that"
+            )
+        self.root = Path(self.root).expanduser()
+        self.inexact = self.inexact if self.inexact is None else sorted({*self.inexact})
         self._check_inexact()
 
     def _check_inexact(self) -> None:
@@ -140,11 +116,11 @@ class CIFARDataModule(ImageDataModule):
 
     def load_train(self) -> Batch:
         """The official training images."""
-        return read_cifar(self.cifar, self.root, self.copy, train=True)
+        return read_cifar(self.cifar, Path(self.root), self.copy, train=True)
 
     def load_test(self) -> list[Split]:
         """The official test images."""
-        images, labels = read_cifar(self.cifar, self.root, self.copy, train=False)
+        images, labels = read_cifar(self.cifar, Path(self.root), self.copy, train=False)
         return [Split("test", images, labels, torch.arange(len(labels)))]
 
 

@@ -1,6 +1,7 @@
 """CIFAR-10-C and CIFAR-100-C: the clean training images, and the test images corrupted in many ways."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,11 +10,9 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
-from symmetry_robustness.data.augmentation import RandomCropFlip
 from symmetry_robustness.data.cifar import CIFARDataModule, read_cifar
-from symmetry_robustness.data.integrity import Archive, Copy, check_files, find_directory
+from symmetry_robustness.data.integrity import Archive, check_files, find_directory
 from symmetry_robustness.data.loaders import Split
-from symmetry_robustness.data.test_transforms import Views
 from symmetry_robustness.errors import UserError
 
 # The benchmark, in the order of its paper. Source: arXiv 1903.12261, sec. 4.1.
@@ -120,22 +119,15 @@ def choose_corruptions(
     return tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(severities))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CorruptedCIFARDataModule(CIFARDataModule):
-    """Trains on the clean images, tests on corruption × severity, one test loader for each pair.
+    """Trains on the clean images, tests on corruption × severity, a test loader for each. More: `CIFARDataModule`.
 
     Args:
         root: Directory that holds both unpacked folders, the clean and the corrupted one.
         corruptions: `benchmark` (15), `extra` (4), `all` (19), or names.
         severities: Of 1 (weak) to 5 (strong).
         copy: `official` compares checksums; `other` accepts a deliberate other copy of either folder.
-        num_classes: Must be the data set's own number.
-        batch_size: Images per optimiser step, summed over all ranks.
-        evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
-        validation_size: Clean images set aside from the training images; 0 leaves no validation loader.
-        train_size: How many of the remaining images to train on; None means all.
-        seed: Of the order, the validation split and the augmentation.
-        augmentation: Of training batches; None leaves them as they are.
-        test_transform: Makes of each test set as many as there are views; None leaves it as it is.
 
     Raises:
         UserError: if a setting is out of range; on reading, if a file is missing, truncated or altered.
@@ -143,34 +135,12 @@ class CorruptedCIFARDataModule(CIFARDataModule):
 
     archive: ClassVar[Archive]
 
-    def __init__(
-        self,
-        root: str | Path,
-        num_classes: int,
-        corruptions: str | Sequence[str] = "benchmark",
-        severities: Sequence[int] = SEVERITIES,
-        copy: Copy = "official",
-        batch_size: int = 128,
-        evaluation_batch_size: int = 512,
-        validation_size: int = 5_000,
-        train_size: int | None = None,
-        seed: int = 0,
-        augmentation: RandomCropFlip | None = None,
-        test_transform: Views | None = None,
-    ) -> None:
-        super().__init__(
-            root=root,
-            num_classes=num_classes,
-            copy=copy,
-            batch_size=batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            validation_size=validation_size,
-            train_size=train_size,
-            seed=seed,
-            augmentation=augmentation,
-            test_transform=test_transform,
-        )
-        self.corruptions, self.severities = choose_corruptions(corruptions, severities)
+    corruptions: str | Sequence[str] = "benchmark"
+    severities: Sequence[int] = SEVERITIES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.corruptions, self.severities = choose_corruptions(self.corruptions, self.severities)
 
     @property
     def test_sets(self) -> list[str]:
@@ -184,9 +154,10 @@ class CorruptedCIFARDataModule(CIFARDataModule):
 
     def load_test(self) -> list[Split]:
         """The corrupted images, mapped from their files, in the order of `test_sets`."""
-        archive, directory = find_directory([self.archive], self.root)
-        check_files(archive, directory, [f"{name}.npy" for name in ("labels", *self.corruptions)], self.copy)
-        _, clean = read_cifar(self.cifar, self.root, self.copy, train=False)
+        root = Path(self.root)
+        directory = find_directory(self.archive, root)
+        check_files(self.archive, directory, [f"{name}.npy" for name in ("labels", *self.corruptions)], self.copy)
+        _, clean = read_cifar(self.cifar, root, self.copy, train=False)
         check_labels(directory, clean)
         parts = [read_corruption(directory / f"{name}.npy", clean, self.severities) for name in self.corruptions]
         return [split for part in parts for split in part]

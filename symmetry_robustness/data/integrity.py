@@ -1,9 +1,9 @@
-"""What official files look like, and the checks that a directory holds them."""
+"""Official archives, and whether a directory holds their files unaltered."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,6 @@ class Archive:
         files: The files of that folder that are read, with the size of those whose size is fixed by the format.
         url: Where the archive lies; empty where a Zenodo record says it.
         md5: Of the archive; empty where a Zenodo record says it.
-        file_md5: Published checksums of unpacked files; the others are recorded when the archive is unpacked.
         record: Zenodo record.
     """
 
@@ -36,10 +35,9 @@ class Archive:
     files: Mapping[str, int | None]
     url: str = ""
     md5: str = ""
-    file_md5: Mapping[str, str] = field(default_factory=dict)
     record: int | None = None
 
-    def mend(self, root: Path) -> str:
+    def download_command(self, root: Path) -> str:
         """The command that puts the official files in place."""
         return f"symrob data {self.command} --root {root}"
 
@@ -72,46 +70,42 @@ def check_files(archive: Archive, directory: Path, names: list[str], copy: Copy)
     """Check that files are there, have their format's size and, unless another copy is accepted, are the official ones.
 
     Raises:
-        UserError: naming the file, what was expected and the command that mends it.
+        UserError: naming the file, what was expected and the command that puts it right.
     """
-    mend = f"run `{archive.mend(directory.parent)}`"
+    remedy = f"run `{archive.download_command(directory.parent)}`"
     for name in names:
         path, size = directory / name, archive.files[name]
         if not path.is_file():
-            raise UserError(f"{path} is missing; {mend}")
+            raise UserError(f"{path} is missing; {remedy}")
         if size is not None and path.stat().st_size != size:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes, expected {size:,}; {mend}")
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, expected {size:,}; {remedy}")
     if copy == "other":
         return
     recorded = read_recorded(directory)
     accept = "or set data.copy=other to use this copy deliberately"
     for name in names:
-        algorithm, expected = (
-            ("md5", archive.file_md5[name]) if name in archive.file_md5 else ("sha256", recorded.get(name))
-        )
+        expected = recorded.get(name)
         if expected is None:
             raise UserError(
                 f"nothing shows that {directory / name} is the official file, {CHECKSUMS} has no entry for it; "
-                f"{mend}, {accept}"
+                f"{remedy}, {accept}"
             )
-        if (found := digest(directory / name, algorithm)) != expected:
+        if (found := digest(directory / name, "sha256")) != expected:
             raise UserError(
-                f"{directory / name} is not the official file: {algorithm} {found}, expected {expected}; "
-                f"{mend}, {accept}"
+                f"{directory / name} is not the official file: sha256 {found}, expected {expected}; {remedy}, {accept}"
             )
 
 
-def find_directory(archives: list[Archive], root: Path) -> tuple[Archive, Path]:
-    """The first archive whose folder lies under the root, or is the root.
+def find_directory(archive: Archive, root: Path) -> Path:
+    """The archive's folder, which lies under the root or is the root.
 
     Raises:
         UserError: if there is none.
     """
-    for archive in archives:
-        for directory in (root / archive.folder, root):
-            if directory.name == archive.folder and directory.is_dir():
-                return archive, directory
-    folders = " nor ".join(archive.folder for archive in archives)
+    for directory in (root / archive.folder, root):
+        if directory.name == archive.folder and directory.is_dir():
+            return directory
     raise UserError(
-        f"data.root={root} contains no {folders}; run `{archives[0].mend(root)}` or set data.root to where it is"
+        f"data.root={root} contains no {archive.folder}; run `{archive.download_command(root)}` or set data.root to "
+        "where it is"
     )

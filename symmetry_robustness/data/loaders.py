@@ -1,7 +1,7 @@
 """Whole batches gathered from uint8 tensors in memory; no workers, no per-image Python."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,9 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.rng import keyed_generator
 
 Batch = tuple[Tensor, Tensor]
-
-
-def seeded_generator(*key: int) -> torch.Generator:
-    """A CPU generator that depends on every number of the key; the global generator is not touched."""
-    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed))
 
 
 @dataclass(frozen=True)
@@ -28,15 +23,15 @@ class Split:
         images: uint8 (M, 3, H, W), shared with the other splits of the same file.
         labels: int64 (M,).
         indices: int64 (N,), the rows of this split in ascending order.
-        show: Changes the images, uint8 (B, 3, H, W), as they are gathered, so that views of them cost no memory; None
-            leaves them as they are.
+        transform: Changes images, uint8 (B, 3, H, W), as they are gathered, so that transformed test sets cost no
+            memory; None leaves them as they are.
     """
 
     name: str
     images: Tensor
     labels: Tensor
     indices: Tensor
-    show: Callable[[Tensor], Tensor] | None = None
+    transform: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -45,19 +40,73 @@ class Split:
         """Images and labels at positions 0..N-1 of the split, copied in one operation each."""
         rows = self.indices[positions]
         images = self.images[rows]
-        return images if self.show is None else self.show(images), self.labels[rows]
+        return images if self.transform is None else self.transform(images), self.labels[rows]
+
+
+def check_split(split: Split, what: str, num_classes: int, image_size: int) -> Split:
+    """Check the images and labels that a data module returned; arrays become tensors, whole-number labels int64.
+
+    Args:
+        split: As returned, of any content.
+        what: Where it came from, for messages.
+        num_classes: Labels lie below it.
+        image_size: Height and width.
+
+    Raises:
+        UserError: Images are not uint8 (M, 3, image_size, image_size), or labels not whole numbers (M,) of the classes.
+    """
+    images, labels, indices = (
+        _as_tensor(getattr(split, name), f"{what}: {name}") for name in ("images", "labels", "indices")
+    )
+    shape = (3, image_size, image_size)
+    if images.dtype != torch.uint8:
+        remedy = "return torch.uint8 in 0 … 255, as in (255 * images).round().to(torch.uint8) for images in [0, 1]"
+        raise UserError(f"{what}: images are {images.dtype}; {remedy}")
+    if images.dim() != 4 or tuple(images.shape[1:]) != shape:
+        remedy = (
+            "return images.permute(0, 3, 1, 2)"
+            if images.dim() == 4 and images.shape[-1] == 3
+            else "return colour images of that size, or set data.image_size"
+        )
+        raise UserError(
+            f"{what}: images have shape {tuple(images.shape)}, expected (N, 3, {image_size}, {image_size}); {remedy}"
+        )
+    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
+        raise UserError(f"{what}: labels are {labels.dtype}; return the numbers of the classes as torch.int64")
+    if labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{what}: {len(images)} images have labels of shape {tuple(labels.shape)}; return one for each image"
+        )
+    labels = labels.to(torch.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UserError(
+            f"{what}: labels are {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}; set "
+            "data.num_classes, or number the classes from 0"
+        )
+    return replace(split, images=images, labels=labels, indices=indices.to(torch.int64))
+
+
+def _as_tensor(values: object, what: str) -> Tensor:
+    if isinstance(values, np.ndarray):
+        try:
+            return torch.from_numpy(values)
+        except TypeError as error:
+            raise UserError(f"{what} are an array of {values.dtype}; return numbers") from error
+    if not isinstance(values, Tensor):
+        raise UserError(f"{what} are a {type(values).__name__}; return a torch.Tensor")
+    return values
 
 
 def training_order(size: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of range(size) that an epoch walks through, (size,) int64."""
-    return torch.randperm(size, generator=seeded_generator(seed, epoch))
+    """The permutation of range(size) of an epoch, (size,) int64."""
+    return torch.randperm(size, generator=keyed_generator(seed, epoch))
 
 
 def rank_slice(size: int, rank: int, world_size: int) -> slice:
     """The rows of a batch that one rank takes: contiguous, disjoint, together all, sizes at most one apart."""
-    share, rest = divmod(size, world_size)
-    start = rank * share + min(rank, rest)
-    return slice(start, start + share + (rank < rest))
+    least, rest = divmod(size, world_size)
+    start = rank * least + min(rank, rest)
+    return slice(start, start + least + (rank < rest))
 
 
 def evaluation_slices(size: int, batch_size: int, rank: int, world_size: int) -> list[slice]:
@@ -69,16 +118,16 @@ def evaluation_slices(size: int, batch_size: int, rank: int, world_size: int) ->
         rank: This process.
         world_size: Number of processes.
     """
-    share = rank_slice(size, rank, world_size)
+    rows = rank_slice(size, rank, world_size)
     largest, smallest = -(-size // world_size), size // world_size
-    # The smallest share bounds the number of batches: a rank without a batch would leave the others waiting.
+    # The smallest part bounds the number of batches: a rank without a batch would leave the others waiting.
     count = min(-(-largest // max(1, batch_size // world_size)), smallest)
-    parts = [rank_slice(share.stop - share.start, index, count) for index in range(count)]
-    return [slice(share.start + part.start, share.start + part.stop) for part in parts]
+    parts = [rank_slice(rows.stop - rows.start, index, count) for index in range(count)]
+    return [slice(rows.start + part.start, rows.start + part.stop) for part in parts]
 
 
-class _Batches:
-    """What both loaders share: Lightning's view of a loader, and the check of the number of ranks."""
+class _Loader:
+    """Lightning's view of a loader, and the check of the number of ranks."""
 
     batch_sampler = None  # Lightning reads it beside `sampler`
 
@@ -96,10 +145,10 @@ class _Batches:
         return (images.pin_memory(), labels.pin_memory()) if self.pin_memory else (images, labels)
 
 
-class TrainingBatches(_Batches):
+class TrainLoader(_Loader):
     """Shuffled batches of (images uint8, labels int64); their order follows from (seed, epoch, position) alone.
 
-    A step's batch is cut from the epoch's permutation first and shared over the ranks afterwards, so the images of a
+    A step's batch is cut from the epoch's permutation first and divided among the ranks afterwards, so the images of a
     step do not depend on the number of ranks. The last batch may be smaller; it is dropped if it cannot give every
     rank an image.
 
@@ -121,7 +170,7 @@ class TrainingBatches(_Batches):
         super().__init__(split, batch_size, rank, world_size, pin_memory)
         if batch_size < world_size:
             raise UserError(
-                f"data.batch_size={batch_size} is shared by {world_size} processes; use at least one image for each"
+                f"data.batch_size={batch_size} is divided among {world_size} processes; use at least one image for each"
             )
         self.seed = seed
         self.epoch = 0
@@ -171,10 +220,10 @@ class TrainingBatches(_Batches):
         self.position = self._resume_at = state["position"]
 
 
-class EvaluationBatches(_Batches):
+class EvaluationLoader(_Loader):
     """Batches of (images uint8, labels int64) in data order, without padding or duplicates.
 
-    Each rank walks through one contiguous share; all ranks have equally many batches.
+    Each rank reads one contiguous part; all ranks have equally many batches.
 
     Args:
         split: The images to evaluate.

@@ -3,7 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -11,15 +11,10 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from symmetry_robustness.data.augmentation import RandomCropFlip
-from symmetry_robustness.data.loaders import (
-    Batch,
-    EvaluationBatches,
-    Split,
-    TrainingBatches,
-    seeded_generator,
-)
-from symmetry_robustness.data.test_transforms import Views
+from symmetry_robustness.data.loaders import Batch, EvaluationLoader, Split, TrainLoader, check_split
+from symmetry_robustness.data.test_transforms import TestTransform
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.rng import keyed_generator
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -46,7 +41,7 @@ def split_train(size: int, validation_size: int, train_size: int | None, seed: i
             f"data.validation_size={validation_size} and data.train_size={train_size} ask for at least {wanted} of "
             f"{size} training images; choose smaller sizes"
         )
-    order = torch.randperm(size, generator=seeded_generator(seed, 0, _VALIDATION))
+    order = torch.randperm(size, generator=keyed_generator(seed, 0, _VALIDATION))
     rest = order[validation_size:]
     return rest[:train_size].sort().values, order[:validation_size].sort().values
 
@@ -55,68 +50,71 @@ def _view_name(test_set: str, view: str) -> str:
     return view if test_set == "test" else f"{test_set}/{view}"
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ImageDataModule(LightningDataModule, ABC):
     """Images that stay uint8 in memory until they reach their device.
 
-    The training file is read when training, validation or a subset of them is first asked for, the test file when the
-    test is; so the test images stay untouched until the end.
+    The settings are the fields of this dataclass; a data set adds its own, or takes these as `**settings`. Training and
+    test images are read and checked before training starts, so that a mistake in either ends the job at once.
 
     Args:
         num_classes: Must be the data set's own number; the configuration states it so that a network can refer to it.
         class_names: In the order of the labels.
+        image_size: Height and width; stated for the network, as the number of classes is.
         batch_size: Images per optimiser step, summed over all ranks.
         evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
-        validation_size: Images set aside from the training images; 0 leaves no validation loader.
+        validation_size: Images set aside from the training images; 0, the paper's way, leaves no validation loader.
         train_size: How many of the remaining images to train on; None means all.
         seed: Of the order, the validation split and the augmentation.
-        augmentation: Applied to training batches on their device; None leaves them as they are.
-        test_transform: Makes of each test set as many as there are views; None leaves it as it is.
+        augmentation: Applied to training batches on their device; None, the paper's way, leaves them as they are.
+        test_transform: Turns each test set into several; None leaves it as it is.
 
     Raises:
-        UserError: if a size is out of range or the number of classes is not the data set's.
+        UserError: if a size is out of range or the number of classes is not the data set's; on reading, if images or
+            labels are of another type or shape than `load_train` and `load_test` state.
     """
 
-    image_shape: tuple[int, int, int] = (3, 32, 32)
-    excluded_test_images: Sequence[int] = ()
+    num_classes: int
+    class_names: Sequence[str]
+    image_size: int = 32
+    batch_size: int = 128
+    evaluation_batch_size: int = 512
+    validation_size: int = 5_000
+    train_size: int | None = None
+    seed: int = 0
+    augmentation: RandomCropFlip | None = None
+    test_transform: TestTransform | None = None
+    excluded_test_images: Sequence[int] = field(init=False, default=())
     """Positions in the test sets, one after the other, that `subset` never chooses."""
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        class_names: Sequence[str],
-        batch_size: int,
-        evaluation_batch_size: int,
-        validation_size: int,
-        train_size: int | None,
-        seed: int,
-        augmentation: RandomCropFlip | None,
-        test_transform: Views | None = None,
-    ) -> None:
-        super().__init__()
-        if num_classes != len(class_names):
-            raise UserError(f"data.num_classes={num_classes}, but the data set has {len(class_names)}; set it to that")
-        sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size, "train_size": train_size}
-        for name, value in sizes.items():
-            if value is not None and value < 1:
+    def __post_init__(self) -> None:
+        LightningDataModule.__init__(self)
+        self.class_names = tuple(self.class_names)
+        if self.num_classes != len(self.class_names):
+            raise UserError(
+                f"data.num_classes={self.num_classes}, but the data set has {len(self.class_names)}; set it to that"
+            )
+        for name in ("image_size", "batch_size", "evaluation_batch_size", "train_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"data.{name} must be at least 1, got {value}; choose a positive number")
-        for name, value in {"validation_size": validation_size, "seed": seed}.items():
-            if value < 0:
+        for name in ("validation_size", "seed"):
+            if (value := getattr(self, name)) < 0:
                 raise UserError(f"data.{name} must not be negative, got {value}; choose 0 or more")
-        self.num_classes, self.class_names = num_classes, tuple(class_names)
-        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.validation_size, self.train_size = validation_size, train_size
-        self.seed, self.augmentation, self.test_transform = seed, augmentation, test_transform
         self._splits: dict[SplitName, list[Split]] = {}
-        self._training: TrainingBatches | None = None
+        self._training: TrainLoader | None = None
 
     @abstractmethod
     def load_train(self) -> Batch:
-        """All training images, uint8 (N, 3, 32, 32), and labels, int64 (N,), in the data set's order."""
+        """All training images, uint8 (N, 3, H, W) with H = W = `image_size`, and labels, int64 (N,), in their order."""
 
     @abstractmethod
     def load_test(self) -> list[Split]:
         """The test sets as they are, one for each name in `test_sets`."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        return 3, self.image_size, self.image_size
 
     @property
     def test_sets(self) -> list[str]:
@@ -146,27 +144,35 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.provenance
 
     def setup(self, stage: str) -> None:
-        """Read what a stage of Lightning needs; runs on every process, so that a mistake stops all of them."""
+        """Read and check the images that a stage of Lightning needs, on every process, so that a mistake stops all."""
         if stage in ("fit", "validate"):
             self._parts("train")
-        elif stage == "test":
+        if stage in ("fit", "test"):
             self._parts("test")
 
     def _parts(self, name: SplitName) -> list[Split]:
         if name == "test" and name not in self._splits:
-            self._splits[name] = self._views(self.load_test())
+            self._splits[name] = self._views([self._checked(split, "load_test") for split in self.load_test()])
         elif name not in self._splits:
             images, labels = self.load_train()
-            train, validation = split_train(len(labels), self.validation_size, self.train_size, self.seed)
-            self._splits["train"] = [Split("train", images, labels, train)]
-            self._splits["validation"] = [Split("validation", images, labels, validation)] if len(validation) else []
+            whole = self._checked(Split("train", images, labels, torch.empty(0, dtype=torch.int64)), "load_train")
+            train, validation = split_train(len(whole.labels), self.validation_size, self.train_size, self.seed)
+            self._splits["train"] = [replace(whole, indices=train)]
+            self._splits["validation"] = (
+                [replace(whole, name="validation", indices=validation)] if len(validation) else []
+            )
         return self._splits[name]
+
+    def _checked(self, split: Split, method: str) -> Split:
+        return check_split(split, f"{type(self).__name__}.{method}", self.num_classes, self.image_size)
 
     def _views(self, splits: list[Split]) -> list[Split]:
         if self.test_transform is None:
             return splits
         views = self.test_transform.views()
-        return [replace(s, name=_view_name(s.name, view.name), show=view.show) for s in splits for view in views]
+        return [
+            replace(s, name=_view_name(s.name, view.name), transform=view.transform) for s in splits for view in views
+        ]
 
     def _loader_settings(self) -> dict[str, Any]:
         if self.trainer is None:
@@ -174,26 +180,26 @@ class ImageDataModule(LightningDataModule, ABC):
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "pin_memory": on_gpu}
 
-    def train_dataloader(self) -> TrainingBatches:
+    def train_dataloader(self) -> TrainLoader:
         """Batches of this rank in the seeded order."""
         (split,) = self._parts("train")
-        self._training = TrainingBatches(split, self.batch_size, self.seed, **self._loader_settings())
+        self._training = TrainLoader(split, self.batch_size, self.seed, **self._loader_settings())
         return self._training
 
-    def val_dataloader(self) -> list[EvaluationBatches]:
+    def val_dataloader(self) -> list[EvaluationLoader]:
         """One loader in data order, or none where `validation_size` is 0."""
         if self.validation_size == 0:
             # Lightning would warn of what the setting asks for.
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
         return self._evaluation("validation")
 
-    def test_dataloader(self) -> list[EvaluationBatches]:
+    def test_dataloader(self) -> list[EvaluationLoader]:
         """One loader in data order for each name in `test_names`."""
         return self._evaluation("test")
 
-    def _evaluation(self, name: SplitName) -> list[EvaluationBatches]:
+    def _evaluation(self, name: SplitName) -> list[EvaluationLoader]:
         settings = self._loader_settings()
-        return [EvaluationBatches(split, self.evaluation_batch_size, **settings) for split in self._parts(name)]
+        return [EvaluationLoader(split, self.evaluation_batch_size, **settings) for split in self._parts(name)]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Pixels to float32 in [0, 1] on the device, then the augmentation if the batch is a training batch."""
@@ -202,7 +208,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.augmentation is not None and self._training is not None and self.trainer and self.trainer.training:
             loader = self._training
             position = loader.position - 1  # the loader counts the batches it has handed out
-            generator = seeded_generator(self.seed, loader.epoch, position, _AUGMENTATION)
+            generator = keyed_generator(self.seed, loader.epoch, position, _AUGMENTATION)
             images = self.augmentation(images, generator, *loader.batch_rows(position))
         return images, labels
 
@@ -218,7 +224,7 @@ class ImageDataModule(LightningDataModule, ABC):
             setting: What the user calls the size.
 
         Returns:
-            Images float32 in [0, 1] (N, 3, 32, 32), labels int64 (N,), and their indices int64 (N,), ascending: rows of
+            Images float32 in [0, 1] (N, 3, H, W), labels int64 (N,), and their indices int64 (N,), ascending: rows of
             the training file, or positions in the test sets one after the other.
 
         Raises:
@@ -228,7 +234,7 @@ class ImageDataModule(LightningDataModule, ABC):
         total = sum(map(len, parts))
         if total == 0:
             raise UserError("data.validation_size=0 leaves no validation images; set a size or choose another split")
-        order = torch.randperm(total, generator=seeded_generator(seed, 0, _SUBSET))
+        order = torch.randperm(total, generator=keyed_generator(seed, 0, _SUBSET))
         if split == "test":
             order = order[torch.isin(order, torch.tensor(self.excluded_test_images, dtype=torch.int64), invert=True)]
             total = len(order)

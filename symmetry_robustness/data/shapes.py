@@ -1,19 +1,18 @@
 """The embedded data set: ten shapes drawn by code, so that everything can be tried and tested without a download."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from symmetry_robustness.data.augmentation import RandomCropFlip
-from symmetry_robustness.data.loaders import Batch, Split, seeded_generator
+from symmetry_robustness.data.loaders import Batch, Split
 from symmetry_robustness.data.module import ImageDataModule
-from symmetry_robustness.data.test_transforms import Views
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.rng import keyed_generator
 
 SIZE = 32
 _SAMPLES = 3  # per pixel and axis; the mean of the nine smooths the edges
@@ -62,7 +61,7 @@ SHAPES: dict[str, Inside] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class ShapeStyle:
     """How hard the images are.
 
     Args:
@@ -86,12 +85,12 @@ class Look:
             raise UserError(f"data.pose={self.pose!r} is unknown; choose any or upright")
 
 
-def draw_shapes(labels: Tensor, look: Look, generator: torch.Generator) -> Tensor:
+def draw_shapes(labels: Tensor, style: ShapeStyle, generator: torch.Generator) -> Tensor:
     """Draw one image for each label at a random pose, in random colours and textures.
 
     Args:
         labels: int64 (N,), indices into `SHAPES`.
-        look: How hard the images are.
+        style: How hard the images are.
         generator: Of everything that is random.
 
     Returns:
@@ -100,7 +99,7 @@ def draw_shapes(labels: Tensor, look: Look, generator: torch.Generator) -> Tenso
     images = torch.empty(len(labels), 3, SIZE, SIZE, dtype=torch.uint8)
     for start in range(0, len(labels), _CHUNK):
         part = labels[start : start + _CHUNK]
-        images[start : start + _CHUNK] = _paint(_coverage(part, look, generator), look, generator)
+        images[start : start + _CHUNK] = _paint(_coverage(part, style, generator), style, generator)
     return images
 
 
@@ -108,13 +107,13 @@ def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.G
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def _coverage(labels: Tensor, look: Look, generator: torch.Generator) -> Tensor:
+def _coverage(labels: Tensor, style: ShapeStyle, generator: torch.Generator) -> Tensor:
     """The share of each pixel that the shape covers, (N, 1, 32, 32) in [0, 1]."""
     count, fine = len(labels), SIZE * _SAMPLES
     angle = _uniform(0, 2 * math.pi, (count, 1, 1), generator)
-    if look.pose == "upright":  # drawn nevertheless, so that nothing else of the images changes
+    if style.pose == "upright":  # drawn nevertheless, so that nothing else of the images changes
         angle = torch.zeros_like(angle)
-    radius = _uniform(*look.radius, (count, 1, 1), generator)
+    radius = _uniform(*style.radius, (count, 1, 1), generator)
     # The whole shape stays inside the image.
     shift = (SIZE / 2 - radius) * _uniform(-1, 1, (2, count, 1, 1), generator)
     grid = (torch.arange(fine) + 0.5) / _SAMPLES - SIZE / 2
@@ -128,112 +127,92 @@ def _coverage(labels: Tensor, look: Look, generator: torch.Generator) -> Tensor:
     return functional.avg_pool2d(covered[:, None], _SAMPLES)
 
 
-def _stripes(count: int, look: Look, generator: torch.Generator) -> Tensor:
+def _stripes(count: int, style: ShapeStyle, generator: torch.Generator) -> Tensor:
     """A plane wave of random direction, period and strength, (N, 1, 32, 32)."""
     angle = _uniform(0, 2 * math.pi, (count, 1, 1, 1), generator)
     frequency = 2 * math.pi / _uniform(3, 10, (count, 1, 1, 1), generator)
-    strength = _uniform(0, look.stripes, (count, 1, 1, 1), generator)
+    strength = _uniform(0, style.stripes, (count, 1, 1, 1), generator)
     line = torch.arange(SIZE) - SIZE / 2
     phase = frequency * (torch.cos(angle) * line + torch.sin(angle) * line[:, None])
     return strength * torch.sin(phase + _uniform(0, 2 * math.pi, (count, 1, 1, 1), generator))
 
 
-def _paint(coverage: Tensor, look: Look, generator: torch.Generator) -> Tensor:
+def _paint(coverage: Tensor, style: ShapeStyle, generator: torch.Generator) -> Tensor:
     """Colour shape and background, (N, 3, 32, 32) uint8."""
     count = len(coverage)
     background = _uniform(0.2, 0.8, (count, 3, 1, 1), generator)
-    step = _uniform(*look.contrast, (count, 3, 1, 1), generator)
+    step = _uniform(*style.contrast, (count, 3, 1, 1), generator)
     # Away from the nearer end of the range, so that the colour is not clipped; one channel in four goes the other way.
     sign = torch.where(background < 0.5, 1.0, -1.0) * torch.where(
         _uniform(0, 1, (count, 3, 1, 1), generator) < 0.25, -0.4, 1.0
     )
-    clouds = look.clouds * _uniform(-1, 1, (count, 3, 4, 4), generator)
+    clouds = style.clouds * _uniform(-1, 1, (count, 3, 4, 4), generator)
     clouds = functional.interpolate(clouds, size=(SIZE, SIZE), mode="bilinear", align_corners=True)
-    ground = background + clouds + _stripes(count, look, generator)
-    figure = background + sign * step + _stripes(count, look, generator)
+    ground = background + clouds + _stripes(count, style, generator)
+    figure = background + sign * step + _stripes(count, style, generator)
     image = torch.lerp(ground, figure, coverage)
-    image = image + look.noise * torch.randn(image.shape, generator=generator)
+    image = image + style.noise * torch.randn(image.shape, generator=generator)
     return image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def make_shapes(size: int, seed: int, part: int, look: Look | None = None) -> Batch:
+def make_shapes(size: int, seed: int, part: int, style: ShapeStyle | None = None) -> Batch:
     """A balanced set of shapes in random order.
 
     Args:
         size: Number of images.
         seed: Of everything.
         part: Keeps training and test images apart.
-        look: How hard the images are; None for the default.
+        style: How hard the images are; None for the default.
 
     Returns:
         uint8 (N, 3, 32, 32) and int64 (N,).
     """
-    generator = seeded_generator(seed, 0, part)
+    generator = keyed_generator(seed, 0, part)
     labels = torch.arange(size).remainder(len(SHAPES))[torch.randperm(size, generator=generator)]
-    return draw_shapes(labels, look or Look(), generator), labels
+    return draw_shapes(labels, style or ShapeStyle(), generator), labels
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ShapesDataModule(ImageDataModule):
-    """Ten shapes at random pose, colour and texture; drawn when first needed and kept in memory only.
+    """Ten shapes at random pose, colour and texture, drawn when first needed. More settings: `ImageDataModule`.
 
     Args:
-        num_classes: 10.
         train_size: Number of training images to draw.
         validation_size: Number of validation images to draw; 0 leaves no validation loader.
         test_size: Number of test images to draw.
-        batch_size: Images per optimiser step, summed over all ranks.
-        evaluation_batch_size: Largest number of images per evaluation step, summed over all ranks.
-        seed: Of the order, the validation split and the augmentation.
         drawing_seed: Of the images, so that runs with different seeds share one data set.
         pose: "any" turns each shape at random, "upright" leaves all as they are defined, in training as in the test.
-        augmentation: Of training batches; None leaves them as they are.
-        test_transform: Makes of each test set as many as there are views; None leaves it as it is.
 
     Raises:
         UserError: if a size is out of range.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        train_size: int = 10_000,
-        validation_size: int = 1_000,
-        test_size: int = 2_000,
-        batch_size: int = 128,
-        evaluation_batch_size: int = 512,
-        seed: int = 0,
-        drawing_seed: int = 0,
-        pose: Literal["any", "upright"] = "any",
-        augmentation: RandomCropFlip | None = None,
-        test_transform: Views | None = None,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            class_names=tuple(SHAPES),
-            batch_size=batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            validation_size=validation_size,
-            train_size=train_size,
-            seed=seed,
-            augmentation=augmentation,
-            test_transform=test_transform,
-        )
-        if test_size < 1 or drawing_seed < 0:
-            name, value = ("test_size", test_size) if test_size < 1 else ("drawing_seed", drawing_seed)
-            raise UserError(f"data.{name}={value} is too small; choose a larger number")
-        self._drawn, self.test_size, self.drawing_seed = train_size + validation_size, test_size, drawing_seed
-        self.look = Look(pose=pose)
+    class_names: Sequence[str] = field(init=False, default=tuple(SHAPES))
+    train_size: int = 10_000
+    validation_size: int = 1_000
+    test_size: int = 2_000
+    drawing_seed: int = 0
+    pose: Literal["any", "upright"] = "any"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size != SIZE:
+            raise UserError(f"data.image_size={self.image_size}, but shapes are drawn on {SIZE} pixels; set it to that")
+        for name, least in {"test_size": 1, "drawing_seed": 0}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"data.{name}={getattr(self, name)} is too small; choose a larger number")
+        self.style = ShapeStyle(pose=self.pose)
 
     @property
     def origin(self) -> str:
         """The data set, the seed it was drawn from, and whether its shapes stand upright."""
-        return f"{'upright ' if self.look.pose == 'upright' else ''}shapes, drawn from seed {self.drawing_seed}"
+        return f"{'upright ' if self.style.pose == 'upright' else ''}shapes, drawn from seed {self.drawing_seed}"
 
     def load_train(self) -> Batch:
         """Draw the training and the validation images."""
-        return make_shapes(self._drawn, self.drawing_seed, _TRAIN, self.look)
+        return make_shapes(self.train_size + self.validation_size, self.drawing_seed, _TRAIN, self.style)
 
     def load_test(self) -> list[Split]:
         """Draw the test images."""
-        images, labels = make_shapes(self.test_size, self.drawing_seed, _TEST, self.look)
+        images, labels = make_shapes(self.test_size, self.drawing_seed, _TEST, self.style)
         return [Split("test", images, labels, torch.arange(self.test_size))]

@@ -1,4 +1,4 @@
-"""Turned and scaled views of the test images, each a test set of its own.
+"""Rotated and scaled views of the test images, each a test set of its own.
 
 Pixels are resampled with a cubic kernel, wider where the image shrinks so that nothing aliases, and rounded to uint8.
 What lies outside of the image takes the colour of the nearest pixel of its edge: black would be an edge that no image
@@ -22,14 +22,16 @@ _SCALES = (1 / 8, 8)  # beyond them an image of 32 pixels has a few pixels left
 
 
 class View(NamedTuple):
-    """One view: its name, and what shows it, from uint8 (B, C, H, W) to the same."""
+    """A name, and a map from images uint8 (B, C, H, W) to the same."""
 
     name: str
-    show: Callable[[Tensor], Tensor]
+    transform: Callable[[Tensor], Tensor]
 
 
-class Views(ABC):
-    """What a data module makes of each test set; `str` says it in words, to be stated beside every number."""
+class TestTransform(ABC):
+    """Turns each test set into several; `str` describes them, to be stated beside every number."""
+
+    __test__ = False  # for pytest, which would take it for tests
 
     @abstractmethod
     def views(self) -> list[View]:
@@ -37,7 +39,7 @@ class Views(ABC):
 
 
 @dataclass(frozen=True)
-class RotatedViews(Views):
+class RotatedViews(TestTransform):
     """Every test image turned about its centre, once for each angle.
 
     Quarter turns move pixels and change none.
@@ -64,7 +66,7 @@ class RotatedViews(Views):
 
 
 @dataclass(frozen=True)
-class ScaledViews(Views):
+class ScaledViews(TestTransform):
     """Every test image scaled about its centre, once for each factor.
 
     Args:

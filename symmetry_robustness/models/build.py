@@ -1,10 +1,11 @@
 """From configuration to network."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -20,18 +21,20 @@ def build_network(config: DictConfig | Mapping[str, Any]) -> nn.Module:
     """Build the network that a configuration describes; it calls what `_target_` names, so the source must be trusted.
 
     Args:
-        config: the root configuration, whose node `model` is used, or that node itself.
+        config: the root configuration, whose node `model` is used, or that node itself. A network that takes an
+            `image_size` and is not given one gets `data.image_size`, if the root states it.
 
     Raises:
         UserError: a setting is missing, unknown or cannot be.
     """
     node: Any = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
     try:
+        image_size = None
         if "_target_" not in node:
-            node = node.get("model")
+            image_size, node = OmegaConf.select(node, "data.image_size"), node.get("model")
         if not isinstance(node, DictConfig) or "_target_" not in node:
             raise UserError("model has no _target_; choose a file of conf/model, as in model=standard")
-        network = instantiate(node, _convert_="all")
+        network = instantiate(node, _convert_="all", **_missing_size(node, image_size))
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
@@ -44,17 +47,27 @@ def build_network(config: DictConfig | Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def build_network_from_untrusted(model: Mapping[str, Any], trusted: Sequence[str] = ()) -> nn.Module:
+def _missing_size(node: DictConfig, image_size: object) -> dict[str, int]:
+    """The `image_size` that a network takes and its node does not state."""
+    if not isinstance(image_size, int) or "image_size" in node:
+        return {}
+    takes_it = "image_size" in inspect.signature(get_object(str(node["_target_"]))).parameters
+    return {"image_size": image_size} if takes_it else {}
+
+
+def build_network_from_untrusted(config: Mapping[str, Any], trusted: Sequence[str] = ()) -> nn.Module:
     """Build a network from a description that came with a file, without running anything the file chooses.
 
     Args:
-        model: plain model node; only our own layers and networks, and those of trusted modules, may be named in it, and
-            nothing is interpolated.
+        config: plain root configuration or node `model`; the latter may name only our own layers and networks, and
+            those of trusted modules, and nothing is interpolated.
         trusted: packages and modules of the caller's own; the file may choose among their subclasses of `nn.Module`, to
             which end their modules are imported.
 
     Raises:
         UserError: the description asks for anything else, or cannot be built.
     """
+    model, data = config if "_target_" in config else config.get("model"), config.get("data")
     require_trusted(model, "model", TRUSTED_PACKAGES, trusted, nn.Module)
-    return build_network(model)
+    size = data.get("image_size") if isinstance(data, Mapping) else None
+    return build_network({"model": model, "data": {"image_size": size if isinstance(size, int) else None}})

@@ -56,7 +56,7 @@ def load_checkpoint(path: Path | str, trusted: Sequence[str] = ()) -> Checkpoint
     content = _read(path)
     parts = _parse(path, content)
     config = _parse_config(path, parts["config"])
-    network = build_network_from_untrusted(config["model"], trusted)
+    network = build_network_from_untrusted(config, trusted)
     weights = {key.removeprefix(PREFIX): value for key, value in parts["state_dict"].items() if key.startswith(PREFIX)}
     try:
         network.load_state_dict(weights)

@@ -1,8 +1,6 @@
 """Tiny data sets in the official formats; only the number of images differs."""
 
 import json
-import pickle
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +19,11 @@ def shrink(cifar: CIFAR) -> CIFAR:
     """The same data set with 20 images in each file and two to ten classes' worth of labels."""
     record = cifar.label_bytes + 3072
     classes = cifar.class_names[:10]
-    files = dict.fromkeys(cifar.binary.files, PER_FILE * record)
+    files = dict.fromkeys(cifar.archive.files, PER_FILE * record)
     return replace(
         cifar,
         class_names=classes,
-        binary=replace(cifar.binary, files=files),
+        archive=replace(cifar.archive, files=files),
         train_images=PER_FILE * len(cifar.train),
         test_images=PER_FILE * len(cifar.test),
     )
@@ -37,22 +35,6 @@ def batch(index: int) -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, 256, (PER_FILE, 3072), np.uint8), random.permutation(PER_FILE) % 10
 
 
-def python2_pickle(pixels: np.ndarray, labels: np.ndarray, key: str) -> bytes:
-    """What Python 2 wrote for `{key: list, "data": array}` with protocol 2, byte strings included."""
-
-    def text(value: bytes) -> bytes:
-        short = len(value) < 256
-        return (b"U" + bytes([len(value)]) if short else b"T" + struct.pack("<i", len(value))) + value
-
-    integers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|")
-    dtype += b"NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
-    shape = b"".join(b"J" + struct.pack("<i", length) for length in pixels.shape) + b"\x86"
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
-    array += b"(K\x01" + shape + dtype + b"\x89" + text(pixels.tobytes()) + b"tb"
-    return b"\x80\x02}(" + text(key.encode()) + integers + text(b"data") + array + b"u."
-
-
 def record_checksums(directory: Path) -> None:
     """What the downloader leaves beside the files."""
     files = [path for path in directory.iterdir() if path.name != CHECKSUMS]
@@ -61,27 +43,14 @@ def record_checksums(directory: Path) -> None:
 
 
 def write_binary(cifar: CIFAR, root: Path) -> Path:
-    directory = root / cifar.binary.folder
+    directory = root / cifar.archive.folder
     directory.mkdir(parents=True)
     for index, name in enumerate((*cifar.train, *cifar.test)):
         pixels, labels = batch(index)
         columns = [labels // 5, labels] if cifar.label_bytes == 2 else [labels]
         records = np.concatenate([np.stack(columns, 1).astype(np.uint8), pixels], 1)
-        records.tofile(directory / f"{name}.bin")
+        records.tofile(directory / f"{name}")
     record_checksums(directory)
-    return directory
-
-
-def write_python(cifar: CIFAR, root: Path, *, by_python2: bool) -> Path:
-    directory = root / cifar.python.folder
-    directory.mkdir(parents=True)
-    for index, name in enumerate((*cifar.train, *cifar.test)):
-        pixels, labels = batch(index)
-        if by_python2:
-            content = python2_pickle(pixels, labels, cifar.label_key)
-        else:
-            content = pickle.dumps({"data": pixels, cifar.label_key: labels.tolist(), "batch_label": "x"}, protocol=2)
-        (directory / name).write_bytes(content)
     return directory
 
 
@@ -118,4 +87,4 @@ def _install(name: str, tiny: CIFAR, monkeypatch: pytest.MonkeyPatch) -> CIFAR:
 
 @pytest.fixture
 def writers() -> dict[str, Callable[..., Path]]:
-    return {"binary": write_binary, "python": write_python, "corrupted": write_corrupted}
+    return {"binary": write_binary, "corrupted": write_corrupted}

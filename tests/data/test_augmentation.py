@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from symmetry_robustness.data.augmentation import RandomCropFlip
-from symmetry_robustness.data.loaders import rank_slice, seeded_generator
+from symmetry_robustness.data.loaders import rank_slice
+from symmetry_robustness.rng import keyed_generator
 
 
 def augment(images: torch.Tensor, augmentation: RandomCropFlip, rank: int = 0, world_size: int = 1) -> torch.Tensor:
     rows = rank_slice(len(images), rank, world_size)
-    return augmentation(images[rows], seeded_generator(0), rows, len(images))
+    return augmentation(images[rows], keyed_generator(0), rows, len(images))
 
 
 def test_without_padding_and_flip_nothing_changes() -> None:

@@ -81,12 +81,10 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str) -
         make(Path("data"), **settings)
 
 
-def test_training_does_not_need_the_corrupted_files(cifar10: CIFAR, tmp_path: Path) -> None:
+def test_missing_corrupted_files_are_named_before_training(cifar10: CIFAR, tmp_path: Path) -> None:
     write_binary(cifar10, tmp_path)
-    data = make(tmp_path)
-    data.setup("fit")
     with pytest.raises(UserError, match="symrob data cifar10c --root"):
-        data.setup("test")
+        make(tmp_path).setup("fit")
 
 
 def test_only_chosen_corruptions_are_needed(root: Path) -> None:
@@ -130,6 +128,6 @@ def test_labels_must_repeat_the_clean_ones(root: Path) -> None:
 def test_cifar100c(cifar100: CIFAR, tmp_path: Path) -> None:
     write_binary(cifar100, tmp_path)
     write_corrupted("CIFAR-100-C", tmp_path, batch(1)[1])
-    data = CIFAR100C(tmp_path, 10, validation_size=0, corruptions="fog")
+    data = CIFAR100C(root=tmp_path, num_classes=10, validation_size=0, corruptions="fog")
     assert "CIFAR-100-C" in data.provenance
     data.setup("test")

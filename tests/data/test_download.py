@@ -109,9 +109,9 @@ def archive(cifar10: CIFAR, server: Server, tmp_path: Path, monkeypatch: pytest.
     server.files["cifar.tar.gz"] = content
     packed = tmp_path / "packed"
     packed.write_bytes(content)
-    made = replace(cifar10.binary, url=server.url("cifar.tar.gz"), md5=digest(packed, "md5"))
-    monkeypatch.setitem(command.ARCHIVES, ("cifar10", "binary"), made)
-    monkeypatch.setattr(CIFAR10DataModule, "cifar", replace(cifar10, binary=made))
+    made = replace(cifar10.archive, url=server.url("cifar.tar.gz"), md5=digest(packed, "md5"))
+    monkeypatch.setitem(command.ARCHIVES, "cifar10", made)
+    monkeypatch.setattr(CIFAR10DataModule, "cifar", replace(cifar10, archive=made))
     return made
 
 
@@ -125,7 +125,7 @@ def test_download_unpack_and_use(
     root = tmp_path / "new" / "root"
     assert run(root) == 0
     assert [path.name for path in root.iterdir()] == [archive.folder]
-    CIFAR10DataModule(root, 10, validation_size=0).setup("fit")
+    CIFAR10DataModule(root=root, num_classes=10, validation_size=0).setup("fit")
 
     sent = server.sent
     assert run(root) == 0
@@ -194,7 +194,7 @@ def test_damaged_folder_is_set_aside(archive: Archive, tmp_path: Path) -> None:
     assert run(tmp_path) == 0
     (aside,) = tmp_path.glob(f"{archive.folder}.replaced-*")
     assert (aside / "test_batch.bin").read_bytes() == b"mine"
-    CIFAR10DataModule(tmp_path, 10, validation_size=0).setup("test")
+    CIFAR10DataModule(root=tmp_path, num_classes=10, validation_size=0).setup("test")
 
 
 def test_full_disk_is_noticed_before(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,11 +207,6 @@ def test_directory_that_cannot_be_used(archive: Archive, tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be used"):
         run(tmp_path / "file" / "root")
-
-
-def test_layout_of_a_set_without_layouts() -> None:
-    with pytest.raises(UserError, match="--layout python does not exist for cifar10c"):
-        command.main(["cifar10c", "--layout", "python"])
 
 
 def evil_archive(archive: Archive, member: tarfile.TarInfo, path: Path) -> Path:

@@ -51,7 +51,7 @@ def trainer(directory: Path, **settings: object) -> pl.Trainer:
 
 def data(**settings: object) -> ShapesDataModule:
     sizes = {"train_size": 50, "validation_size": 20, "test_size": 30, "batch_size": 16}
-    return ShapesDataModule(10, **{**sizes, "evaluation_batch_size": 8, **settings})
+    return ShapesDataModule(**{"num_classes": 10, **sizes, "evaluation_batch_size": 8, **settings})
 
 
 def test_trainer_finds_set_epoch(tmp_path: Path) -> None:

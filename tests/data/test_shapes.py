@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from symmetry_robustness.data import ShapesDataModule
-from symmetry_robustness.data.loaders import seeded_generator
-from symmetry_robustness.data.shapes import SHAPES, Look, draw_shapes, make_shapes
+from symmetry_robustness.data.shapes import SHAPES, ShapeStyle, draw_shapes, make_shapes
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.rng import keyed_generator
 
 # Of twenty images drawn from seed 0.
 LABELS = [3, 9, 0, 4, 7, 9, 3, 1, 8, 8, 4, 6, 1, 2, 5, 6, 7, 5, 2, 0]
@@ -97,8 +97,8 @@ def test_a_turn_of_the_pose_changes_no_class() -> None:
 
 
 def test_shapes_lie_inside_the_image() -> None:
-    look = Look(contrast=(0.4, 0.4), stripes=0, clouds=0, noise=0)
-    images = draw_shapes(torch.arange(10).repeat(20), look, seeded_generator(0)).int()
+    style = ShapeStyle(contrast=(0.4, 0.4), stripes=0, clouds=0, noise=0)
+    images = draw_shapes(torch.arange(10).repeat(20), style, keyed_generator(0)).int()
     border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], 2)
     background = images.flatten(2).mode(2).values
     share = (border != border.mode(2).values[:, :, None]).float().mean((1, 2))
@@ -107,15 +107,15 @@ def test_shapes_lie_inside_the_image() -> None:
 
 
 def test_module_draws_what_is_asked_for() -> None:
-    data = ShapesDataModule(10, train_size=40, validation_size=20, test_size=30)
+    data = ShapesDataModule(num_classes=10, train_size=40, validation_size=20, test_size=30)
     assert (len(data.subset("train", None, 0)[1]), len(data.subset("validation", None, 0)[1])) == (40, 20)
     assert len(data.subset("test", None, 0)[1]) == 30
-    other = ShapesDataModule(10, train_size=40, validation_size=20, test_size=30, seed=1)
+    other = ShapesDataModule(num_classes=10, train_size=40, validation_size=20, test_size=30, seed=1)
     assert torch.equal(data.subset("test", None, 0)[0], other.subset("test", None, 0)[0])
 
 
 def test_upright_images_differ_by_the_angle_alone() -> None:
-    (turned, labels), (upright, same) = make_shapes(400, 0, 1), make_shapes(400, 0, 1, Look(pose="upright"))
+    (turned, labels), (upright, same) = make_shapes(400, 0, 1), make_shapes(400, 0, 1, ShapeStyle(pose="upright"))
     assert torch.equal(labels, same)
     round_ones = (labels == list(SHAPES).index("disc")) | (labels == list(SHAPES).index("ring"))
     changed = (turned != upright).float().mean((1, 2, 3))
@@ -124,20 +124,23 @@ def test_upright_images_differ_by_the_angle_alone() -> None:
 
 
 def test_upright_bars_lie_on_their_side() -> None:
-    look = Look(pose="upright", stripes=0, clouds=0, noise=0)
-    images = draw_shapes(torch.full((50,), list(SHAPES).index("bar")), look, seeded_generator(0)).int()
+    style = ShapeStyle(pose="upright", stripes=0, clouds=0, noise=0)
+    images = draw_shapes(torch.full((50,), list(SHAPES).index("bar")), style, keyed_generator(0)).int()
     drawn = (images != images.flatten(2).mode(2).values[:, :, None, None]).any(1)
     assert (drawn.any(1).sum(1) > 2 * drawn.any(2).sum(1)).all()  # columns and rows that the bar touches
 
 
 def test_the_pose_is_stated_and_holds_for_every_split() -> None:
     sizes = {"train_size": 40, "validation_size": 20, "test_size": 30}
-    upright, turned = ShapesDataModule(10, **sizes, pose="upright"), ShapesDataModule(10, **sizes)
+    upright, turned = (
+        ShapesDataModule(num_classes=10, **sizes, pose="upright"),
+        ShapesDataModule(num_classes=10, **sizes),
+    )
     assert str(upright) == "upright shapes, drawn from seed 0"
     for split in ("train", "validation", "test"):
         assert not torch.equal(upright.subset(split, None, 0)[0], turned.subset(split, None, 0)[0])
     with pytest.raises(UserError, match=r"data\.pose"):
-        ShapesDataModule(10, pose="sideways")
+        ShapesDataModule(num_classes=10, pose="sideways")
 
 
 def test_classes_are_learnable_from_shape_alone() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -23,7 +23,10 @@ def compose_model() -> Iterator[Callable[..., DictConfig]]:
     """Composes a file of conf/model alone, with ten classes unless told otherwise."""
 
     def compose_one(name: str, *overrides: str, num_classes: int = 10) -> DictConfig:
-        return compose(f"model/{name}", overrides=[f"+data.num_classes={num_classes}", *overrides])
+        config = compose(f"model/{name}", overrides=[f"+data.num_classes={num_classes}", *overrides])
+        with open_dict(config):
+            config.model.pop("title", None)  # as load_config does: no setting of the network
+        return config
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield compose_one

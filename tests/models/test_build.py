@@ -129,3 +129,14 @@ def test_an_untrusted_description_of_a_network_builds_it(compose_model):
     network = build_network_from_untrusted(plain)
     assert isinstance(network, nn.Module)
     assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["standard_4layer", "invariant_4layer", "roto_scale_4layer"])
+def test_the_image_size_is_that_of_the_data(name, compose_model):
+    config = OmegaConf.to_container(compose_model(name), resolve=True)
+    config["data"] = {**config["data"], "image_size": 1}
+    for build in (build_network, build_network_from_untrusted):
+        with pytest.raises(UserError, match=r"than 1 pixels allow|do not tile 1 pixels"):
+            build(config)
+    config["model"]["image_size"] = 32  # stated, it stays
+    build_network(config)

@@ -71,7 +71,7 @@ class Training:
         optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.01)  # noqa: E731
         self.classifier = Classifier(network, CrossEntropy(), optimizer, num_classes=10, test_names=["test"])
         size = {"train_size": 16 * BATCHES, "validation_size": 64, "test_size": 8, "batch_size": 16}
-        self.data = ShapesDataModule(10, **size, evaluation_batch_size=64)
+        self.data = ShapesDataModule(num_classes=10, **size, evaluation_batch_size=64)
 
     def fit(self, epochs: int, *callbacks: pl.Callback, resume: Path | None = None, **settings: Any) -> "Training":
         trainer = pl.Trainer(

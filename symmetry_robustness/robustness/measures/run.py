@@ -64,5 +64,5 @@ def _check_arrays(name: str, measure: Measure, found: Mapping[str, object]) -> N
     pictures = [plot.images for plot in getattr(measure, "plots", ()) if isinstance(plot, Panel)]
     total = len(np.asarray(found["indices"]))
     for array, values in found.items():
-        if array not in pictures and (shape := np.shape(values))[:1] != (total,):  # type: ignore[arg-type]
+        if array not in pictures and (shape := np.asarray(values).shape)[:1] != (total,):
             raise UserError(f"measure {name}: {array} has the shape {shape}; the first axis must be {total}")

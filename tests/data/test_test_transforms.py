@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from symmetry_robustness.data import CIFAR10C, RotatedViews, ScaledViews, ShapesDataModule, Views
+from symmetry_robustness.data import CIFAR10C, RotatedViews, ScaledViews, ShapesDataModule, TestTransform
 from symmetry_robustness.data.archives import CIFAR
 from symmetry_robustness.data.test_transforms import rescale, rotate
 from symmetry_robustness.errors import UserError
@@ -77,10 +77,10 @@ def test_stripes_too_fine_for_the_smaller_image_turn_grey() -> None:
 
 
 @pytest.mark.parametrize("views", [RotatedViews([45, 10]), ScaledViews([0.3, 3])])
-def test_corners_take_the_colour_of_the_edge(views: Views) -> None:
+def test_corners_take_the_colour_of_the_edge(views: TestTransform) -> None:
     picture = blob(0, 0, 2)
     for view in views.views():
-        shown = view.show(picture)
+        shown = view.transform(picture)
         assert shown.dtype == torch.uint8
         assert largest_difference(shown[..., (0, 0, -1, -1), (0, -1, 0, -1)], torch.tensor(60)) <= 1
 
@@ -95,13 +95,13 @@ def test_corners_take_the_colour_of_the_edge(views: Views) -> None:
         (lambda: ScaledViews([1, 100]), "100"),
     ],
 )
-def test_settings_that_cannot_be_are_named(make: Callable[[], Views], named: str) -> None:
+def test_settings_that_cannot_be_are_named(make: Callable[[], TestTransform], named: str) -> None:
     with pytest.raises(UserError, match=named):
         make()
 
 
-def shapes(views: Views | None) -> ShapesDataModule:
-    return ShapesDataModule(10, train_size=20, validation_size=10, test_size=30, test_transform=views)
+def shapes(views: TestTransform | None) -> ShapesDataModule:
+    return ShapesDataModule(num_classes=10, train_size=20, validation_size=10, test_size=30, test_transform=views)
 
 
 def test_each_view_is_a_test_set_of_its_own() -> None:
@@ -148,7 +148,7 @@ def test_corruptions_are_turned_one_by_one(cifar10: CIFAR, writers: dict[str, Ca
     writers["binary"](cifar10, tmp_path)
     writers["corrupted"]("CIFAR-10-C", tmp_path, read_cifar(cifar10, tmp_path, "other", train=False)[1].numpy())
     data = CIFAR10C(
-        tmp_path, 10, corruptions=["fog", "snow"], severities=[3], copy="other", validation_size=0,
+        root=tmp_path, num_classes=10, corruptions=["fog", "snow"], severities=[3], copy="other", validation_size=0,
         test_transform=RotatedViews([0, 90]),
     )  # fmt: skip
     assert data.test_names == [f"{name}_3/rotation_{angle}" for name in ("fog", "snow") for angle in (0, 90)]

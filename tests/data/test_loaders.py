@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from symmetry_robustness.data.loaders import (
-    EvaluationBatches,
+    EvaluationLoader,
     Split,
-    TrainingBatches,
+    TrainLoader,
     evaluation_slices,
     rank_slice,
-    seeded_generator,
     training_order,
 )
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.rng import keyed_generator
 
 
 def make_split(size: int) -> Split:
@@ -22,7 +22,7 @@ def make_split(size: int) -> Split:
     return Split("train", images, torch.arange(size), torch.arange(size))
 
 
-def labels_of(loader: TrainingBatches | EvaluationBatches) -> list[list[int]]:
+def labels_of(loader: TrainLoader | EvaluationLoader) -> list[list[int]]:
     return [labels.tolist() for _, labels in loader]
 
 
@@ -37,13 +37,13 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 
 def test_generators_of_different_keys_differ() -> None:
     keys = [(0, 0), (0, 1), (1, 0), (0, 0, 1), (0, 1, 1), (0, 0, 0, 3), (2**40, 0)]
-    draws = {tuple(torch.rand(4, generator=seeded_generator(*key)).tolist()) for key in keys}
+    draws = {tuple(torch.rand(4, generator=keyed_generator(*key)).tolist()) for key in keys}
     assert len(draws) == len(keys)
 
 
 def test_iterating_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    labels_of(TrainingBatches(make_split(20), 4, seed=3))
+    labels_of(TrainLoader(make_split(20), 4, seed=3))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -57,7 +57,7 @@ def test_rank_slices_partition(size: int, world_size: int) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_training_steps_do_not_depend_on_the_number_of_ranks(world_size: int) -> None:
-    loaders = [TrainingBatches(make_split(50), 8, 5, rank, world_size) for rank in range(world_size)]
+    loaders = [TrainLoader(make_split(50), 8, 5, rank, world_size) for rank in range(world_size)]
     steps = [list(chain(*shares)) for shares in zip(*map(labels_of, loaders), strict=True)]
     order = training_order(50, 5, 0).tolist()
     drop = world_size > 50 % 8
@@ -66,7 +66,7 @@ def test_training_steps_do_not_depend_on_the_number_of_ranks(world_size: int) ->
 
 
 def test_last_batch_is_dropped_where_a_rank_would_have_none() -> None:
-    assert [len(TrainingBatches(make_split(9), 4, 0, 0, world_size)) for world_size in (1, 2)] == [3, 2]
+    assert [len(TrainLoader(make_split(9), 4, 0, 0, world_size)) for world_size in (1, 2)] == [3, 2]
 
 
 @pytest.mark.parametrize("size", [3, 10, 17, 100, 101])
@@ -90,18 +90,18 @@ def test_evaluation_batch_size_is_respected() -> None:
 
 
 def test_resume_in_mid_epoch_is_exact() -> None:
-    reference = TrainingBatches(make_split(30), 4, seed=1)
+    reference = TrainLoader(make_split(30), 4, seed=1)
     reference.set_epoch(2)
     expected = labels_of(reference)
 
-    interrupted = TrainingBatches(make_split(30), 4, seed=1)
+    interrupted = TrainLoader(make_split(30), 4, seed=1)
     interrupted.set_epoch(2)
     iterator = iter(interrupted)
     begun = [next(iterator)[1].tolist() for _ in range(3)]
     state = interrupted.state_dict()
 
     # Another number of ranks may go on: their shares together are the same steps.
-    ranks = [TrainingBatches(make_split(30), 4, 1, rank, 2) for rank in range(2)]
+    ranks = [TrainLoader(make_split(30), 4, 1, rank, 2) for rank in range(2)]
     for loader in ranks:
         loader.load_state_dict(state)
         loader.set_epoch(2)
@@ -112,28 +112,28 @@ def test_resume_in_mid_epoch_is_exact() -> None:
 
 
 def test_another_epoch_forgets_the_position() -> None:
-    loader = TrainingBatches(make_split(30), 4, seed=1)
+    loader = TrainLoader(make_split(30), 4, seed=1)
     loader.load_state_dict({**loader.state_dict(), "epoch": 1, "position": 5})
     loader.set_epoch(2)
     assert len(labels_of(loader)) == len(loader)
 
 
 def test_state_of_another_order_is_refused() -> None:
-    state = TrainingBatches(make_split(30), 4, seed=1).state_dict()
+    state = TrainLoader(make_split(30), 4, seed=1).state_dict()
     with pytest.raises(UserError, match="seed=1"):
-        TrainingBatches(make_split(30), 4, seed=2).load_state_dict(state)
+        TrainLoader(make_split(30), 4, seed=2).load_state_dict(state)
 
 
 def test_too_many_processes_are_refused() -> None:
     with pytest.raises(UserError, match="fewer processes"):
-        EvaluationBatches(make_split(2), 4, 0, 3)
+        EvaluationLoader(make_split(2), 4, 0, 3)
     with pytest.raises(UserError, match="batch_size=2"):
-        TrainingBatches(make_split(9), 2, 0, 0, 3)
+        TrainLoader(make_split(9), 2, 0, 0, 3)
 
 
 def test_batches_are_copies_of_the_right_images() -> None:
     split = make_split(20)
-    for images, labels in TrainingBatches(split, 6, seed=0):
+    for images, labels in TrainLoader(split, 6, seed=0):
         assert images.dtype == torch.uint8
         assert labels.dtype == torch.int64
         assert torch.equal(images[:, 0, 0, 0].long(), labels)
