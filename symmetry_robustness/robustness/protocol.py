@@ -116,7 +116,9 @@ class EvaluationProtocol:
     def _check_measures(self) -> None:
         for name, measure in self.measures.items():
             if not isinstance(measure, Measure):
-                raise UserError(f"measure {name} must be a measure, got {measure!r}; give it a _target_ like Symmetry")
+                raise UserError(
+                    f"measure {name} must be a measure, got {measure!r}; give it a _target_ such as GradientNorm"
+                )
             if not str(name).isidentifier():
                 raise UserError(f"measures: {name!r} cannot name a measure; use letters, digits and _")
             if measure.images is not None and measure.images < 1:

@@ -223,7 +223,7 @@ def test_details_of_a_run(tmp_path: Path) -> None:
     make_run(tmp_path / "run", report)
     _, (run,) = summary_of(tmp_path)
     questions, _ = asked(tmp_path)
-    details = run_details(run, "run", questions, pictures=True, figures=False)
+    details = run_details(run, "run", questions, pictures=True)
     (part,) = details["parts"]
     assert [row["title"] for row in part["examples"]] == ["clean", "pgd", "pgd, change ×5"]
     assert part["examples"][1]["caption"].count(";") == 4  # five images
@@ -231,17 +231,19 @@ def test_details_of_a_run(tmp_path: Path) -> None:
     pgd = next(line for line in part["charts"][0]["series"] if line["name"] == "PGD")
     shares = [100 * (draw_broken_at(60, 0)["pgd"] > epsilon).mean() for epsilon in (0.0, *EPSILONS)]
     assert pgd["y"] == [round(share, 1) for share in shares]
-    assert run_details(run, "run", questions, pictures=False, figures=False)["parts"][0]["examples"] is None
+    assert run_details(run, "run", questions, pictures=False)["parts"][0]["examples"] is None
 
 
 def test_declared_figures_of_measures_are_on_the_page_of_a_run(tmp_path: Path) -> None:
-    plot = {"kind": "curve", "x": [0.0, 1.0, 2.0], "y": ["value"], "xlabel": "x", "ylabel": "y"}
-    settings = SETTINGS | {"measures": {"mine": {"class": "Mine", "means": ["value"], "plots": [plot]}}}
-    arrays = {"indices": np.arange(8), "value": np.ones((8, 3))}
+    curve = {"kind": "curve", "x": [0.0, 1.0, 2.0], "y": ["value"], "xlabel": "x", "ylabel": "y"}
+    panel = {"kind": "panel", "images": "images", "values": "mean", "label": "mean"}
+    settings = SETTINGS | {"measures": {"mine": {"class": "Mine", "means": ["value"], "plots": [curve, panel]}}}
+    arrays = {"indices": np.arange(8), "value": np.ones((8, 3)), "images": np.ones((2, 3, 4, 4)), "mean": np.ones(8)}
     make_run(tmp_path / "runs", make_report(draw_broken_at(8, 0), measures={"mine": arrays}, settings=settings))
     _, (run,) = summary_of(tmp_path / "runs")
-    (part,) = run_details(run, "run", asked(tmp_path / "runs")[0], pictures=True, figures=True)["parts"]
-    assert [title for title in part["figures"]] == ["mine curves"]
+    (part,) = run_details(run, "run", asked(tmp_path / "runs")[0], pictures=True)["parts"]
+    assert [(chart["title"], chart["series"][0]["y"]) for chart in part["plots"]] == [("mine", [1.0, 1.0, 1.0])]
+    assert [(row["title"], row["caption"]) for row in part["examples"]] == [("mine", "mean 1; mean 1")]
     assert part["measures"][0][0] == "mine"
 
 

@@ -31,8 +31,8 @@ _FOLDER = Path(__file__).parent
 # plotly's names of matplotlib's markers.
 _NAMES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 _SYMBOLS = dict(zip("osD^vPX", _NAMES, strict=True))
-# Runs whose examples and figures are shown: those of a thousand runs would make a page of a hundred megabytes.
-_PICTURED, _DRAWN = 40, 8
+# Runs whose examples are shown: those of a thousand runs would make a page of a hundred megabytes.
+_PICTURED = 40
 
 
 def write_page(
@@ -105,7 +105,7 @@ def write_page(
         facts=[plural(len(runs), "run"), plural(summary.results["network"].nunique(), "network")],
         problems=frame.attrs["problems"],
         details=(
-            _packed(parts.run(run_details(run, names[run.place], questions, *pictured[run.place]), checks))
+            _packed(parts.run(run_details(run, names[run.place], questions, pictures=run.place in pictured), checks))
             for run in runs
         ),
     )
@@ -217,8 +217,8 @@ def _failing(runs: Sequence[Run], names: Mapping[str, str]) -> list[tuple[str, s
     return [(*key, list(found[key].items())) for key in sorted(found, key=lambda key: (key[0], -len(found[key])))]
 
 
-def _pictured(runs: Sequence[Run]) -> dict[str, tuple[bool, bool]]:
-    """Whether examples, and figures of measures, of each run are shown: one run of each network first, then others."""
+def _pictured(runs: Sequence[Run]) -> set[str]:
+    """Runs whose examples are shown: one of each network and data set first, then others."""
     seen: Counter[tuple[str, str]] = Counter()
     turns = []
     for run in runs:
@@ -226,4 +226,4 @@ def _pictured(runs: Sequence[Run]) -> dict[str, tuple[bool, bool]]:
         turns.append((seen[kind], run.place))
         seen[kind] += 1
     ordered = sorted(turns, key=lambda turn: turn[0])
-    return {place: (at < _PICTURED, at < _DRAWN) for at, (_, place) in enumerate(ordered)}
+    return {place for _, place in ordered[:_PICTURED]}

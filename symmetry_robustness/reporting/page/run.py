@@ -12,17 +12,14 @@ from PIL import Image
 
 from symmetry_robustness.reporting.comparability import data_title
 from symmetry_robustness.reporting.evaluation import Evaluation, Examples, measure_name
-from symmetry_robustness.reporting.figures import (
-    as_pixels,
-    magnified_difference,
-    outcome_name,
-    side_by_side,
-)
-from symmetry_robustness.reporting.figures.from_report import measure_figures
+from symmetry_robustness.reporting.figures import magnified_difference, outcome_name, side_by_side
 from symmetry_robustness.reporting.load import Run
+from symmetry_robustness.reporting.page.measures import measure_charts
 from symmetry_robustness.reporting.page.questions import Question, readable
 from symmetry_robustness.reporting.tables import mean_text, measure_title
 from symmetry_robustness.results.names import flatten
+from symmetry_robustness.results.plots import Panel
+from symmetry_robustness.results.report import RobustnessReport
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2
@@ -30,15 +27,14 @@ _IMAGES, _ATTACKS = 5, 2
 _POINTS = 200
 
 
-def run_details(run: Run, name: str, questions: Sequence[Question], pictures: bool, figures: bool) -> dict[str, Any]:
+def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures: bool) -> dict[str, Any]:
     """What the template `run` shows.
 
     Args:
         run: the run.
         name: of its directory.
         questions: of the page, with the numbers of single runs.
-        pictures: whether adversarial examples are shown; a page of many runs shows them for some only.
-        figures: whether the figures that measures declare are shown.
+        pictures: whether adversarial examples and plots of measures are shown; a page of many runs shows some.
     """
     summary, evaluations = run.summary, run.evaluations.values()
     found = [evaluation.status for evaluation in evaluations]
@@ -46,7 +42,7 @@ def run_details(run: Run, name: str, questions: Sequence[Question], pictures: bo
     asked = {question.group.key: question for question in questions}
     judged = [(asked[one.comparison_group], one) for one in evaluations]
     others = [(question, None) for question in questions if question not in [one for one, _ in judged]]
-    parts = [_part(run, question, evaluation, pictures, figures) for question, evaluation in [*judged, *others]]
+    parts = [_part(run, question, evaluation, pictures=pictures) for question, evaluation in [*judged, *others]]
     return {
         "name": name,
         "title": f"{readable(run.title)}, seed {run.seed}",
@@ -71,21 +67,30 @@ def run_details(run: Run, name: str, questions: Sequence[Question], pictures: bo
     }
 
 
-def _part(run: Run, question: Question, evaluation: Evaluation | None, pictures: bool, figures: bool) -> dict[str, Any]:
+def _part(run: Run, question: Question, evaluation: Evaluation | None, *, pictures: bool) -> dict[str, Any]:
     """Numbers, checks, examples and measures of one evaluation, or of test sets that no evaluation is about."""
     part: dict[str, Any] = {"question": question, "evaluation": evaluation, "charts": _charts(question, run.place)}
     if evaluation is None:
-        return part | {"examples": (), "figures": {}, "measures": ()}
+        return part | {"examples": (), "plots": (), "measures": ()}
     means = [
         (measure_title(measure_name(measure, array)), mean_text(mean), mean.images)
         for measure, arrays in evaluation.means.items()
         for array, mean in arrays.items()
         if mean.images
     ]
-    drawn = measure_figures(evaluation.report) if figures else {}
-    shown = {title.replace("-", " "): _png(as_pixels(figure, dpi=110)) for title, figure in drawn.items()}
-    examples = list(example_rows(evaluation.examples())) if pictures else None
-    return part | {"examples": examples, "figures": shown, "measures": means}
+    report = evaluation.report
+    examples = [*example_rows(evaluation.examples()), *_panels(report)] if pictures else None
+    plots = list(measure_charts(report)) if pictures else ()
+    return part | {"examples": examples, "plots": plots, "measures": means}
+
+
+def _panels(report: RobustnessReport) -> Iterator[dict[str, str]]:
+    """Rows of the images that measures show."""
+    for measure, arrays in report.measures.items():
+        for plot in report.plots(measure):
+            if isinstance(plot, Panel) and len(images := arrays[plot.images][:_IMAGES]):
+                caption = "; ".join(f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)])
+                yield _row(measure, images, caption)
 
 
 def _charts(question: Question, run: str) -> list[dict[str, Any]]:
@@ -126,15 +131,14 @@ def example_rows(examples: Examples) -> Iterator[dict[str, str]]:
         change, factor = magnified_difference(clean, found[:_IMAGES])
         rows[name] = found[:_IMAGES], "; ".join(map(outcome_name, examples.broken_at[name][:_IMAGES]))
         rows[f"{name}, change ×{factor}"] = change, ""
-    for title, (images, caption) in rows.items():
-        picture = _png(np.round(255 * side_by_side(images)).astype(np.uint8))
-        yield {"title": title.replace("_", " "), "picture": picture, "caption": caption}
+    yield from (_row(title, *row) for title, row in rows.items())
 
 
-def _png(pixels: NDArray[np.uint8]) -> str:
+def _row(title: str, images: NDArray[Any], caption: str) -> dict[str, str]:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    Image.fromarray(np.round(255 * side_by_side(images)).astype(np.uint8)).save(file, format="png", optimize=True)
+    picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"title": title.replace("_", " "), "picture": picture, "caption": caption}
 
 
 def training_curves(metrics: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
