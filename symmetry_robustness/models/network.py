@@ -108,6 +108,12 @@ def export(network: nn.Module) -> nn.Module:
 
     Every module with a method `export` is replaced by what it returns; the copy shares nothing with the original, and
     neither the original nor any random state is touched.
+
+    Examples:
+        >>> from symmetry_robustness.layers.rotation import RotationConv
+        >>> layer = RotationConv("C4", in_fields=3, out_fields=2, in_representation="trivial").eval()
+        >>> type(export(layer)).__name__
+        'Conv2d'
     """
     return _flatten(copy.deepcopy(network)).eval().requires_grad_(False)
 
