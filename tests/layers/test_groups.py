@@ -107,7 +107,7 @@ def test_channels_follow_an_angle():
         ),
         ("C8", "irrep4", "got 'irrep4'"),
         ("C8", "trivial+", "got ''"),
-        ("C2", "irrep1", "no frequency for C2"),
+        ("C2", "irrep1", "no irrepK for C2"),
         ("X4", "trivial", "group must be C1 to C16 or D1 to D8, got 'X4'"),
         ("D9", "trivial", "got 'D9'"),
     ],
