@@ -14,7 +14,13 @@ from symmetry_robustness.layers.expansion_cache import frozen_weights
 from symmetry_robustness.layers.rotation import RotationConv
 from symmetry_robustness.models import export
 from symmetry_robustness.precision import float32
-from symmetry_robustness.robustness import Clever, EvaluationProtocol, RobustnessReport, Symmetry, evaluate_robustness
+from symmetry_robustness.robustness import (
+    Clever,
+    EquivarianceError,
+    EvaluationProtocol,
+    RobustnessReport,
+    evaluate_robustness,
+)
 
 from .integration.commands import TINY, symrob
 from .models.test_configs import ARCHITECTURES, OURS
@@ -66,7 +72,7 @@ def test_an_evaluation_is_that_of_the_cpu(compiled: bool, network: nn.Module, ba
     protocol = EvaluationProtocol(
         attacks={"fgsm": FGSM(), "pgd": PGD(steps=10, random_start=True), "library": LibraryAttack("PGD", steps=3)},
         epsilons=[0.005, 0.01, 0.02, 0.04],
-        measures={"turns": Symmetry()},
+        measures={"turns": EquivarianceError()},
         clever=Clever(num_batches=5, samples_per_batch=16, targets=2),
         clever_images=4,
     )
@@ -86,7 +92,7 @@ def test_an_invariant_network_is_invariant_although_tf32_is_allowed() -> None:
     network = export(build_network(load_config("train", ["model=invariant"])).eval()).to(DEVICE)
     images = torch.rand(8, 3, 32, 32, device=DEVICE)
     labels = torch.zeros(8, dtype=torch.int64, device=DEVICE)
-    protocol = EvaluationProtocol(attacks={}, measures={"turns": Symmetry()})
+    protocol = EvaluationProtocol(attacks={}, measures={"turns": EquivarianceError()})
     report = evaluate_robustness(network, images, labels, protocol, extra_checks=False)
     assert report.measures["turns"]["turn.error.logits"].max() < 1e-9  # squared
 

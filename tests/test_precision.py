@@ -11,11 +11,11 @@ from symmetry_robustness.attacks import FGSM, PGD, LibraryAttack
 from symmetry_robustness.precision import float32
 from symmetry_robustness.robustness import (
     Clever,
+    EquivarianceError,
     EvaluationProtocol,
     GradientNorm,
     MinimalDistance,
     RemovalTolerance,
-    Symmetry,
     evaluate_robustness,
 )
 
@@ -105,7 +105,7 @@ def test_everything_that_is_measured_is_exact() -> None:
         "norm": GradientNorm(),
         "distance": MinimalDistance(),
         "removal": RemovalTolerance(),
-        "turns": Symmetry(),
+        "turns": EquivarianceError(),
     }
     protocol = EvaluationProtocol(
         attacks=attacks, epsilons=[0.01], clever=Clever(num_batches=2, samples_per_batch=4), measures=measures

@@ -27,7 +27,7 @@ from symmetry_robustness.models.stems import ConvStem, ScaleStem
 from symmetry_robustness.reporting.figures import COLORS as COLORS
 from symmetry_robustness.reporting.figures import MARKERS as MARKERS
 from symmetry_robustness.resampling import downsample
-from symmetry_robustness.robustness import Symmetry
+from symmetry_robustness.robustness import EquivarianceError
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 from symmetry_robustness.robustness.measures.equivariance import relative_error
 
@@ -94,7 +94,7 @@ def train(network: nn.Module, seed: int) -> nn.Module:
     return export(network)
 
 
-def measure(network: nn.Module, count: int, symmetry: Symmetry) -> Arrays:
+def measure(network: nn.Module, count: int, symmetry: EquivarianceError) -> Arrays:
     """What `robustness=symmetry` measures, on upright test shapes."""
     images, labels = shapes(count, 12)
     return symmetry.compute(MeasureInputs(network, images, labels, np.arange(count)))
@@ -128,7 +128,7 @@ def quarter_turns() -> None:
         torch.manual_seed(0)
         network = build_network(load_config("train", ["data=shapes", f"model={model.split()[0]}", *model.split()[1:]]))
         network = calibrate(network, shapes(64, 11)[0])
-        found = measure(network, 16, Symmetry(layers=True))
+        found = measure(network, 16, EquivarianceError(layers=True))
         print(f"  {model}")
         for name, errors in found.items():
             if name.startswith(("turn.error.stem", "turn.error.logits", "turn.gradient_error")):
@@ -161,7 +161,7 @@ def angles_and_heads() -> None:
         runs = []
         for seed in SEEDS[:1]:  # training takes most of the time
             torch.manual_seed(seed)
-            runs.append(measure(train(build(), seed), TEST_IMAGES, Symmetry(angles=ANGLES)))
+            runs.append(measure(train(build(), seed), TEST_IMAGES, EquivarianceError(angles=ANGLES)))
         show_network(name, runs)
         curves[name] = np.mean([run["rotation.error.logits"].mean(0) for run in runs], axis=0)
         floors.append(np.mean([run["rotation.floor.logits"].mean(0) for run in runs], axis=0))

@@ -13,11 +13,11 @@ from symmetry_robustness.runs.exit_status import MISTAKE, run_guarded
 _COMMANDS = {
     "train": "train a network, evaluate its robustness after each epoch (Hydra; -m for sweeps)",
     "evaluate": "evaluate the robustness of one checkpoint (Hydra)",
-    "status": "how far a sweep is, live",
-    "collect": "results of a sweep in one table; what failed and how to go on",
+    "status": "progress of a sweep, live",
+    "collect": "results of a sweep in one table; failed jobs and how to resume them",
     "report": "tables and figures from run directories",
     "data": "download, check and unpack a data set",
-    "doctor": "check versions, devices, cluster, tracker, data and disks, and say what to mend",
+    "doctor": "check versions, devices, cluster, tracker, data and disks, with remedies",
 }
 
 
@@ -25,7 +25,7 @@ def usage() -> str:
     """The text of `symrob --help`."""
     width = max(map(len, _COMMANDS))
     lines = [f"  {name:<{width}}  {summary}" for name, summary in _COMMANDS.items()]
-    return "\n".join(["usage: symrob COMMAND …", "", *lines, "", "`symrob COMMAND --help` tells more."])
+    return "\n".join(["usage: symrob COMMAND …", "", *lines, "", "`symrob COMMAND --help` has more."])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

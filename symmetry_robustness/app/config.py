@@ -1,4 +1,4 @@
-"""Composing a configuration, and refusing a wrong one before anything runs."""
+"""Composes a configuration, and refuses a wrong one before anything runs."""
 
 import inspect
 import re
@@ -88,7 +88,7 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
         raise UserError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=…")
     check_targets(config, "")
     if config.robustness:
-        instantiate(config.robustness, _convert_="all")  # attacks know best which settings they take
+        instantiate(config.robustness, _convert_="all")  # attacks validate their own settings
     epochs = OmegaConf.select(config, "trainer.max_epochs")
     if epochs is not None and epochs < 1:
         raise UserError(
@@ -98,17 +98,17 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
 
 
 def check_targets(node: DictConfig, path: str) -> None:
-    """Hold every name and value below `node`, which stands at `path`, against the signature of its class.
+    """Validate every name and value below `node`, at `path`, against the signature of its class.
 
     Raises:
-        UserError: a class that is not found, an unknown or missing name, or a value of another type.
+        UserError: an unknown class, an unknown or missing name, or a value of another type.
     """
     for place, child in _targets(node, path):
         _check_target(place, child)
 
 
 def _network_name(choices: typing.Mapping[str, Any]) -> str:
-    """The model's, and its scale branch's if that is not the paper's."""
+    """The model's name, with its scale branch unless that is the paper's."""
     branch = choices.get("model/branch", "multiscale")
     return str(choices["model"]) if branch == "multiscale" else f"{choices['model']}_{branch}"
 
@@ -149,14 +149,14 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_target(path: str, node: dict[str, Any]) -> None:
-    """Hold a node's names and values against the signature of the class or function it names."""
+    """Validate a node's names and values against the signature of its class or function."""
     target: Any = locate(str(node["_target_"]))
     if not callable(target):
         raise UserError(
             f"{path}._target_: nothing callable is found at {str(node['_target_'])!r}; give a class by its full path, "
             "and for a module of your own its folder in PYTHONPATH"
         )
-    try:  # Hydra says which ones it never calls; nothing is called here
+    try:  # Hydra refuses some classes; nothing is called here
         instantiate({"_target_": node["_target_"], "_partial_": True})
     except InstantiationException as error:
         raise UserError(f"{path}._target_: {_first_sentence(error)}; choose another class") from error
@@ -187,7 +187,7 @@ def _type_hints(target: Any) -> dict[str, Any]:
     try:
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
         return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in hints.items()}
-    except (NameError, TypeError):  # a foreign class whose annotations only its type checker can resolve
+    except (NameError, TypeError):  # a foreign class whose annotations cannot be resolved
         return {}
 
 
@@ -201,9 +201,9 @@ def _check_value(path: str, value: Any, hint: Any) -> None:
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:
-        try:  # a dataclass or model brings its own config and refuses a second one
+        try:  # a dataclass or model has its own config and refuses a second one
             adapter = TypeAdapter(hint)
-        except PydanticUserError:  # a type that pydantic has no opinion of
+        except PydanticUserError:  # a type unknown to pydantic
             return
     try:
         adapter.validate_python(value)

@@ -1,4 +1,4 @@
-"""`symrob data NAME`: put an official data set in place, or accept the one that is there."""
+"""`symrob data NAME`: downloads an official data set, or accepts an existing one."""
 
 import argparse
 import sys
@@ -21,12 +21,12 @@ ARCHIVES = {
 
 
 def provide(archive: Archive, root: Path, console: Console) -> Path:
-    """The folder of an official archive, downloaded and unpacked unless it is there and valid already.
+    """The folder of an official archive, downloaded and unpacked unless it exists and is valid.
 
     Args:
-        archive: What to provide.
+        archive: The data set.
         root: Directory to hold the folder; created if absent.
-        console: Where progress is shown.
+        console: Shows progress.
 
     Raises:
         UserError: if it cannot be downloaded, checked, unpacked or written.

@@ -1,4 +1,4 @@
-"""A Hydra application whose mistakes are one line each, and whose failed jobs do not stop the next."""
+"""Runs a Hydra application: a user's mistake ends with one line, a failed job does not stop the next."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ _PLANNING = "hydra_plugins.symrob_sweeps."
 def run_hydra(
     app: str,
     job: Callable[[DictConfig], int],
-    words: Sequence[str],
+    argv: Sequence[str],
     plan: Callable[[DictConfig], object] | None = None,
 ) -> int:
     """Compose the configuration, or each one of a sweep, and run `job` on it.
@@ -26,30 +26,30 @@ def run_hydra(
     Args:
         app: name of the root configuration, "train" or "evaluate".
         job: from composed configuration to exit status.
-        words: Hydra's overrides and flags.
-        plan: from composed configuration to planned job; called instead of `job` where the launcher of a sweep is the
-            project's own, which runs the planned jobs afterwards.
+        argv: Hydra's overrides and flags.
+        plan: from composed configuration to planned job; called instead of `job` if the launcher of a sweep is this
+            project's, which runs the planned jobs afterwards.
 
     Returns:
         The exit status: 0, or that of the first job that failed here.
 
     Raises:
-        UserError: a directory without a name, which would be the current one.
+        UserError: a directory without a name, which would be the current directory.
     """
     for name in ("hydra.run.dir", "hydra.sweep.dir"):
-        if f"{name}=" in words:
+        if f"{name}=" in argv:
             raise UserError(f"{name} is empty; name a directory, or leave it out")
     register_schemas()
-    sys.argv = [f"symrob-{app}", *words]
+    sys.argv = [f"symrob-{app}", *argv]
     statuses: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=app)
     def task(config: DictConfig) -> object:
         if plan and is_sweep() and str(HydraConfig.get().launcher._target_).startswith(_PLANNING):
-            return plan(config)  # the launcher tells the mistakes
+            return plan(config)  # the launcher reports mistakes
         # An exception would pass through Hydra, which adds lines of its own and ends the sweep.
         statuses.append(run_guarded(lambda: job(config)))
-        if statuses[-1] >= 128:  # ended by a signal: the user wants the sweep to end
+        if statuses[-1] >= 128:  # a signal ends the whole sweep
             sys.exit(statuses[-1])
         return None
 
@@ -58,5 +58,5 @@ def run_hydra(
 
 
 def is_sweep() -> bool:
-    """Whether the configuration at hand is one of a sweep's."""
+    """Whether the current configuration belongs to a sweep."""
     return not OmegaConf.is_missing(HydraConfig.get().job, "num")

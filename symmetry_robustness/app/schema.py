@@ -1,4 +1,4 @@
-"""The typed roots of the configuration; what stands below a `_target_` is typed by the class it names."""
+"""The typed roots of the configuration; nodes below a `_target_` are typed by its class."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from symmetry_robustness.errors import UserError
 
 @dataclass
 class ComputeConfig:
-    """How tensors are laid out and computed, apart from what the Trainer takes itself."""
+    """Layout and computation of tensors, beyond the Trainer's own settings."""
 
     precision: str = (
         "auto"  # a precision of the Trainer; auto: bf16-mixed where the device computes in it, else 32-true
@@ -22,7 +22,7 @@ class ComputeConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Which epoch becomes checkpoints/best.ckpt; last.ckpt is always kept."""
+    """The choice of checkpoints/best.ckpt; last.ckpt is always saved."""
 
     monitor: str | None = (
         None  # any logged metric, e.g. validation/accuracy or robust/pgd/linf_0.03137; null: no best.ckpt
@@ -33,11 +33,11 @@ class CheckpointConfig:
 
 @dataclass
 class WandbConfig:
-    """Where a run is tracked in Weights & Biases."""
+    """The Weights & Biases project of a run."""
 
     project: str = "symmetry_robustness"
     entity: str | None = None
-    mode: str = "online"  # online | offline; offline as well where there is no key or the server does not answer
+    mode: str = "online"  # online | offline; without a key or an answer from the server, online runs are offline, too
 
 
 @dataclass
@@ -49,14 +49,14 @@ class LoggerConfig:
 
 @dataclass
 class CallbackConfig:
-    """How often, and on how many images, robustness is evaluated during training and after it."""
+    """Frequency and images of robustness evaluations during training and after it."""
 
-    every_n_epochs: int = 1  # the most often; 0: only at the end
-    split: str | None = None  # whose images, during training; null: validation, or train where nothing is held out
-    num_images: int = 256  # the most, of that split
-    min_images: int | None = None  # the least; null: a quarter of num_images
-    max_share_of_epoch: float | None = 0.1  # of the training time; kept by fewer images, then epochs; null: no limit
-    final_num_images: int = 1000  # of the test set, once at the end, whatever it takes
+    every_n_epochs: int = 1  # the highest frequency; 0: only at the end
+    split: str | None = None  # of the images during training; null: validation, or train if there is none
+    num_images: int = 256  # the most images of that split
+    min_images: int | None = None  # the fewest; null: a quarter of num_images
+    max_share_of_epoch: float | None = 0.1  # of the training time; reached by fewer images, then epochs; null: no limit
+    final_num_images: int = 1000  # of the test set, once at the end, without a limit
 
 
 @dataclass
@@ -69,7 +69,7 @@ class TrainConfig:
     tags: list[str] = field(default_factory=list)
     seed: int = 0
     output: str = "outputs"
-    resume: str = "never"  # auto: go on with the newest run, or sweep, of the same settings, if there is one
+    resume: str = "never"  # auto: resume the newest run, or sweep, of the same settings, if there is one
     data: Any = MISSING
     model: Any = MISSING
     objective: Any = MISSING
@@ -88,7 +88,7 @@ class EvaluateConfig:
     """Root of `symrob evaluate`."""
 
     checkpoint: str = MISSING
-    output: str = ""  # where the report goes; empty: the folder robustness/ of the checkpoint's run
+    output: str = ""  # folder of the report; empty: robustness/ in the checkpoint's run, or beside the checkpoint
     name: str = ""  # stem of the report's files; empty: the chosen protocol's name
     seed: int = 0
     trusted: list[str] = field(default_factory=list)  # your own modules, whose classes the checkpoint may name
@@ -98,9 +98,9 @@ class EvaluateConfig:
     split: str = "test"
     num_images: int | None = 1000  # null: the whole split
     accelerator: str = "auto"
-    compile: bool = False  # torch.compile for gradient attacks; a minute and a C++ compiler, pays where they take many
-    shard_size: int | None = None  # images saved together; null: as suits protocol and device
-    overwrite: bool = False  # replace a report that is already there
+    compile: bool = False  # torch.compile for gradient attacks; needs a C++ compiler, costs a minute
+    shard_size: int | None = None  # images per shard, the most an interruption loses; null: suits protocol and device
+    overwrite: bool = False  # replace an existing report
     robustness: Any = MISSING
 
 

@@ -82,7 +82,7 @@ class Command:
         return status
 
     def plan(self, config: DictConfig) -> PlannedJob:
-        """The job of a composed configuration as part of the sweep; nothing is written yet."""
+        """The job of a composed configuration as part of the sweep, not written yet."""
         hydra = HydraConfig.get()
         self.made = Path(hydra.runtime.output_dir)
         named = config.group or hydra.runtime.choices["experiment"] != "none"

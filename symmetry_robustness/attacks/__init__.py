@@ -1,7 +1,8 @@
 """Attacks on classifiers of images in [0, 1]: threat models, gradient attacks, any attack of torchattacks by name."""
 
+from symmetry_robustness.attacks.base import Attack, UpdateRule, as_attack
 from symmetry_robustness.attacks.gradient import FGSM, PGD, GradientAttack
-from symmetry_robustness.attacks.threat import Attack, ThreatModel, UpdateRule, as_attack, parse_epsilon
+from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.torchattacks import TorchAttack
 
 LibraryAttack = TorchAttack  # the name of earlier configurations

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from symmetry_robustness.attacks.base import Attack, plain
 from symmetry_robustness.attacks.norms import NORMS, per_image
-from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon, plain
+from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.validation import (
     check_evaluation_mode,
     check_gradients_exist,
@@ -42,7 +43,7 @@ _NOT_ATTACKS = frozenset({"MultiAttack", "LGV"})
 
 @final
 @dataclass(frozen=True, init=False, repr=False)
-class TorchAttack:
+class TorchAttack(Attack):
     """An attack class of torchattacks 3.5, chosen by its name; epsilon and norm come from the threat.
 
     Isolated from the library: the network's mode, gradients and parameters, normalisation (the network's own first
@@ -80,34 +81,17 @@ class TorchAttack:
                 settings[setting] = parse_epsilon(settings[setting], f"attack {name}: alpha")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "settings", settings)
+        steps = self._setting("steps") or self._setting("n_queries")
+        object.__setattr__(self, "steps", 1 if name in _SINGLE_STEP else steps)
+        object.__setattr__(self, "minimizes_norm", not {"eps", "max_epsilon"} & set(parameters))
+        started = self._setting("random_start")
+        object.__setattr__(self, "is_random", name not in _DETERMINISTIC if started is None else bool(started))
 
     def __repr__(self) -> str:
         return f"TorchAttack({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.settings.items())])})"
 
     def __hash__(self) -> int:
         return hash(repr(self))
-
-    @property
-    def steps(self) -> int | None:
-        """Steps or queries, the library's default where none were given; None where the class has neither."""
-        steps = self._setting("steps") or self._setting("n_queries")
-        return 1 if self.name in _SINGLE_STEP else steps
-
-    @property
-    def minimizes_norm(self) -> bool:
-        """Whether the class seeks the smallest perturbation instead of being given an epsilon."""
-        return not {"eps", "max_epsilon"} & set(_parameters(self.name))
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the class draws random numbers."""
-        started = self._setting("random_start")
-        return self.name not in _DETERMINISTIC if started is None else bool(started)
-
-    @property
-    def update_rule(self) -> None:
-        """None: the library owns its loops."""
-        return
 
     def reach(self, epsilon: float) -> float | None:
         """Steps times the length of one, where the class has both."""

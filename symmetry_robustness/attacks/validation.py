@@ -102,6 +102,11 @@ def check_gradients_exist(caller: str) -> None:
         raise UserError(f"{caller} called inside torch.inference_mode, where no gradients exist; call it outside")
 
 
+def device_of(network: nn.Module, images: Tensor) -> torch.device:
+    """The device of a network; that of the images for a network without tensors."""
+    return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)
+
+
 def forward(network: nn.Module, images: Tensor) -> Tensor:
     """Logits (B, K) of images (B, C, H, W) in float32, for a network of any kind that has such logits.
 
@@ -115,11 +120,12 @@ def forward(network: nn.Module, images: Tensor) -> Tensor:
         raise UserError(
             f"network has {_name(dtype)} weights, whose rounding hides small perturbations; evaluate network.float()"
         )
-    given = images.to(dtype) if images.dtype != dtype else images if images.requires_grad else images.clone()
+    leaf = images.is_leaf and images.requires_grad and images.dtype == dtype
+    given = images if leaf else images.to(dtype, copy=True)
     try:
         logits = network(given)
     except Exception as error:
-        if "in-place operation" in str(error) and given.is_leaf:  # which autograd refuses for leaves; copies are none
+        if leaf and "in-place operation" in str(error):  # which autograd refuses for leaves; copies are none
             logits = network(images.clone())
         elif images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
             raise UserError(
@@ -127,7 +133,7 @@ def forward(network: nn.Module, images: Tensor) -> Tensor:
             ) from error
         else:
             raise
-    if not isinstance(logits, Tensor) or logits.shape != (len(images), *logits.shape[1:2]) or logits.shape[1] < 2:
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         raise UserError(_wrong_output(logits, len(images)))
     if not logits.is_floating_point():
         raise UserError(f"network returns {_name(logits.dtype)}, not logits; return the values before argmax")

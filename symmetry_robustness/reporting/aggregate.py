@@ -28,7 +28,7 @@ from symmetry_robustness.results.names import WORST_CASE, protocol_name
 SHARES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy", "mean_corruption_error")
 # Accuracies by which networks are compared image by image, beside measures that bound distances from below.
 _ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy")
-# What must agree for the numbers of several networks to be compared.
+# Columns that must agree for the numbers of several networks to be compared.
 COLUMN = ["comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 
 _DESCRIBED = ["network", "data", "split", "protocol", "released", "weights", "epochs", "images"]

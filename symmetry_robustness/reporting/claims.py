@@ -149,7 +149,7 @@ def judge_claims(claims: Claims, summary: Summary, runs: Sequence[Run]) -> list[
 
 
 class _Found(NamedTuple):
-    """What claims are judged by; `fitting` are the settings keys of networks that were trained as the paper says."""
+    """Measurements that claims are judged by; `fitting` are settings keys of networks trained as the paper says."""
 
     summary: Summary
     evaluations: dict[tuple[str, str], Seeds]
@@ -196,7 +196,7 @@ def _agrees(claim: Claim, found: Difference, claims: Claims) -> tuple[bool | Non
 
 
 def _measure(claim: Claim, protocol: str, than_protocol: str, found: _Found) -> Difference:
-    """What runs say about a claim, each network under its protocol, on the most images that there are."""
+    """The measurement that a claim is about, each network under its protocol, on the most images that there are."""
     pairs = [(claim.network, protocol), *([(claim.than, than_protocol)] if claim.than else [])]
     measured = [_by_images(network, name, claim, found) for network, name in pairs]
     for images in sorted(set.intersection(*map(set, measured)), reverse=True):

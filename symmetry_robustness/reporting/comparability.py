@@ -1,4 +1,4 @@
-"""What a number depends on, read from configurations: when two runs may be averaged, and how they differ if not."""
+"""Settings that a number depends on: when two runs may be averaged, and how they differ if not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from symmetry_robustness.results.names import NORM_TITLES, SOUND, flatten, proto
 
 Settings = Mapping[str, Any]
 
-# What decides which runs are told apart, but no number: names, places, what happens beside the training.
+# Settings that decide no weights: names, places, evaluations beside the training.
 _BESIDE = (
     "name",
     "title",

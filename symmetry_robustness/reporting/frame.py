@@ -14,13 +14,13 @@ from symmetry_robustness.reporting.load import Problem, Run, find_runs
 from symmetry_robustness.reporting.statistics import mean_and_error, shares_and_errors
 from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES, WORST_CASE, digest
 
-# What the columns mean stands in docs/reporting.md.
+# docs/reporting.md explains the columns.
 COLUMNS = (
     "run", "network", "group", "data", "seed", "protocol", "released", "split", "view", "measure", "attack", "norm",
     "epsilon", "value", "standard_error", "images", "checks", "commit", "epochs", "weights", "data_seed", "settings",
     "comparison_group",
 )  # fmt: skip
-# What rows must agree in to be one number of several seeds.
+# Columns in which rows must agree to be one number of several seeds.
 NUMBER = ["settings", "comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 # The views of a corrupted data set that the benchmark counts, a corruption's severities together.
 CORRUPTED = tuple(f"{name}_{severity}" for name in BENCHMARK_CORRUPTIONS for severity in BENCHMARK_SEVERITIES)
@@ -41,8 +41,8 @@ def load_runs(paths: Iterable[Path | str] | Path | str) -> pd.DataFrame:
         paths: of run directories, or of directories that hold some.
 
     Returns:
-        A frame with `COLUMNS`. What no number was taken from stands in `frame.attrs["problems"]`, as mappings with
-        `path`, `kind` and `reason`.
+        A frame with `COLUMNS`. `frame.attrs["problems"]` has the directories and files that were left out, as mappings
+        with `path`, `kind` and `reason`.
 
     Raises:
         UserError: a path that does not exist or holds no run at all.

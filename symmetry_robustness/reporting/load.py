@@ -185,9 +185,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
             if (real := place.resolve()) in seen:
                 continue
             seen.add(real)
-            found, lost = _read(place) if place.is_dir() else _read_report(place)
+            found = _read(place, problems) if place.is_dir() else _read_report(place, problems)
             runs += [found] if found else []
-            problems += lost
     return runs, problems
 
 
@@ -197,15 +196,16 @@ def _reports(path: Path) -> list[Path]:
     return [file for file in files if file.with_suffix(".npz").is_file()]
 
 
-def _read_report(path: Path) -> tuple[Run | None, list[Problem]]:
+def _read_report(path: Path, problems: list[Problem]) -> Run | None:
     """A saved report as a run whose network is called as its file, and of which nothing else is known."""
     try:
         evaluation = read_evaluation(path, {}, None, FINAL)
     except _DAMAGE as error:
-        return None, [_damaged(path, error)]
+        problems.append(_damaged(path, error))
+        return None
     config = {"name": path.stem, "seed": 0, "data": dict(evaluation.data), "model": {}}
     summary = {"name": path.stem, "seed": 0, "parameters": None, "clean_accuracy": None}
-    return Run(path, config, summary, {}, {FINAL: evaluation}), []
+    return Run(path, config, summary, {}, {FINAL: evaluation})
 
 
 def _directories(root: Path) -> Iterator[Path]:
@@ -223,38 +223,42 @@ def _directories(root: Path) -> Iterator[Path]:
                 inside.clear()
 
 
-def _read(directory: Path) -> tuple[Run | None, list[Problem]]:
-    """The run, or None, and what is wrong."""
-    place = shown_path(directory)
-    summary_file = directory / "summary.json"
+def _read(directory: Path, problems: list[Problem]) -> Run | None:
+    """The run in a directory; None, and a problem, where there is none that counts."""
+    summary_file, provenance_file = directory / "summary.json", directory / "provenance.json"
     try:
         config = _configuration(directory / "config.yaml")
+        summary = _mapping(summary_file) if summary_file.exists() else {"status": "unfinished"}
         if not {"name", "seed", "data", "model"} <= set(config):
-            return None, [Problem(place, "foreign", "config.yaml is no configuration of a run")]
-        if not summary_file.exists():
-            return None, [Problem(place, "unfinished", "")]
-        summary = _mapping(summary_file)
+            summary = {"status": "foreign", "error": "config.yaml is no configuration of a run"}
         if summary["status"] != "done":
-            return None, [Problem(place, str(summary["status"]), str(summary.get("error", "")))]
+            problems.append(Problem(shown_path(directory), str(summary["status"]), str(summary.get("error", ""))))
+            return None
         _checked(summary_file, summary, RunSummary)
-        provenance = directory / "provenance.json"
-        about = _checked(provenance, _mapping(provenance), Provenance) if provenance.exists() else {}
-        run = Run(directory, config, summary, about, {}, directory / "metrics.csv")
+        provenance = _mapping(provenance_file) if provenance_file.exists() else {}
+        _checked(provenance_file, provenance, Provenance)
+        run = Run(directory, config, summary, provenance, {}, directory / "metrics.csv")
         _ = run.training, run.epochs, [run.views(kind) for kind in VIEWS], data_title(config["data"])
         if summary["robustness_images"]:
             final = directory / "robustness" / f"{FINAL}.json"
             run.evaluations[FINAL] = read_evaluation(final, config["data"], run.test_images)
     except _DAMAGE as error:
-        return None, [_damaged(directory, error)]
-    problems = _add_evaluations(run)
+        problems.append(_damaged(directory, error))
+        return None
+    for path in sorted((directory / "robustness").glob("*.json")):
+        if path.stem != FINAL and not _DURING.fullmatch(path.stem):
+            try:  # a later evaluation that is damaged is left out alone
+                run.evaluations[path.stem] = read_evaluation(path, config["data"], run.test_images)
+            except _DAMAGE as error:
+                problems.append(_damaged(path, error))
     try:
         run.metrics()
     except FileNotFoundError:
-        return replace(run, metrics_file=None), problems
+        return replace(run, metrics_file=None)
     except _DAMAGE as error:
         problems.append(_damaged(directory / "metrics.csv", error))
-        return replace(run, metrics_file=None), problems
-    return run, problems
+        return replace(run, metrics_file=None)
+    return run
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -280,19 +284,6 @@ def _damaged(path: Path, error: BaseException) -> Problem:
     )
 
 
-def _add_evaluations(run: Run) -> list[Problem]:
-    """Read what `symrob evaluate` wrote; one that is damaged is left out alone."""
-    problems = []
-    for path in sorted((run.directory / "robustness").glob("*.json")):
-        if path.stem == FINAL or _DURING.fullmatch(path.stem):
-            continue
-        try:
-            run.evaluations[path.stem] = read_evaluation(path, run.config["data"], run.test_images)
-        except _DAMAGE as error:
-            problems.append(_damaged(path, error))
-    return problems
-
-
 def _configuration(path: Path) -> dict[str, Any]:
     """Content of a config.yaml.
 
@@ -316,11 +307,11 @@ def _mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def _checked(path: Path, content: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """The content of a JSON file, if the model accepts it.
+def _checked(path: Path, content: dict[str, Any], model: type[BaseModel]) -> None:
+    """Validate the content of a JSON file.
 
     Raises:
-        ValueError: it does not; the message names the first place.
+        ValueError: names the first place that the model refuses.
     """
     try:
         model.model_validate(content)
@@ -328,4 +319,3 @@ def _checked(path: Path, content: dict[str, Any], model: type[BaseModel]) -> dic
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path.name}{place and f', {place}'}: {first['msg']}") from None
-    return content

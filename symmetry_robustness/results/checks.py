@@ -65,6 +65,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "finite_gradients": "Input gradients are finite; an attack cannot follow others.",
     "nonzero_gradients": "Input gradients are not exactly zero; zeros mean that something hides them.",
     "gradient_matches_difference": "The gradient tells how the logits change when the pixels change a little.",
+    "stable_under_noise": "Noise of one grey level leaves clean accuracy as it is; stored images are not recognised.",
     "sees_whole_range": "Pixels of every brightness matter; a network that clamps its input is blind to some.",
     "statistics_match": "The first batch norm meets the means and variances of training: images are normalised once.",
     "clean_accuracy": "Clean accuracy is above guessing and as high as expected; otherwise labels or images are wrong.",

@@ -202,24 +202,22 @@ def _from_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
         value = content["summary"].get("clever")
         images = min(content["settings"].get("clever_images") or content["images"], content["images"])
         means = {"clever": {"value": {"value": value, "standard_error": None, "images": images}}, **means}
-    described = {name: {**measure, **_shown_by(measure)} for name, measure in measures.items()}
+    described = {name: _measure_from_format_1(measure) for name, measure in measures.items()}
     new = {key: value for key, value in content.items() if key != "clever"}
     return new | {"format": FORMAT, "settings": settings | {"measures": described}, "measures": means}
 
 
-def _shown_by(measure: Mapping[str, Any]) -> dict[str, Any]:
-    """How a measure of the first format is shown, which its settings did not state."""
-    plots: list[Plot] = []
-    shown: dict[str, Any] = {}
-    if measure.get("class") == "Clever":
-        shown = {"means": ["value"], "lower_bound": "value"}
-        plots = [Distribution("value", "CLEVER score")]
-    elif measure.get("class") == "MinimalDistance":
-        shown = {"upper_bound": "distance"}
-        plots = [Distribution("distance", "minimal distance")]
-    elif measure.get("class") == "Symmetry":
+def _measure_from_format_1(measure: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a measure under its present name, with how it is shown."""
+    name, plots, shown = str(measure.get("class", "")), list[Plot](), dict[str, Any]()
+    if name == "Clever":
+        plots, shown = [Distribution("value", "CLEVER score")], {"means": ["value"], "lower_bound": "value"}
+    elif name == "MinimalDistance":
+        plots, shown = [Distribution("distance", "minimal distance")], {"upper_bound": "distance"}
+    elif name == "Symmetry":
         plots = equivariance_plots(measure["angles"], measure["scales"], measure.get("layers", False))
-    return shown | {"plots": plots_to_plain(plots)}
+        name = "EquivarianceError"
+    return {**measure, "class": name, **shown, "plots": plots_to_plain(plots)}
 
 
 def equivariance_plots(angles: Sequence[float], scales: Sequence[float], layers: bool) -> list[Plot]:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import run_rule
-from symmetry_robustness.attacks.threat import TOLERANCE, Attack, UpdateRule, as_attack
+from symmetry_robustness.attacks.base import Attack, AttackCall, UpdateRule, as_attack, run_rule
+from symmetry_robustness.attacks.threat import TOLERANCE
 from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
@@ -80,14 +80,14 @@ class AttackResult(NamedTuple):
     nonfinite: int = 0
 
 
-def apply_attack(batch: EvaluationBatch, name: str, attack: Attack) -> AttackResult:
+def apply_attack(batch: EvaluationBatch, name: str, attack: AttackCall) -> AttackResult:
     """Try an attack on a window of images, in the way that suits its properties and the protocol."""
-    attack = as_attack(attack)
+    stated = as_attack(attack)
     if batch.protocol.judge == "returned":
-        return _at_every_epsilon(batch, name, attack)
-    if attack.update_rule is not None:
-        return _drive(batch, name, attack.update_rule)
-    return _call_until_broken(batch, name, attack)
+        return _at_every_epsilon(batch, name, stated)
+    if stated.update_rule is not None:
+        return _drive(batch, name, stated.update_rule)
+    return _call_until_broken(batch, name, stated)
 
 
 def cascade(earlier: AttackResult, own: AttackResult) -> AttackResult:

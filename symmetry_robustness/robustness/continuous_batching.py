@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import loss_gradient
-from symmetry_robustness.attacks.threat import Memory, Pass, ThreatModel, UpdateRule
+from symmetry_robustness.attacks.base import Memory, Pass, UpdateRule, loss_gradient
+from symmetry_robustness.attacks.threat import ThreatModel
 from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.rng import keyed_generator
 

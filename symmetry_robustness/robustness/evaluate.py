@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.validation import (
     check_gradients_exist,
     check_images,
     check_labels,
+    device_of,
     predict,
     training_layers,
 )
@@ -32,8 +33,8 @@ from symmetry_robustness.robustness.attack_batch import (
     cascade,
     ignore,
 )
-from symmetry_robustness.robustness.checks import derived as soundness
-from symmetry_robustness.robustness.checks.run import device_of, run_checks
+from symmetry_robustness.robustness.checks import derived
+from symmetry_robustness.robustness.checks.run import run_checks
 from symmetry_robustness.robustness.continuous_batching import CleanPass, misclassified
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.run import add_measures
@@ -104,7 +105,7 @@ def evaluate_robustness(
         if extra_checks:
             report = add_checks(network, images, labels, protocol, report)
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
-    return soundness.add_derived_checks(report)
+    return derived.add_derived_checks(report, protocol.attacks)
 
 
 def add_checks(
@@ -180,7 +181,9 @@ def check_indices(indices: Tensor | Sequence[int] | IntArray | None, count: int)
     Raises:
         UserError: where they are not as many different numbers as there are images.
     """
-    numbers = np.arange(count) if indices is None else np.array(torch.as_tensor(indices).cpu(), dtype=np.int64)
+    numbers = (
+        np.arange(count) if indices is None else np.array(torch.as_tensor(indices).numpy(force=True), dtype=np.int64)
+    )
     if numbers.shape != (count,) or len(np.unique(numbers)) != count or (count and numbers.min() < 0):
         raise UserError(
             f"indices must be {count} different numbers of images, got shape {numbers.shape}; one per image"
@@ -252,10 +255,10 @@ def _evaluate(
     notify: ProgressCallback,
 ) -> RobustnessReport:
     """Report of one window of images, without measures."""
-    checks = [soundness.evaluation_mode(forms.network), soundness.images_in_bounds(images, protocol.bounds)]
+    checks = [derived.evaluation_mode(forms.network), derived.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)
-    checks.append(soundness.deterministic_forward(forms.network, images[: protocol.batch_size]))
+    checks.append(derived.deterministic_forward(forms.network, images[: protocol.batch_size]))
     network = forms.attacked
     clean = _clean_pass(network, images, labels, protocol.batch_size, notify)
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
@@ -264,7 +267,7 @@ def _evaluate(
         network, images, labels, numbers, protocol, clean, correct, keep, notify, limit, forms.compiled
     )
     outcomes, effort = _apply_all(batch)
-    checks.append(soundness.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
+    checks.append(derived.inside_ball([line for outcome in outcomes.values() for line in outcome.violations]))
     finite = torch.isfinite(clean.logits).all(1)
     return RobustnessReport(
         norm=protocol.norm,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.base import loss_gradient
 
 Layer = TypeVar("Layer", bound=nn.Module)
 

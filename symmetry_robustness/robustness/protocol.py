@@ -5,14 +5,9 @@ from dataclasses import InitVar, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, final
 
+from symmetry_robustness.attacks.base import AttackCall, as_attack
 from symmetry_robustness.attacks.norms import NormName, find_norm
-from symmetry_robustness.attacks.threat import (
-    Attack,
-    ThreatModel,
-    as_attack,
-    check_bounds,
-    parse_epsilon,
-)
+from symmetry_robustness.attacks.threat import ThreatModel, check_bounds, parse_epsilon
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness.measures.base import Measure, describe_measure
 from symmetry_robustness.robustness.measures.clever import Clever
@@ -60,7 +55,7 @@ class EvaluationProtocol:
         [0.0078, 0.0314]
     """
 
-    attacks: Mapping[str, Attack] = field(default_factory=dict)
+    attacks: Mapping[str, AttackCall] = field(default_factory=dict)
     norm: NormName = "linf"
     epsilons: Sequence[float | str] = (2 / 255, 4 / 255, 8 / 255)
     clever: InitVar[Clever | None] = None
@@ -121,7 +116,9 @@ class EvaluationProtocol:
     def _check_measures(self) -> None:
         for name, measure in self.measures.items():
             if not isinstance(measure, Measure):
-                raise UserError(f"measure {name} must be a measure, got {measure!r}; give it a _target_ like Symmetry")
+                raise UserError(
+                    f"measure {name} must be a measure, got {measure!r}; give it a _target_ such as GradientNorm"
+                )
             if not str(name).isidentifier():
                 raise UserError(f"measures: {name!r} cannot name a measure; use letters, digits and _")
             if measure.images is not None and measure.images < 1:

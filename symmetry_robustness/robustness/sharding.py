@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.threat import as_attack
+from symmetry_robustness.attacks.base import as_attack
+from symmetry_robustness.attacks.validation import device_of
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.report import RobustnessReport, concatenate, join_measures
 from symmetry_robustness.robustness.attack_batch import Progress, ProgressCallback, ignore
 from symmetry_robustness.robustness.checks.derived import add_derived_checks
-from symmetry_robustness.robustness.checks.run import device_of
 from symmetry_robustness.robustness.evaluate import add_checks, check_indices, evaluate_robustness
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
@@ -222,7 +222,8 @@ def _complete(folder: Path, shards: Sequence[Shard], protocol: EvaluationProtoco
             measures=join_measures([part.measures for part in reports.values()]),
             settings=protocol.describe(),
             counts={**report.counts, "seconds": seconds},
-        )
+        ),
+        protocol.attacks,
     )
 
 

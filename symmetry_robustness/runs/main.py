@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     directory = Path((sys.argv[1:] if argv is None else argv)[0])
     config, leader = read_config(directory), is_leader()
     signals = Signals(leader=leader)
-    # Without the first rank there is nothing to save, and nobody to do it for.
+    # Other ranks end at once: only the first one saves.
     end_with_parent(partial(os.kill, os.getpid(), signal.SIGTERM) if leader else partial(os._exit, 1))
     set_up_logging(directory, leader=leader)
     status, owns = 1, False

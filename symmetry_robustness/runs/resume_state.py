@@ -56,7 +56,7 @@ class ResumeState(pl.Callback):
 
 def random_states(device: torch.device) -> dict[str, Any]:
     """States of the global generators, as tensors and plain values."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - whoever uses the global generator relies on it
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - code that uses the global generator relies on it
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),

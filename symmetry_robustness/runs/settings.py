@@ -136,7 +136,7 @@ def check_batches(
 
     def works(images: int, batch_size: int) -> bool:
         batches = [batch_size] * (images >= batch_size) + [images % batch_size] * (images % batch_size >= world_size)
-        return batch_size > 0 and all(1 not in (b // world_size, -(-b // world_size)) for b in batches)
+        return bool(batches) and all(1 not in (b // world_size, -(-b // world_size)) for b in batches)
 
     if works(images, batch_size) or _takes_one_image(classifier, image_shape):
         return

@@ -1,4 +1,4 @@
-"""A copy of the code that a sweep's jobs run, so that editing the checkout does not change jobs that wait."""
+"""A copy of the code for the jobs of a sweep, so that edits of the checkout do not change waiting jobs."""
 
 import functools
 import hashlib
@@ -14,11 +14,11 @@ CODE = "code"
 
 
 def snapshot(sweep: Path) -> dict[str, str]:
-    """Copy this package, as it was when this process first read it, into a sweep's directory.
+    """Copy this package into a sweep's directory, as this process first read it.
 
     Returns:
-        What to add to a job's environment, so that it imports the copy wherever it is started; modules of the user's
-        own in PYTHONPATH are found after it and are not copied.
+        Variables for a job's environment, with which it imports the copy wherever it starts; the user's own modules
+        in PYTHONPATH are found after it and are not copied.
     """
     target = sweep / CODE / package_digest()
     if not target.exists():
@@ -42,7 +42,7 @@ def snapshot(sweep: Path) -> dict[str, str]:
 
 @functools.cache
 def package_digest() -> str:
-    """Twelve hexadecimal digits that stand for this package's files."""
+    """Digest of this package's files, twelve hexadecimal digits."""
     digest = hashlib.sha256()
     for name, content in _package().items():
         digest.update(f"{name}\0".encode() + content)

@@ -1,4 +1,4 @@
-"""What Slurm says about jobs that show no sign of life."""
+"""The queue of Slurm."""
 
 import getpass
 import subprocess
@@ -9,7 +9,7 @@ _WAITING: Final = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_D
 
 
 class SlurmJob(NamedTuple):
-    """A job that Slurm has not done with."""
+    """A job in the queue."""
 
     waiting: bool
     reason: str
@@ -17,14 +17,14 @@ class SlurmJob(NamedTuple):
 
 
 def ask_squeue(identifiers: Collection[str] | None, timeout: float = 10.0) -> dict[str, SlurmJob] | None:
-    """Ask for jobs in one call, however many there are.
+    """Query jobs in one call.
 
     Args:
         identifiers: of jobs, an element of an array as `123_4`; None for all of this user.
         timeout: seconds.
 
     Returns:
-        Those that wait or run, by identifier; None where squeue is missing or does not answer, and nothing is known.
+        The jobs that wait or run, by identifier; None if squeue is missing or does not answer.
     """
     if identifiers is None:
         which = f"--user={getpass.getuser()}"
@@ -35,7 +35,7 @@ def ask_squeue(identifiers: Collection[str] | None, timeout: float = 10.0) -> di
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if done.returncode and "Invalid job id" not in done.stderr:  # which is how it says that it knows none of them
+    if done.returncode and "Invalid job id" not in done.stderr:  # squeue's message if it knows none of them
         return None
     rows = [line.strip().split("|", 3) for line in done.stdout.splitlines()]
     return {row[0]: SlurmJob(row[1] in _WAITING, *row[2:]) for row in rows if len(row) == 4}

@@ -31,7 +31,7 @@ def last_line(path: Path) -> str | None:
 
 
 def open_standard_streams() -> None:
-    """Make standard input, output and error usable, whatever the process was started with.
+    """Make standard input, output and error usable in every process.
 
     A closed one becomes /dev/null, so that no file or pipe gets its number; a character that the terminal's encoding
     lacks is printed as `?` instead of raising UnicodeEncodeError.

@@ -1,12 +1,13 @@
 """Trains, tests and evaluates one network: `train` is the road map of a run."""
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
@@ -46,6 +47,8 @@ from symmetry_robustness.training.wandb_logger import wandb_logger
 
 log = logging.getLogger(__name__)
 
+_PROGRESS_METRICS: Final = ("validation/accuracy", "train/accuracy")
+
 
 def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, Any]:
     """Train, test and evaluate one network, from the newest checkpoint if there is one.
@@ -67,9 +70,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     newest = newest_checkpoint(directory / CHECKPOINTS)
     metrics, files = MetricsCSV(directory, steps=newest[1] if newest else 0), CheckpointFiles()
     throughput = ThroughputMonitor()
-    heartbeat = Heartbeat(
-        directory / PROGRESS, [config.checkpoint.monitor or "validation/accuracy", "train/accuracy"], throughput
-    )
+    heartbeat = Heartbeat(directory / PROGRESS, [config.checkpoint.monitor, *_PROGRESS_METRICS], throughput)
     trainer: pl.Trainer = instantiate(
         config.trainer,
         default_root_dir=str(directory),
@@ -94,32 +95,21 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
             EpochCheckpoint(directory / CHECKPOINTS, files),
         ],
     )
-    batches = datamodule.train_dataloader()
-    check_batches(classifier, datamodule.image_shape, len(batches.split), batches.batch_size, trainer.world_size)
+    if trainer.world_size == 1 or not config.trainer.get("sync_batchnorm"):
+        batches = datamodule.train_dataloader()
+        check_batches(classifier, datamodule.image_shape, len(batches.split), batches.batch_size, trainer.world_size)
     _log_start(config, datamodule.provenance, classifier, directory, newest)
-    ranks = Ranks(trainer, directory, partial(_end_now, directory))
-    try:
-        if trainer.is_global_zero:
-            heartbeat.start()
-        trainer.fit(
-            classifier, datamodule=datamodule, ckpt_path=newest and newest[0], weights_only=bool(newest) or None
-        )
+    with _supervised(trainer, directory, signals, heartbeat):
+        path = newest[0] if newest else None
+        trainer.fit(classifier, datamodule=datamodule, ckpt_path=path, weights_only=bool(path) or None)
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
         summary = summarize(config, datamodule.provenance, _parameters(classifier), tested, robustness)
         summary |= training_cost(trainer, classifier.network, datamodule.image_shape)
         summary["test_images"] = len(datamodule.test_dataloader()[0].split)  # of each test set
         if trainer.is_global_zero:
-            last = directory / CHECKPOINTS / LAST
             signals.waiting = True  # a signal from here on comes too late
+            last = directory / CHECKPOINTS / LAST
             _finish(directory, summary, {last: files.last_error(last), directory / "metrics.csv": metrics.last_error})
-    except Exception as error:
-        if lost := ranks.lost():
-            raise RuntimeError(lost) from error
-        raise
-    finally:
-        signals.waiting = True
-        heartbeat.stop()
-        ranks.end()
     return summary
 
 
@@ -220,6 +210,24 @@ def _log_start(
     log.info("%s on %s: %s parameters, seed %d, %s", config.name, data, size, config.seed, directory)
     if newest:
         log.info("resumes from %s, after %d steps", *newest)
+
+
+@contextlib.contextmanager
+def _supervised(trainer: pl.Trainer, directory: Path, signals: Signals, heartbeat: Heartbeat) -> Iterator[None]:
+    """Start the other ranks and the heartbeat, and end them; the loss of a rank is the reason of what follows."""
+    ranks = Ranks(trainer, directory, partial(_end_now, directory))
+    try:
+        if trainer.is_global_zero:
+            heartbeat.start()
+        yield
+    except Exception as error:
+        if lost := ranks.lost():
+            raise RuntimeError(lost) from error
+        raise
+    finally:
+        signals.waiting = True
+        heartbeat.stop()
+        ranks.end()
 
 
 def _parameters(classifier: Classifier) -> int:

@@ -38,7 +38,7 @@ class BestEffortFile:
             yield
         except OSError as error:
             if self.last_error is None:
-                log.error("%s cannot be written (%s); the job goes on without", self.path, error.strerror or error)
+                log.error("%s cannot be written (%s); the job continues without it", self.path, error.strerror or error)
             self.last_error = error.strerror or str(error)
         else:
             if self.last_error is not None:

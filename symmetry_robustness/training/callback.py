@@ -188,7 +188,8 @@ class RobustnessCallback(pl.Callback):
         network = export(cast(nn.Module, module.network)).to(module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         share_statistics(network)
         report = gather(
-            evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices)
+            evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices),
+            protocol,
         )
         if trainer.is_global_zero:
             self._save(report, Path(trainer.default_root_dir) / "robustness", stem)
@@ -212,11 +213,11 @@ def share_statistics(network: nn.Module) -> None:
             distributed.broadcast(statistics, src=0)
 
 
-def gather(report: RobustnessReport) -> RobustnessReport:
+def gather(report: RobustnessReport, protocol: EvaluationProtocol) -> RobustnessReport:
     """The report over the shards of all ranks, the same on every rank."""
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return report
     shards: list[RobustnessReport | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(shards, report)
     merged = RobustnessReport.merge([shard for shard in shards if shard is not None])
-    return add_derived_checks(merged)
+    return add_derived_checks(merged, protocol.attacks)

@@ -87,8 +87,8 @@ class MetricsCSV(Logger):
         whole = [row for row in rows if None not in row and (row.get("step") or "").isdecimal()]
         if len(whole) < len(rows):
             log.warning("%s: %d damaged rows are left out", self._path, len(rows) - len(whole))
-        kept = [row for row in whole if self._steps is None or int(row["step"]) < self._steps]
-        return [{key: value for key, value in row.items() if value} for row in kept]
+        rows = [row for row in whole if self._steps is None or int(row["step"]) < self._steps]
+        return [{key: value for key, value in row.items() if value} for row in rows]
 
     @property
     def last_error(self) -> str | None:

@@ -107,7 +107,7 @@ def wandb_logger(
         entity: user or team; None is the key's own.
         mode: "online" or "offline". Without a key, or an answer from the server, an online run starts offline;
             `wandb sync` uploads it later. WANDB_MODE overrides this setting.
-        run_id: identity of the run, kept by the caller so that a resumed job finds its run.
+        run_id: identity of the run, by which a resumed job finds it again.
         name: display name.
         group: names runs that belong together, e.g. a sweep.
         job_type: kind of job, e.g. the model.

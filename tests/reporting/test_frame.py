@@ -11,7 +11,7 @@ from symmetry_robustness.reporting import load_runs
 from symmetry_robustness.reporting.frame import COLUMNS
 from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS
 
-from .made import ALL_BROKEN_AT, CIFAR, EPSILONS, draw_broken_at, make_report, make_run
+from .made import ALL_BROKEN_AT, CIFAR, EPSILONS, SETTINGS, draw_broken_at, make_report, make_run
 
 CIFAR10C = CIFAR | {
     "_target_": "symmetry_robustness.data.CIFAR10C",
@@ -103,6 +103,32 @@ def test_the_corruption_error_is_the_mean_over_the_benchmark(tmp_path: Path) -> 
     assert row.standard_error == pytest.approx(sum(errors) / 75)
     assert one(frame, view="fog_3").value == accuracies["fog_3"]
     assert BENCHMARK_CORRUPTIONS == CORRUPTIONS
+
+
+def test_a_measure_that_bounds_distances_has_quartiles_in_its_norm(tmp_path: Path) -> None:
+    """Whatever the measure is called, and whichever of its arrays is the bound."""
+    radii = np.random.default_rng(0).random(40)
+    settings = {"class": "of a user", "norm": "l1", "lower_bound": "radius"}
+    report = make_report(
+        draw_broken_at(40, 0),
+        measures={"certified": {"radius": radii, "votes": radii, "indices": np.arange(40)}},
+        settings=SETTINGS | {"measures": {"certified": settings}},
+    )
+    frame = load_runs(make_run(tmp_path / "run", report))
+    assert one(frame, measure="certified.radius").norm == "l1"
+    assert one(frame, measure="certified.radius_median").value == pytest.approx(np.median(radii))
+    assert one(frame, measure="certified.votes").norm == ""
+    assert not (frame["measure"] == "certified.votes_median").any()
+
+
+def test_the_size_of_test_sets_is_that_which_the_run_states(tmp_path: Path) -> None:
+    data = CIFAR | {"_target_": "mine.Data", "test_size": 5}
+    errors = [
+        one(load_runs(make_run(tmp_path / name, data=data, summary=stated)), measure="test_accuracy").standard_error
+        for name, stated in (("old", {}), ("new", {"test_images": 400}))
+    ]
+    assert np.isnan(errors[0])
+    assert errors[1] == pytest.approx(np.sqrt(0.85 * 0.15 / 400))
 
 
 def test_what_no_number_was_taken_from_is_listed(tmp_path: Path) -> None:

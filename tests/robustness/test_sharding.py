@@ -19,6 +19,7 @@ from symmetry_robustness.robustness import (
     evaluate_robustness,
     sharding,
 )
+from symmetry_robustness.robustness.checks.derived import add_derived_checks
 
 PROTOCOL = EvaluationProtocol(
     attacks={"fgsm": FGSM(), "pgd": PGD(steps=4, random_start=True)},
@@ -202,3 +203,19 @@ def test_a_window_without_images_is_refused(network: nn.Module, tmp_path: Path) 
         evaluate_in_shards(
             network, torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64), PROTOCOL, tmp_path, shard_size=0
         )
+
+
+def test_reports_of_ranks_merge_to_that_of_the_whole(
+    network: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
+    whole = evaluate_robustness(network, images, labels, PROTOCOL)
+    parts = []
+    for rank in range(3):
+        rows = torch.arange(rank, 30, 3)
+        part = evaluate_robustness(network, images[rows], labels[rows], PROTOCOL, indices=rows)
+        parts.append(RobustnessReport.load(part.save(tmp_path, f"rank{rank}")))
+    merged = add_derived_checks(RobustnessReport.merge(parts), PROTOCOL.attacks)
+    assert merged.summary() == pytest.approx(whole.summary(), rel=1e-4)
+    np.testing.assert_array_equal(merged.measures["clever"]["indices"], range(5))
+    np.testing.assert_array_equal(merged.examples["clean"], whole.examples["clean"])
+    assert {c.name: c.status for c in merged.checks} == {c.name: c.status for c in whole.checks}

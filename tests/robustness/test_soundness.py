@@ -16,7 +16,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.normalize import Normalize
 from symmetry_robustness.results.checks import EXPLANATIONS
 from symmetry_robustness.robustness import Clever, EvaluationProtocol, MinimalDistance, evaluate_robustness
-from symmetry_robustness.robustness.checks import derived as soundness
+from symmetry_robustness.robustness.checks import derived
 
 from .trained import SOUND, blobs, shapes
 
@@ -202,6 +202,28 @@ def test_large_logits_do_not_look_more_robust(
 
 
 @at_every_seed
+@pytest.mark.parametrize("stored", ["all", "half"])
+def test_a_network_that_stores_the_test_images_is_found(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol, stored: str
+) -> None:
+    images, labels = sample
+    memory = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
+    if stored == "half":
+        memory = dict(list(memory.items())[: SIZE // 2])
+
+    def remember(net: nn.Module, x: Tensor) -> Tensor:
+        known = [memory.get(image.numpy().tobytes(), -1) for image in x.detach()]
+        answer = torch.tensor(known)
+        logits: Tensor = net(x)
+        bonus = 50.0 * functional.one_hot(answer.clamp_min(0), logits.shape[1])
+        return logits + torch.where(answer >= 0, 1.0, 0.0)[:, None] * bonus
+
+    network = Function(trained, remember).eval()
+    found = statuses(network, sample, protocol, checks="cheap", attacks={})
+    assert found["stable_under_noise"] == "failed" if stored == "all" else found["stable_under_noise"] != "passed"
+
+
+@at_every_seed
 def test_an_attack_whose_loss_rounds_on_large_logits_is_found(
     trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
 ) -> None:
@@ -337,14 +359,16 @@ def test_clever_is_held_against_distances_in_its_norm(
     clever_arrays = report.measures["clever"]
     higher = {**report.measures, "clever": {**clever_arrays, "value": clever_arrays["value"] + 10}}
     raised = dataclasses.replace(report, measures=higher)
-    found = {check.name: check for check in soundness.add_derived_checks(raised).checks}["clever_below_distance"]
+    found = {check.name: check for check in derived.add_derived_checks(raised, protocol.attacks).checks}[
+        "clever_below_distance"
+    ]
     assert found.status == "warned"
 
 
 def test_one_image_more_under_many_steps_is_luck_and_many_are_not() -> None:
     single, iterative = np.ones((100, 2), dtype=bool), np.ones((100, 2), dtype=bool)
     single[:50] = iterative[:49] = False
-    check = soundness.iterative_at_least_single
+    check = derived.iterative_at_least_single
     assert check({"fgsm": single}, {"pgd": iterative}).status == "passed"
     iterative[40:49] = True
     assert check({"fgsm": single}, {"pgd": iterative}).status == "warned"

@@ -64,7 +64,7 @@ def attack_panel(
         title: of the whole figure.
 
     Returns:
-        The figure, or None where no examples were kept.
+        The figure, or None where there are no examples.
     """
     if not examples or not len(examples["clean"]):
         return None
@@ -78,14 +78,14 @@ def attack_panel(
 
 
 def outcome_name(epsilon: float) -> str:
-    """What became of an image: the smallest epsilon that broke it, 0 where it was wrong before, inf where none did."""
+    """Caption of an image: the smallest epsilon that broke it, 0 where it was wrong before, inf where none did."""
     if epsilon == 0:
         return "wrong without attack"
     return f"ε = {epsilon_name(epsilon)}" if np.isfinite(epsilon) else "withstood"
 
 
 def magnified_difference(images: NDArray[np.float32], attacked: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-    """What an attack added, on mid-grey and magnified as far as [0, 1] allows.
+    """The perturbation of an attack, on mid-grey and magnified as far as [0, 1] allows.
 
     Args:
         images: (N, 3, H, W) in [0, 1].

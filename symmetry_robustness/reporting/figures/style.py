@@ -18,9 +18,9 @@ from PIL import Image
 # Widths of a column and of a page in print, inches; figures are drawn in the size in which they are to be printed.
 ONE_COLUMN: Final = 3.25
 TWO_COLUMNS: Final = 6.75
-# Okabe and Ito's palette: told apart under every common colour blindness (https://jfly.uni-koeln.de/color/).
+# Okabe and Ito's palette: distinct under every common colour blindness (https://jfly.uni-koeln.de/color/).
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# A shape, a dash and a hatch for each colour, so that none has to be told by its colour alone.
+# A shape, a dash and a hatch for each colour, so that none depends on its colour alone.
 MARKERS: Final = "osD^vPX"
 DASHES: Final = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (3, 3)))
 HATCHES: Final = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++")

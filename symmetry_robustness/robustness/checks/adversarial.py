@@ -8,15 +8,16 @@ from typing import Final, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import PGD, LossName, run_rule
+from symmetry_robustness.attacks.base import AttackCall, as_attack, run_rule
+from symmetry_robustness.attacks.gradient import PGD, LossName
 from symmetry_robustness.attacks.losses import LOSSES
-from symmetry_robustness.attacks.threat import TOLERANCE, Attack, as_attack
+from symmetry_robustness.attacks.threat import TOLERANCE
 from symmetry_robustness.attacks.torchattacks import TorchAttack
 from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.errors import one_line
 from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.rng import keyed_generator
-from symmetry_robustness.robustness.checks.bpda import Unmasked
+from symmetry_robustness.robustness.checks.bpda import BPDASurrogate
 from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
@@ -40,7 +41,7 @@ class Target(NamedTuple):
     epsilon: float
 
 
-def strongest_attack(attacks: Mapping[str, Attack]) -> PGD:
+def strongest_attack(attacks: Mapping[str, AttackCall]) -> PGD:
     """PGD with the steps and the loss of the protocol's gradient attack with most steps; 40 steps where it has none."""
     rules = [as_attack(attack).update_rule for attack in attacks.values()]
     own = [rule for rule in rules if rule is not None and rule.uses_gradient and not rule.targeted]
@@ -48,7 +49,7 @@ def strongest_attack(attacks: Mapping[str, Attack]) -> PGD:
     return PGD(steps=longest.steps, loss=cast(LossName, longest.loss) if longest.loss in LOSSES else "cross_entropy")
 
 
-def step_reaches_edge(attacks: Mapping[str, Attack], epsilon: float) -> Check:
+def step_reaches_edge(attacks: Mapping[str, AttackCall], epsilon: float) -> Check:
     """Steps times step size is at least epsilon. Source: arXiv 1902.06705, sec. 5."""
     name, short = "step_reaches_edge", []
     for label, attack in attacks.items():
@@ -60,7 +61,7 @@ def step_reaches_edge(attacks: Mapping[str, Attack], epsilon: float) -> Check:
     return Check(name, "passed", f"every attack whose step is known can move by epsilon {epsilon:.3g}")
 
 
-def enough_steps(attacks: Mapping[str, Attack]) -> Check:
+def enough_steps(attacks: Mapping[str, AttackCall]) -> Check:
     """The longest attack takes at least ten steps. Source: arXiv 1902.06705, sec. 5 (enough iterations to converge)."""
     known = [as_attack(attack).steps for attack in attacks.values()]
     if None in known:
@@ -114,7 +115,7 @@ def transfer_attack(target: Target) -> Check:
     """Images crafted on a copy that hides no gradients. Source: arXiv 1902.06705, sec. 5; 1802.00420, sec. 4.1."""
     found, rule = 0, PGD(steps=_TRANSFER_STEPS)
     if len(target.images):
-        surrogate, threat = Unmasked(target.network), target.protocol.threat(target.epsilon)
+        surrogate, threat = BPDASurrogate(target.network), target.protocol.threat(target.epsilon)
         moved = run_rule(surrogate, target.images, target.labels, threat, rule)
         found = int(_wrong(target, moved).sum())
     return _verdict("transfer_attack", target, found, f"{rule.steps} steps on a copy that hides no gradients")

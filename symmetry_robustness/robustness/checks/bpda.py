@@ -1,4 +1,4 @@
-"""A second network made of the first: it computes nearly the same and hides no gradients."""
+"""A surrogate of a network that computes nearly the same and hides no gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from symmetry_robustness.attacks.validation import forward
 
 # Each as a function and as a method; what works in place changes its input and is left alone.
-_STEPS: Final = ("round", "floor", "ceil", "trunc", "sign", "clamp", "clip", "clamp_min", "clamp_max")
+_PIECEWISE: Final = ("round", "floor", "ceil", "trunc", "sign", "clamp", "clip", "clamp_min", "clamp_max")
 _CURVES: Final = ("sigmoid", "tanh", "softmax")
 
 
@@ -19,13 +19,13 @@ def _both(names: Sequence[str]) -> list[Callable[..., Tensor]]:
     return [getattr(place, name) for name in names for place in (torch, Tensor)]
 
 
-_FLAT: Final = frozenset([*_both(_STEPS), functional.hardtanh, functional.relu6])
+_FLAT: Final = frozenset([*_both(_PIECEWISE), functional.hardtanh, functional.relu6])
 _CUTTING: Final = frozenset([*_both(["detach"]), Tensor.data.__get__])  # type: ignore[attr-defined]
 _SATURATING: Final = frozenset([*_both(_CURVES), *(getattr(functional, name) for name in _CURVES)])
 
 
 @final
-class Unmasked(nn.Module):
+class BPDASurrogate(nn.Module):
     """The network with gradients that pass where its own would be cut, flat or lost to saturation.
 
     `detach` and `no_grad` cut nothing, rounding and clamping pass the gradient straight through, and the inputs of
@@ -45,12 +45,12 @@ class Unmasked(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K), the largest of each image scaled to 1 in size."""
-        with _Unmasking():
+        with _StraightThrough():
             logits = forward(self._network[0], images).nan_to_num()
         return _scaled_down(logits, dim=1, most=0.0)
 
 
-class _Unmasking(TorchFunctionMode):
+class _StraightThrough(TorchFunctionMode):
     """Replaces what hides gradients while it is active."""
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""Checks that tell whether a robustness number should be believed: each a small function with its evidence."""
+"""Soundness checks that follow from the protocol and from the numbers of a report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from symmetry_robustness.attacks.base import AttackCall, as_attack
 from symmetry_robustness.attacks.threat import TOLERANCE
 from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.results.checks import Check, Status
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 
-def add_derived_checks(report: RobustnessReport) -> RobustnessReport:
-    """The report with the checks that follow from its numbers computed anew, for the whole instead of for shards."""
+def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCall]) -> RobustnessReport:
+    """The report with the checks that follow from its numbers, computed for the whole instead of for shards.
+
+    Args:
+        report: of all images.
+        attacks: those of its protocol, by name.
+    """
     counts, total = report.counts, len(report)
     unbounded = np.concatenate(
         [np.zeros(0), *(found["nonfinite"] for found in report.measures.values() if "nonfinite" in found)]
     )
     correct = {name: report.curve(name) for name in report.minimal_epsilon}
-    single = {name: values for name, values in correct.items() if _single_step(report, name)}
+    single = {name: values for name, values in correct.items() if as_attack(attacks[name]).steps == 1}
     iterative = {name: values for name, values in correct.items() if name not in single}
     derived: list[Check | None] = [
         finite_logits(int(counts.get("nonfinite_logits", 0)), total),
@@ -51,11 +57,6 @@ def add_derived_checks(report: RobustnessReport) -> RobustnessReport:
 
 def _passes(counts: Mapping[str, float]) -> float:
     return sum(value for name, value in counts.items() if name.startswith("gradients."))
-
-
-def _single_step(report: RobustnessReport, name: str) -> bool:
-    settings = report.settings.get("attacks", {}).get(name, {})
-    return settings.get("class") in ("FGSM", "torchattacks.FGSM", "torchattacks.FFGSM") or settings.get("steps") == 1
 
 
 def _bounds_check(report: RobustnessReport) -> Check | None:
@@ -87,7 +88,7 @@ def _shortest_changes(report: RobustnessReport, norm: str | None) -> npt.NDArray
 
 
 def protocol_settings(protocol: EvaluationProtocol) -> Check:
-    """The protocol's settings are those of a sound evaluation; a re-enactment of another one must be told apart."""
+    """The protocol's settings are those of a sound evaluation; a re-enactment of another one is marked as such."""
     unsound = []
     if protocol.bounds != (0.0, 1.0):
         unsound.append(f"attacks clamp pixels to [{protocol.bounds[0]:g}, {protocol.bounds[1]:g}]")
@@ -98,7 +99,7 @@ def protocol_settings(protocol: EvaluationProtocol) -> Check:
     if unsound:
         return Check("protocol_settings", "failed", f"no sound evaluation: {'; '.join(unsound)}")
     if protocol.judge != "any":
-        return Check("protocol_settings", "warned", "only what an attack returns counts, not the iterates before")
+        return Check("protocol_settings", "warned", "only images that attacks return count, not the iterates before")
     return Check("protocol_settings", "passed", "bounds [0, 1], evaluation mode, any iterate inside the ball counts")
 
 
@@ -151,7 +152,7 @@ def nonzero_gradients(zero: int, total: int) -> Check:
 
 
 def inside_ball(violations: Sequence[str]) -> Check:
-    """What attacks returned lies in its ball and in the bounds; anything outside did not count as broken."""
+    """Images that attacks returned lie in the ball and in the bounds; those outside did not count as broken."""
     if violations:
         more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
         return Check("inside_ball", "failed", violations[0] + more)

@@ -10,6 +10,7 @@ from symmetry_robustness.attacks.validation import forward, predict
 from symmetry_robustness.precision import float32
 from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.rng import keyed_generator
+from symmetry_robustness.robustness.continuous_batching import misclassified
 
 # Length of a change too small to bend a network much, and large enough for float32 to show it.
 _STEP: Final = 1 / 512
@@ -17,19 +18,22 @@ _DIRECTIONS: Final = 4
 # Batches times momentum from which on running statistics have forgotten where they started, to a hundredth.
 _SETTLED: Final = 5
 _BINS: Final = 10
+# Standard deviations by which lost predictions exceed gained ones before the difference counts.
+_DEVIATIONS: Final = 2.5
 
 
 class Sample(NamedTuple):
-    """A few images (n, C, H, W) with their labels and the seed of what is drawn for them."""
+    """A few images (n, C, H, W) with their labels, the seed of all draws for them, and images per pass."""
 
     network: nn.Module
     images: Tensor
     labels: Tensor
     seed: int
+    batch_size: int = 128
 
     def logits(self, images: Tensor) -> Tensor:
         """The network's logits (n, K) in float32, without gradients."""
-        return predict(self.network, images)
+        return torch.cat([predict(self.network, part) for part in torch.split(images, self.batch_size)])
 
     def draw(self, *key: int) -> Tensor:
         """Uniform numbers in [0, 1) of the images' shape, a function of seed and key."""
@@ -106,6 +110,27 @@ def sees_whole_range(sample: Sample) -> Check:
     if blind:
         return Check(name, "failed", f"no logit changes with the pixels in {', '.join(blind)}")
     return Check(name, "passed", f"logits of {len(reference)} images change with pixels of every brightness")
+
+
+def stable_under_noise(sample: Sample, correct: Tensor) -> Check:
+    """Noise of one grey level, as rounding to bytes makes, leaves clean accuracy as it is.
+
+    A network that has stored the test images and answers from memory does not recognise them. Images that noise turns
+    right count against those that it turns wrong, so that an honest network near its limits loses nothing.
+
+    Args:
+        sample: the images.
+        correct: (n,) whether each image is classified correctly without noise.
+    """
+    low, high = (float(value) for value in torch.aminmax(sample.images))
+    noise = torch.where(sample.draw(3) < 0.5, -1 / 255, 1 / 255)
+    right = ~misclassified(sample.logits((sample.images + noise).clamp(low, high)), sample.labels).cpu()
+    lost, gained = int((correct & ~right).sum()), int((right & ~correct).sum())
+    drop = (lost - gained) / len(correct)
+    surely = lost - gained > _DEVIATIONS * (lost + gained) ** 0.5
+    status: Status = "failed" if surely and drop > 0.1 else "warned" if surely and drop > 0.03 else "passed"
+    detail = f"noise of one grey level takes {lost} of {int(correct.sum())} correct predictions and gives {gained}"
+    return Check("stable_under_noise", status, detail)
 
 
 def statistics_match(sample: Sample) -> Check:

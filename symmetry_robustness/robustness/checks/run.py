@@ -8,23 +8,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from symmetry_robustness.attacks.validation import device_of
 from symmetry_robustness.results.checks import Check, merge_checks
 from symmetry_robustness.results.report import RobustnessReport
-from symmetry_robustness.robustness.checks import adversarial as counterattacks
-from symmetry_robustness.robustness.checks import derived as soundness
-from symmetry_robustness.robustness.checks import forward as probes
+from symmetry_robustness.robustness.checks import adversarial, derived, forward
 from symmetry_robustness.robustness.checks.adversarial import Target
 from symmetry_robustness.robustness.checks.forward import Sample
 from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
-# Images of the checks that need passes of their own: bounds what they cost, whatever the size of the evaluation.
+# Images of the checks that need gradients of their own, and of the one that needs one pass: bounds their cost.
 _IMAGES: Final = 32
+_NOISE_IMAGES: Final = 256
 
 _CHEAP: Final[tuple[Callable[[Sample], Check], ...]] = (
-    probes.batch_independent,
-    probes.gradient_matches_difference,
-    probes.statistics_match,
+    forward.batch_independent,
+    forward.gradient_matches_difference,
+    forward.statistics_match,
 )
 
 
@@ -40,25 +40,27 @@ def run_checks(
         protocol: decides by `checks` whether the expensive ones run.
         report: its results decide which images are attacked again.
     """
-    found = [soundness.protocol_settings(protocol), distinct_images(images)]
+    found = [derived.protocol_settings(protocol), distinct_images(images)]
     if protocol.attacks:
         found.append(epsilon_range(protocol.norm, report.epsilons, images[0].numel() if len(images) else 1))
-        found.append(counterattacks.step_reaches_edge(protocol.attacks, report.epsilons[-1]))
-        found.append(counterattacks.enough_steps(protocol.attacks))
-    rows = np.argsort(report.indices, kind="stable")[:_IMAGES]
-    rows = rows[report.predictions[rows] >= 0]  # non-finite logits have a check of their own
+        found.append(adversarial.step_reaches_edge(protocol.attacks, report.epsilons[-1]))
+        found.append(adversarial.enough_steps(protocol.attacks))
+    rows = _first(report, report.predictions >= 0)  # non-finite logits have a check of their own
     if not len(rows):
         return found
     sample = Sample(network, *_take(network, images, labels, rows), protocol.seed)
     found += [check(sample) for check in _CHEAP]
+    rows = _first(report, report.predictions >= 0, _NOISE_IMAGES)
+    noisy = Sample(network, *_take(network, images, labels, rows), protocol.seed, protocol.batch_size)
+    found.append(forward.stable_under_noise(noisy, torch.as_tensor(report.clean_correct[rows])))
     if protocol.checks == "full":
-        found.append(probes.sees_whole_range(sample))
+        found.append(forward.sees_whole_range(sample))
         if protocol.attacks:
-            found += _counterattacks(network, images, labels, protocol, report)
+            found += _adversarial_checks(network, images, labels, protocol, report)
     return found
 
 
-def _counterattacks(
+def _adversarial_checks(
     network: nn.Module, images: Tensor, labels: Tensor, protocol: EvaluationProtocol, report: RobustnessReport
 ) -> list[Check]:
     def target(mask: npt.NDArray[np.bool_], epsilon: float) -> Target:
@@ -66,35 +68,35 @@ def _counterattacks(
             network, *_take(network, images, labels, _first(report, report.clean_correct & mask)), protocol, epsilon
         )
 
-    largest, telling = report.epsilons[-1], telling_epsilon(report)
-    standing = target(report.worst_correct(telling), telling)
+    largest, informative = report.epsilons[-1], most_informative_epsilon(report)
+    surviving = target(report.worst_correct(informative), informative)
     last = target(report.worst_correct(largest), largest)
     outcomes: list[Check | None] = [
-        counterattacks.zero_at_large_epsilon(target(report.clean_correct, largest)),
-        counterattacks.longer_attack(standing),
-        counterattacks.longer_attack(last),  # where a short attack falls behind most
-        counterattacks.other_loss(standing),
-        counterattacks.noise_attack(standing),
+        adversarial.zero_at_large_epsilon(target(report.clean_correct, largest)),
+        adversarial.longer_attack(surviving),
+        adversarial.longer_attack(last),  # where a short attack falls behind most
+        adversarial.other_loss(surviving),
+        adversarial.noise_attack(surviving),
     ]
-    for check in (counterattacks.transfer_attack, counterattacks.gradient_free_attack):
+    for check in (adversarial.transfer_attack, adversarial.gradient_free_attack):
         try:
-            outcomes.append(check(standing))
+            outcomes.append(check(surviving))
         except Exception as error:  # a network may do what neither its copy nor the library can follow
-            outcomes.append(counterattacks.not_run(check.__name__, error))
+            outcomes.append(adversarial.not_run(check.__name__, error))
     return list(merge_checks([[check for check in outcomes if check is not None]]))
 
 
-def telling_epsilon(report: RobustnessReport) -> float:
+def most_informative_epsilon(report: RobustnessReport) -> float:
     """The epsilon that breaks about half of the images, where a stronger attack shows most; the largest of equals."""
     half = report.clean_accuracy / 2
     distance = [abs(report.worst_case(epsilon).value - half) for epsilon in report.epsilons]
     return max(zip(report.epsilons, distance, strict=True), key=lambda pair: (-pair[1], pair[0]))[0]
 
 
-def _first(report: RobustnessReport, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def _first(report: RobustnessReport, mask: npt.NDArray[np.bool_], count: int = _IMAGES) -> npt.NDArray[np.int64]:
     """Rows of the images with the lowest numbers among those of a mask."""
     order = np.argsort(report.indices, kind="stable")
-    rows: npt.NDArray[np.int64] = order[mask[order]][:_IMAGES]
+    rows: npt.NDArray[np.int64] = order[mask[order]][:count]
     return rows
 
 
@@ -102,8 +104,3 @@ def _take(network: nn.Module, images: Tensor, labels: Tensor, rows: npt.NDArray[
     """Some images with their labels, where the network is."""
     index, place = torch.as_tensor(rows, device=images.device), device_of(network, images)
     return images[index].to(place), labels[index].to(place)
-
-
-def device_of(network: nn.Module, images: Tensor) -> torch.device:
-    """The device of a network; that of the images for one without tensors."""
-    return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)

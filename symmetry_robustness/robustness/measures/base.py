@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.threat import plain
+from symmetry_robustness.attacks.base import plain
 from symmetry_robustness.results.plots import plots_to_plain
 
 IntArray = npt.NDArray[np.int64]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, NamedTuple, final
@@ -13,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.norms import NORMS
-from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_logits, forward, predict
+from symmetry_robustness.attacks.validation import (
+    check_evaluation_mode,
+    check_gradients_exist,
+    check_images,
+    check_logits,
+    forward,
+    predict,
+)
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.results.plots import Distribution
@@ -145,6 +151,11 @@ class Clever:
             )
         return int(count)
 
+    @property
+    def passes(self) -> int:
+        """Network passes for each image."""
+        return self.num_batches * self.samples_per_batch
+
     def __call__(
         self,
         network: nn.Module,
@@ -166,108 +177,95 @@ class Clever:
         Raises:
             UserError: for unsuitable images or logits, or a call inside inference mode.
         """
-        seed = self.seed if generator is None else generator.initial_seed()
-        numbers = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64)
         images = images.detach().clone() if images.is_inference() else images.detach()
-        network, logits = self._prepare(network, images)
+        inputs = MeasureInputs(
+            network,
+            images,
+            torch.zeros(len(images), dtype=torch.int64, device=images.device),
+            np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64),
+            self.seed if generator is None else generator.initial_seed(),
+            notify=progress or (lambda done: None),
+        )
+        inputs, logits = self._prepare(inputs)
         check_logits(logits)
-        arrays = self._score(network, images, logits, numbers, seed, progress or (lambda done: None))
-        found = {name: torch.from_numpy(values) for name, values in arrays.items()}
-        own = {name: values for name, values in found.items() if name not in CleverFit._fields}
-        return CleverScores(**own, fit=CleverFit(**{name: found[name] for name in CleverFit._fields}))
-
-    @property
-    def passes(self) -> int:
-        """Network passes for each image."""
-        return self.num_batches * self.samples_per_batch
+        found = {name: torch.from_numpy(values) for name, values in self._score(inputs, logits).items()}
+        fit = CleverFit(**{name: found.pop(name) for name in CleverFit._fields})
+        return CleverScores(**found, fit=fit)
 
     def compute(self, inputs: MeasureInputs) -> dict[str, npt.NDArray[Any]]:
         """The fields of `CleverScores` and `CleverFit` by name, for the images whose logits are finite."""
-        network, logits = self._prepare(inputs.network, inputs.images)
-        rows = torch.isfinite(logits).all(1)  # others have no margin
-        indices = inputs.indices[rows.cpu().numpy()]
-        arrays = self._score(network, inputs.images[rows], logits[rows], indices, self.seed, inputs.notify)
-        return {"indices": indices, **arrays, "nonfinite": np.isinf(arrays["lipschitz"]).any(1)}
+        inputs, logits = self._prepare(inputs._replace(seed=self.seed))
+        finite = torch.isfinite(logits).all(1)  # others have no margin
+        rows = np.flatnonzero(finite.cpu().numpy())
+        arrays = self._score(inputs.take(rows), logits[finite])
+        return {"indices": inputs.indices[rows], **arrays, "nonfinite": np.isinf(arrays["lipschitz"]).any(1)}
 
-    def _prepare(self, network: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
-        """The network in its fastest form, and its logits (B, classes)."""
-        check_images(images)
-        check_evaluation_mode(network)
-        if torch.is_inference_mode_enabled():
-            raise UserError("clever called inside torch.inference_mode, where no gradients exist; call it outside")
-        network = fuse(network, images)
-        return network, _logits(network, images, self.batch_size)
+    def _prepare(self, inputs: MeasureInputs) -> tuple[MeasureInputs, Tensor]:
+        """Inputs with the network in its fastest form, and its logits (B, classes)."""
+        check_images(inputs.images)
+        check_evaluation_mode(inputs.network)
+        check_gradients_exist("clever")
+        inputs = inputs._replace(network=fuse(inputs.network, inputs.images), batch_size=self.batch_size)
+        parts = [predict(inputs.network, x.contiguous(memory_format=torch.channels_last)) for x in _batches(inputs)]
+        return inputs, torch.cat(parts)
 
-    def _score(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        logits: Tensor,
-        numbers: npt.NDArray[np.int64],
-        seed: int,
-        notify: Callable[[float], None],
-    ) -> dict[str, npt.NDArray[Any]]:
+    def _score(self, inputs: MeasureInputs, logits: Tensor) -> dict[str, npt.NDArray[Any]]:
         """Scores and quality of the fits by name, a group of images at a time."""
-        targets, parts = _targets(self, logits, numbers, seed), []
-        for start in range(0, max(len(images), 1), _GROUP):
+        targets, parts = _targets(self, logits, inputs), []
+        for start in range(0, max(len(logits), 1), _GROUP):
             group = slice(start, start + _GROUP)
-            stream = _Stream(network, images[group], logits[group], targets[group], numbers[group], seed, self)
-            parts.append(_scores(stream, gradient_maxima(stream, functools.partial(_notify_after, notify, start))))
+            maxima = gradient_maxima(self, inputs.take(group), logits[group].argmax(1), targets[group], start)
+            parts.append(_scores(self, logits[group], targets[group], maxima))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-class _Stream(NamedTuple):
-    """A group of images, (B, ...), whose points pass through the network one after another."""
+def gradient_maxima(
+    settings: Clever, inputs: MeasureInputs, predicted: Tensor, targets: Tensor, before: int = 0
+) -> npt.NDArray[np.float64]:
+    """Largest gradient norm of each batch of points, (B, K, num_batches), in one stream of points.
 
-    network: nn.Module
-    images: Tensor
-    logits: Tensor
-    targets: Tensor
-    numbers: npt.NDArray[np.int64]
-    seed: int
-    settings: Clever
-
-
-def gradient_maxima(stream: _Stream, notify: Callable[[float], None]) -> npt.NDArray[np.float64]:
-    """Largest gradient norm of each batch of points, (B, K, num_batches)."""
-    images, settings = stream.images, stream.settings
-    shape = (len(images) * settings.num_batches, stream.targets.shape[1])
-    maxima = torch.zeros(shape, device=images.device)
+    Args:
+        settings: of the score.
+        inputs: network and images (B, C, H, W).
+        predicted: (B,) predicted classes.
+        targets: (B, K) target classes.
+        before: images that were finished before.
+    """
+    maxima = torch.zeros((len(targets) * settings.num_batches, targets.shape[1]), device=targets.device)
     rows: list[int] = []  # of `maxima`, one per point that waits for its pass
     points: list[Tensor] = []
-    for row, block in _blocks(stream):
+
+    def pass_points() -> None:
+        """One forward pass and one vector-Jacobian product per target; their norms enter the maxima."""
+        if points:
+            index = torch.as_tensor(rows, device=maxima.device)
+            owner = index // settings.num_batches
+            dual = _DUAL[settings.norm]
+            norms = gradient_norms(inputs.network, torch.cat(points), predicted[owner], targets[owner], dual)
+            maxima.scatter_reduce_(0, index[:, None].expand_as(norms), norms, "amax")
+
+    for row, block in _blocks(settings, inputs):
         if points and len(rows) + len(block) > settings.batch_size:
-            _pass(stream, points, rows, maxima)
-            notify(row / settings.num_batches)
+            pass_points()
+            inputs.notify(before + row / settings.num_batches)
             rows, points = [], []
         rows += [row] * len(block)
         points.append(block)
-    _pass(stream, points, rows, maxima)
-    notify(len(images))
-    return maxima.reshape(len(images), settings.num_batches, shape[1]).transpose(1, 2).double().cpu().numpy()
+    pass_points()
+    inputs.notify(before + len(targets))
+    return maxima.reshape(len(targets), settings.num_batches, targets.shape[1]).transpose(1, 2).double().cpu().numpy()
 
 
-def _blocks(stream: _Stream) -> Iterator[tuple[int, Tensor]]:
+def _blocks(settings: Clever, inputs: MeasureInputs) -> Iterator[tuple[int, Tensor]]:
     """Points around the images with their row of the maxima, a few at a time."""
-    settings, device = stream.settings, stream.images.device
-    for position, image in enumerate(stream.images):
+    device, norm = inputs.images.device, NORMS[settings.norm]
+    for position, image in enumerate(inputs.images):
         for batch in range(settings.num_batches):
-            source = keyed_generator(stream.seed, int(stream.numbers[position]), batch, device=device)
+            source = keyed_generator(inputs.seed, int(inputs.indices[position]), batch, device=device)
             for start in range(0, settings.samples_per_batch, _BLOCK):
                 count = min(_BLOCK, settings.samples_per_batch - start)
-                points = image + settings.radius * NORMS[settings.norm].sample((count, *image.shape), source, device)
+                points = image + settings.radius * norm.sample((count, *image.shape), source, device)
                 yield position * settings.num_batches + batch, points.clamp_(0, 1) if settings.clip else points
-
-
-def _pass(stream: _Stream, points: list[Tensor], rows: list[int], maxima: Tensor) -> None:
-    """One forward pass of the points and one vector-Jacobian product per target; their norms enter the maxima."""
-    if not points:
-        return
-    index = torch.as_tensor(rows, device=maxima.device)
-    owner = index // stream.settings.num_batches
-    predicted, targets = stream.logits[owner].argmax(1), stream.targets[owner]
-    norms = gradient_norms(stream.network, torch.cat(points), predicted, targets, _DUAL[stream.settings.norm])
-    maxima.scatter_reduce_(0, index[:, None].expand_as(norms), norms, "amax")
 
 
 def gradient_norms(network: nn.Module, points: Tensor, predicted: Tensor, targets: Tensor, order: float) -> Tensor:
@@ -286,52 +284,46 @@ def gradient_norms(network: nn.Module, points: Tensor, predicted: Tensor, target
             (gradient,) = torch.autograd.grad(logits, variable, direction, retain_graph=not last, allow_unused=True)
             if gradient is None:
                 return torch.zeros(targets.shape, device=points.device)
-            norms.append(_flat_norm(gradient, order))
+            # Without flattening, which would copy the gradient into another memory order.
+            norms.append(torch.linalg.vector_norm(gradient, ord=order, dim=tuple(range(1, gradient.dim()))))
     return torch.stack(norms, dim=1)
 
 
-def _flat_norm(gradient: Tensor, order: float) -> Tensor:
-    """Norm of each image's gradient, (n,), without copying it into another memory order."""
-    norm: Tensor = torch.linalg.vector_norm(gradient, ord=order, dim=tuple(range(1, gradient.dim())))
-    return norm
-
-
-def _scores(stream: _Stream, maxima: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[Any]]:
+def _scores(
+    settings: Clever, logits: Tensor, targets: Tensor, maxima: npt.NDArray[np.float64]
+) -> dict[str, npt.NDArray[Any]]:
     """Fit the maxima (B, K, num_batches) and divide the margins by the result."""
     shape = maxima.shape[:2]
     maxima = maxima.reshape(-1, maxima.shape[2])
     unbounded = np.asarray(~np.isfinite(maxima).all(1))
     maxima = np.where(unbounded[:, None], 0.0, maxima)
-    fit = fit_reverse_weibull(maxima if stream.settings.estimate == "weibull" else maxima.max(1, keepdims=True))
+    fit = fit_reverse_weibull(maxima if settings.estimate == "weibull" else maxima.max(1, keepdims=True))
     lipschitz = np.where(unbounded, np.inf, fit.location).reshape(shape)
-    logits = stream.logits.double().cpu().numpy()
-    predicted = logits.argmax(1)
-    targets = stream.targets.cpu().numpy()
-    margin = np.take_along_axis(logits, predicted[:, None], 1) - np.take_along_axis(logits, targets, 1)
-    radius = stream.settings.radius
+    values, classes = logits.double().cpu().numpy(), targets.cpu().numpy()
+    predicted = values.argmax(1)
+    margin = np.take_along_axis(values, predicted[:, None], 1) - np.take_along_axis(values, classes, 1)
     # Where the gradient vanishes nothing in the ball changes the margin.
     ratio = np.divide(margin, lipschitz, out=np.full(shape, np.inf), where=lipschitz > 0)
-    per_target = np.minimum(ratio, radius)
+    per_target = np.minimum(ratio, settings.radius)
     return {
         "value": per_target.min(1),
         "per_target": per_target,
-        "targets": targets,
+        "targets": classes,
         "predicted": predicted,
         "lipschitz": lipschitz,
         "p_value": fit.p_value.reshape(shape),
         "shape": fit.shape.reshape(shape),
         "fallback": fit.fallback.reshape(shape),
         "degenerate": fit.degenerate.reshape(shape),
-        "saturated": ratio >= radius,
+        "saturated": ratio >= settings.radius,
     }
 
 
-def _logits(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    batches = torch.split(images, batch_size) if len(images) else [images]
-    return torch.cat([predict(network, x.contiguous(memory_format=torch.channels_last)) for x in batches])
+def _batches(inputs: MeasureInputs) -> Sequence[Tensor]:
+    return torch.split(inputs.images, inputs.batch_size) if len(inputs.images) else [inputs.images]
 
 
-def _targets(settings: Clever, logits: Tensor, numbers: npt.NDArray[np.int64], seed: int) -> Tensor:
+def _targets(settings: Clever, logits: Tensor, inputs: MeasureInputs) -> Tensor:
     """Target classes (B, K) of each image."""
     classes = logits.shape[1]
     if classes < 2:
@@ -343,10 +335,7 @@ def _targets(settings: Clever, logits: Tensor, numbers: npt.NDArray[np.int64], s
         return ranked[:, -1:]
     if settings.targets == "all":
         return ranked.sort(1).values
-    draws = [torch.randint(classes - 1, (1,), generator=keyed_generator(seed, int(number))) for number in numbers]
+    sources = [keyed_generator(inputs.seed, int(number)) for number in inputs.indices]
+    draws = [torch.randint(classes - 1, (1,), generator=source) for source in sources]
     chosen = torch.stack(draws) if draws else torch.zeros((0, 1), dtype=torch.int64)
     return ranked.gather(1, chosen.to(ranked.device))
-
-
-def _notify_after(notify: Callable[[float], None], before: int, done: float) -> None:
-    notify(before + done)

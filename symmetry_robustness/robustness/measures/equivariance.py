@@ -1,7 +1,7 @@
 """Equivariance errors: changes of features, logits and gradient when an image is rotated or scaled.
 
 Quarter turns are exact on the pixel grid and are taken of the images as they are. All other elements of the group need
-resampling, for which images are cut to a disc (`resampling.py`); beside each of their errors stands a floor, the error
+resampling, for which images are cut to a disc (`discs.py`); beside each of their errors stands a floor, the error
 that is left when the element is taken back, which resampling alone is responsible for.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.losses import cross_entropy
 from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels, predict
 from symmetry_robustness.errors import UserError
@@ -25,7 +25,7 @@ from symmetry_robustness.results.files import equivariance_plots
 from symmetry_robustness.results.plots import Plot
 from symmetry_robustness.robustness.continuous_batching import misclassified
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
-from symmetry_robustness.robustness.measures.resampling import Element, check_square, cut_disc, inner_part, move
+from symmetry_robustness.robustness.measures.discs import Element, check_square, cut_disc, inner_part, move
 
 _TURNS: Final = (1, 2, 3)
 

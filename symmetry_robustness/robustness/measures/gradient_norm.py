@@ -5,7 +5,7 @@ from typing import ClassVar, final
 
 import torch
 
-from symmetry_robustness.attacks.gradient import loss_gradient
+from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.losses import cross_entropy
 from symmetry_robustness.attacks.norms import NormName, find_norm
 from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels

@@ -69,5 +69,5 @@ def test_ranks_with_images_of_one_class_each_are_judged_together(network: nn.Mod
         for rows in (slice(0, 15), slice(15, 30))
     ]
     merged = RobustnessReport.merge(parts)
-    merged = add_derived_checks(merged)
+    merged = add_derived_checks(merged, protocol.attacks)
     assert {check.name: check.status for check in merged.checks}["several_classes"] == "passed"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from symmetry_robustness.robustness.checks.bpda import Unmasked
+from symmetry_robustness.robustness.checks.bpda import BPDASurrogate
 
 
 class Masked(nn.Module):
@@ -53,7 +53,7 @@ def direction(network: nn.Module, images: Tensor) -> Tensor:
 def test_what_a_mask_hides_comes_through(mask: str, linear: nn.Module, images: Tensor) -> None:
     images = images[:, :, :4, :4]
     masked = Masked(linear, MASKS[mask])
-    torch.testing.assert_close(direction(Unmasked(masked), images), direction(linear, images))
+    torch.testing.assert_close(direction(BPDASurrogate(masked), images), direction(linear, images))
 
 
 @pytest.mark.parametrize(
@@ -62,24 +62,24 @@ def test_what_a_mask_hides_comes_through(mask: str, linear: nn.Module, images: T
 def test_saturation_is_taken_back(curve: Callable[[Tensor], Tensor], linear: nn.Module, images: Tensor) -> None:
     images = images[:, :, :4, :4]
     saturated = Masked(linear, lambda net, x: curve(1e4 * net(x)))
-    gradient = direction(Unmasked(saturated), images)
+    gradient = direction(BPDASurrogate(saturated), images)
     assert torch.isfinite(gradient).all()
     assert bool(((gradient * direction(linear, images)).sum(1) > 0.5).all())
 
 
 def test_without_a_mask_logits_are_scaled_and_nothing_else(network: nn.Module, images: Tensor) -> None:
     logits = network(images)
-    found = Unmasked(network)(images)
+    found = BPDASurrogate(network)(images)
     torch.testing.assert_close(found, logits / logits.abs().amax(1, keepdim=True))
-    torch.testing.assert_close(direction(Unmasked(network), images), direction(network, images))
+    torch.testing.assert_close(direction(BPDASurrogate(network), images), direction(network, images))
 
 
 def test_nothing_stays_switched(network: nn.Module, images: Tensor) -> None:
     layer = nn.Dropout(0.5)
     layer.train()
-    assert not Unmasked(nn.Sequential(network, layer)).training
+    assert not BPDASurrogate(nn.Sequential(network, layer)).training
     assert layer.training
-    Unmasked(Masked(network, without_graph))(images)
+    BPDASurrogate(Masked(network, without_graph))(images)
     assert torch.is_grad_enabled()
     variable = images.clone().requires_grad_()
     assert not variable.detach().requires_grad

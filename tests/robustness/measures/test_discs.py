@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.measures.resampling import Element, check_square, cut_disc, inner_part, move
+from symmetry_robustness.robustness.measures.discs import Element, check_square, cut_disc, inner_part, move
 
 
 def noise(size: int, share: float = 1.0) -> Tensor:

@@ -1,0 +1,297 @@
+"""The contract of an attack: properties that the evaluator asks, and update rules that it can drive itself."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.attacks.losses import LOSSES, Loss
+from symmetry_robustness.attacks.norms import per_image
+from symmetry_robustness.attacks.threat import ThreatModel
+from symmetry_robustness.attacks.validation import (
+    check_evaluation_mode,
+    check_gradients_exist,
+    check_images,
+    check_labels,
+    check_logits,
+    forward,
+    predict,
+)
+from symmetry_robustness.precision import float32
+from symmetry_robustness.rng import RandomSource, keyed_generator
+
+# Arguments and result are those of `Attack.__call__`.
+AttackCall = Callable[..., Tensor]
+
+
+class Attack(ABC):
+    """An attack as the evaluator asks it. A callable of one's own need not derive from it; see `as_attack`."""
+
+    steps: int | None = None
+    """Number of steps or queries of one run; None where the attack decides itself, or does not say."""
+    minimizes_norm: bool = False
+    """Whether the attack seeks the smallest perturbation, so that one call serves every epsilon."""
+    is_random: bool = True
+    """Whether results depend on random numbers."""
+    update_rule: "UpdateRule | None" = None
+    """The rule by which the evaluator drives the attack itself; None for an attack that can only be called."""
+
+    def reach(self, epsilon: float) -> float | None:
+        """Length of all steps together; None where it is not known."""
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Class and settings as plain values, for the report."""
+        return describe_settings(self)
+
+    @abstractmethod
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        generator: RandomSource | None = None,
+    ) -> Tensor:
+        """Return adversarial images (B, C, H, W) for images (B, C, H, W) and true labels (B,)."""
+
+
+@final
+@dataclass(frozen=True)
+class _CalledAttack(Attack):
+    """A callable with the properties of an attack."""
+
+    call: AttackCall
+    steps: int | None = None
+    minimizes_norm: bool = False
+    is_random: bool = True
+    update_rule: "UpdateRule | None" = None
+
+    def reach(self, epsilon: float) -> float | None:
+        own = getattr(self.call, "reach", None)
+        return own(epsilon) if callable(own) else None
+
+    def describe(self) -> dict[str, Any]:
+        own = getattr(self.call, "describe", None)
+        return own() if callable(own) else describe_settings(self.call)
+
+    def __call__(self, *args: Any, **settings: Any) -> Tensor:
+        return self.call(*args, **settings)
+
+
+def as_attack(attack: AttackCall) -> Attack:
+    """Return a callable as an attack: its own properties where it has them, the defaults of `Attack` elsewhere.
+
+    >>> as_attack(lambda network, images, labels, threat, generator: images).steps is None
+    True
+    """
+    if isinstance(attack, Attack):
+        return attack
+    names = ("steps", "minimizes_norm", "is_random", "update_rule")
+    return _CalledAttack(attack, **{name: getattr(attack, name, getattr(Attack, name)) for name in names})
+
+
+# Tensors (B, ...) that an update rule remembers between passes, one row per image. "iterate" is the next pass's input.
+Memory = dict[str, Tensor]
+
+
+class Pass(NamedTuple):
+    """One pass of iterates through the network, as an update rule sees it.
+
+    `images` (B, C, H, W) are the centres of the balls, `epsilon` (B,) their radii, `labels` (B,) those of the loss,
+    `step` (B,) the number of steps taken before, `logits` (B, K) and `gradient` (B, C, H, W) of the loss those at the
+    iterates; the gradient is zero for a rule without gradients.
+    """
+
+    images: Tensor
+    epsilon: Tensor
+    labels: Tensor
+    step: Tensor
+    logits: Tensor
+    gradient: Tensor
+
+
+class UpdateRule(Attack):
+    """An attack as the work between two passes of the network, so that the evaluator can own the loop.
+
+    The evaluator mixes images, radii and steps in one batch and moves rows between its slots. So no row may depend on
+    another one, on its position, or on anything but `Pass` and `Memory`; random steps take seeds from the memory.
+    """
+
+    steps: int
+    restarts: int = 1
+    """Independent runs; of a targeted rule the number of target classes, most likely first."""
+    random_start: bool = False
+    """Whether `start` draws random numbers; a rule that does not starts at the image and gets no generators."""
+    targeted: bool = False
+    """Whether the labels of the loss are the classes to be reached."""
+    uses_gradient: bool = True
+    """Whether steps need the gradient of the loss."""
+    iterate: Literal["last", "best"] = "last"
+    """Which iterate a call returns; the evaluator counts all of them."""
+    loss: str | Loss = "cross_entropy"
+    """Loss to ascend, by name or as a function."""
+
+    @abstractmethod
+    def start(self, threat: ThreatModel, images: Tensor, epsilon: Tensor, source: RandomSource) -> Memory:
+        """First iterates, inside the ball, and all else that the rule remembers."""
+
+    @abstractmethod
+    def step(self, threat: ThreatModel, result: Pass, memory: Memory) -> Memory:
+        """Next iterates, inside the ball, and all else that the rule remembers."""
+
+    @property
+    def is_random(self) -> bool:  # type: ignore[override]
+        """Whether `start` draws random numbers."""
+        return self.random_start
+
+    @property
+    def update_rule(self) -> "UpdateRule":  # type: ignore[override]
+        """The attack itself."""
+        return self
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        generator: RandomSource | None = None,
+    ) -> Tensor:
+        """Return adversarial images (B, C, H, W) within the threat.
+
+        Args:
+            network: images in [0, 1] to logits, in evaluation mode; neither its mode nor its gradients are touched.
+            images: float32 (B, C, H, W) in [0, 1].
+            labels: (B,) int64, true classes; for a targeted attack the classes to be reached.
+            threat: norm, epsilon, bounds.
+            generator: for random starts; one, or one per image; without it a fixed seed is used.
+
+        Raises:
+            UserError: for unsuitable images, labels, logits that are not finite, or a call inside inference mode.
+        """
+        images = check_images(images, threat.bounds)
+        labels = check_labels(labels, images)
+        check_evaluation_mode(network)
+        return run_rule(network, images, labels, threat, self, generator)
+
+
+def attack_loss(loss: str | Loss, logits: Tensor, labels: Tensor, targeted: bool = False) -> Tensor:
+    """Loss to ascend, (B,), of logits (B, K); with `targeted` the labels are the classes to be reached."""
+    return (LOSSES[loss] if isinstance(loss, str) else loss)(logits, labels, targeted)
+
+
+def loss_gradient(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    loss: str | Loss = "cross_entropy",
+    *,
+    targeted: bool = False,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, K) and the gradient (B, ...) of the loss, summed over images and multiplied by `scale`.
+
+    Runs in float32 with gradients on, whatever the caller's context. Parameters get no gradients. A network that cuts
+    the graph gives a zero gradient, which a soundness check reports.
+
+    Raises:
+        UserError: for a network without logits (B, K), or a call inside inference mode.
+    """
+    check_gradients_exist("attack")
+    with torch.enable_grad(), float32(images.device):
+        variable = images.detach().requires_grad_()
+        logits = forward(network, variable)
+        losses = attack_loss(loss, logits, labels, targeted)
+        gradient = None
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum() * scale, variable, allow_unused=True)
+    return logits.detach(), torch.zeros_like(images) if gradient is None else gradient
+
+
+class _Candidate(NamedTuple):
+    """Adversarial images with their effect: `success` and `loss`, both (B,)."""
+
+    images: Tensor
+    success: Tensor
+    loss: Tensor
+
+
+def _stronger(first: _Candidate | None, second: _Candidate) -> _Candidate:
+    """Per image the successful one, else the one of larger loss, else the first."""
+    if first is None:
+        return second
+    better = (second.success & ~first.success) | ((second.success == first.success) & (second.loss > first.loss))
+    chosen = torch.where(per_image(better, first.images), second.images, first.images)
+    return _Candidate(chosen, first.success | second.success, torch.where(better, second.loss, first.loss))
+
+
+def _judge(rule: UpdateRule, images: Tensor, logits: Tensor, labels: Tensor) -> _Candidate:
+    reached = logits.argmax(1) == labels
+    loss = attack_loss(rule.loss, logits, labels, rule.targeted)
+    return _Candidate(images, reached if rule.targeted else ~reached, loss)
+
+
+def run_rule(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    rule: UpdateRule,
+    generator: RandomSource | None = None,
+) -> Tensor:
+    """The strongest result (B, C, H, W) of all restarts, for a caller that has checked network, images and labels."""
+    images = images.detach()
+    if images.is_inference() and not torch.is_inference_mode_enabled():
+        images = images.clone()
+    source = keyed_generator(0) if generator is None else generator
+    best: _Candidate | None = None
+    for _ in range(rule.restarts if rule.random_start else 1):
+        best = _stronger(best, _run_once(network, images, labels, threat, rule, source))
+    assert best is not None  # restarts >= 1
+    return best.images
+
+
+def _run_once(
+    network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, rule: UpdateRule, source: RandomSource
+) -> _Candidate:
+    """One run of all steps; the strongest iterate, or the last."""
+    epsilon = images.new_full((len(images),), threat.epsilon)
+    memory = rule.start(threat, images, epsilon, source)
+    best: _Candidate | None = None
+    for step in range(rule.steps):
+        iterate = memory["iterate"]
+        if rule.uses_gradient:
+            # The mean, as in the usual implementations, so that results agree with theirs to the last bit.
+            scale = 1 / max(len(labels), 1)
+            logits, gradient = loss_gradient(network, iterate, labels, rule.loss, targeted=rule.targeted, scale=scale)
+        else:
+            logits, gradient = predict(network, iterate), torch.zeros_like(iterate)
+        if step == 0:
+            check_logits(logits)
+        if rule.iterate == "best":
+            best = _stronger(best, _judge(rule, iterate, logits, labels))
+        result = Pass(images, epsilon, labels, torch.full_like(labels, step), logits, gradient)
+        memory = rule.step(threat, result, memory)
+    iterate = memory["iterate"]
+    if rule.iterate == "last" and rule.restarts == 1:
+        return _Candidate(iterate, torch.zeros_like(labels, dtype=torch.bool), torch.zeros_like(epsilon))
+    return _stronger(best, _judge(rule, iterate, predict(network, iterate), labels))
+
+
+def describe_settings(settings: object) -> dict[str, Any]:
+    """Class name and fields of a dataclass as plain values for a JSON file."""
+    values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
+    return {"class": type(settings).__name__, **{name: plain(value) for name, value in values.items()}}
+
+
+def plain(value: object) -> object:
+    """A value as JSON has it; other objects as their text."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value if isinstance(value, bool | int | float | str | None) else repr(value)

@@ -1,0 +1,180 @@
+"""Networks and data of any kind either work, or one line says what came and how to wrap it."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from symmetry_robustness.attacks import FGSM, PGD, ThreatModel, TorchAttack
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_robustness
+
+PROTOCOL = EvaluationProtocol(attacks={"fgsm": FGSM(), "pgd": PGD(steps=3)}, epsilons=[0.02, 0.1], keep_examples=2)
+CLEVER = Clever(num_batches=2, samples_per_batch=4, estimate="maximum", targets=1)
+THREAT = ThreatModel(epsilon=0.1)
+
+
+def body() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 5)).eval()
+
+
+class Changed(nn.Module):
+    """A network behind a function of its input or output."""
+
+    def __init__(self, call: Callable[[nn.Module, Tensor], object], network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = body() if network is None else network
+        self.call = call
+        self.eval()
+
+    def forward(self, images: Tensor) -> object:
+        return self.call(self.network, images)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand((12, 3, 8, 8), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def labels(images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return body()(images).argmax(1)
+
+
+def everything(network: nn.Module, images: Tensor, labels: Tensor) -> list[np.ndarray]:
+    """Numbers of all callers of a network: evaluation, a gradient attack, an attack of the library, CLEVER."""
+    report = evaluate_robustness(network, images, labels, PROTOCOL)
+    found = [report.predictions, *report.minimal_epsilon.values(), *report.distance.values()]
+    attacks = [PGD(steps=3), TorchAttack("PGD", steps=3, random_start=False)]
+    found += [attack(network, images, labels, THREAT).numpy() for attack in attacks]
+    return [*found, CLEVER(network, images).value.numpy()]
+
+
+def subtract(network: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = network(images.sub_(0.1).mul_(2))
+    return logits
+
+
+def subtract_out_of_place(network: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = network((images - 0.1) * 2)
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("in_place", "out_of_place"),
+    [
+        (Changed(subtract), Changed(subtract_out_of_place)),
+        (nn.Sequential(nn.ReLU(inplace=True), body()), nn.Sequential(nn.ReLU(), body())),
+        (nn.Sequential(nn.Hardtanh(0.2, 0.8, inplace=True), body()), nn.Sequential(nn.Hardtanh(0.2, 0.8), body())),
+    ],
+    ids=["subtract", "relu", "hardtanh"],
+)
+def test_networks_that_work_in_place_have_the_numbers_of_those_that_do_not(
+    in_place: nn.Module, out_of_place: nn.Module, images: Tensor
+) -> None:
+    before = images.clone()
+    labels = torch.arange(12) % 5
+    for found, expected in zip(
+        everything(in_place.eval(), images, labels), everything(out_of_place.eval(), images, labels), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    assert torch.equal(images, before)
+
+
+OUTPUTS: dict[str, tuple[Callable[[nn.Module, Tensor], object], str]] = {
+    "tuple": (lambda net, x: (net(x), x), r"got a tuple of 2; .*network\(images\)\[0\]"),
+    "list": (lambda net, x: [net(x)], "got a list of 1"),
+    "dict": (lambda net, x: {"aux": 1, "out": net(x)}, r"got a dict with 'aux', 'out'; .*network\(images\)\['out'\]"),
+    "object": (lambda net, x: SimpleNamespace(logits=net(x)), r"got SimpleNamespace; .*\.logits"),
+    "nothing": (lambda net, x: None, "got NoneType"),
+    "one value": (lambda net, x: net(x)[:, 0], r"shape \(\d+,\); one value per image .*torch.stack"),
+    "one column": (lambda net, x: net(x)[:, :1], r"shape \(\d+, 1\); one value per image"),
+    "another axis": (lambda net, x: net(x)[:, None], r"shape \(\d+, 1, 5\); return output.flatten\(1\)"),
+    "one row": (lambda net, x: net(x).mean(0, keepdim=True), r"shape \(1, 5\); return one row of logits per image"),
+    "classes": (lambda net, x: net(x).argmax(1, keepdim=True).expand(-1, 5), "returns int64, not logits"),
+}
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_outputs_that_are_no_logits_are_refused_in_one_line(output: str, images: Tensor, labels: Tensor) -> None:
+    network, message = Changed(OUTPUTS[output][0]), OUTPUTS[output][1]
+    for call in (
+        lambda: evaluate_robustness(network, images, labels, PROTOCOL),
+        lambda: PGD()(network, images, labels, THREAT),
+        lambda: TorchAttack("FGSM")(network, images, labels, THREAT),
+        lambda: TorchAttack("Square", n_queries=3)(network, images, labels, THREAT),
+        lambda: CLEVER(network, images),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_double_network_is_attacked(images: Tensor, labels: Tensor) -> None:
+    for found, expected in zip(
+        everything(body().double(), images, labels), everything(body(), images, labels), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_are_refused(dtype: torch.dtype, images: Tensor, labels: Tensor) -> None:
+    with pytest.raises(UserError, match=r"float16 weights, .*evaluate network.float\(\)"):
+        evaluate_robustness(body().to(dtype), images, labels, PROTOCOL)
+    with pytest.raises(UserError, match="float16 weights"):
+        CLEVER(body().to(dtype), images)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda images, labels: (images.numpy(), labels.numpy()),
+        lambda images, labels: (images.tolist(), labels.tolist()),
+        lambda images, labels: (images, labels.int()),
+        lambda images, labels: (images.numpy(), labels.to(torch.uint8)),
+        lambda images, labels: (images, labels.numpy().astype(np.int32)),
+    ],
+    ids=["numpy", "lists", "int32", "uint8", "numpy int32"],
+)
+def test_other_containers_are_converted(convert: Callable[..., tuple], images: Tensor, labels: Tensor) -> None:
+    expected = evaluate_robustness(body(), images, labels, PROTOCOL)
+    given = convert(images, labels)
+    found = evaluate_robustness(body(), *given, PROTOCOL)
+    np.testing.assert_array_equal(found.minimal_epsilon["pgd"], expected.minimal_epsilon["pgd"])
+    assert torch.equal(PGD(steps=2)(body(), *given, THREAT), PGD(steps=2)(body(), images, labels, THREAT))
+
+
+@pytest.mark.parametrize(
+    ("convert", "message"),
+    [
+        (lambda images, labels: (images.permute(0, 2, 3, 1), labels), "channels last; give images.permute"),
+        (lambda images, labels: (images.numpy().astype(np.float64), labels), "must be float32, got torch.float64"),
+        (lambda images, labels: (images, labels.float()), "labels must be int64"),
+        (lambda images, labels: (images, labels[:3]), "labels must be int64"),
+        (lambda images, labels: ("images", labels), "images must be a tensor, got str"),
+    ],
+    ids=["channels last", "double", "float labels", "few labels", "text"],
+)
+def test_unsuitable_data_is_refused_in_one_line(
+    convert: Callable[..., tuple], message: str, images: Tensor, labels: Tensor
+) -> None:
+    given = convert(images, labels)
+    for call in (
+        lambda: evaluate_robustness(body(), *given, PROTOCOL),
+        lambda: FGSM()(body(), *given, THREAT),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_traced_network_is_attacked(images: Tensor, labels: Tensor) -> None:
+    traced = torch.jit.trace(body(), images[:2])
+    for found, expected in zip(everything(traced, images, labels), everything(body(), images, labels), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in traced.parameters())
