@@ -228,7 +228,8 @@ def _clustered_means(evaluation: Evaluation) -> dict[str, dict[str, Estimate]]:
 def measure_name(measure: str, array: str) -> str:
     """Name of a measure's mean in the frame.
 
-    >>> measure_name("clever", "value"), measure_name("symmetry", "turn.correct")
-    ('clever', 'symmetry.turn.correct')
+    Examples:
+        >>> measure_name("clever", "value"), measure_name("symmetry", "turn.correct")
+        ('clever', 'symmetry.turn.correct')
     """
     return measure if array == "value" else f"{measure}.{array}"

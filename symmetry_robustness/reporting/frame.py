@@ -46,6 +46,11 @@ def load_runs(paths: Iterable[Path | str] | Path | str) -> pd.DataFrame:
 
     Raises:
         UserError: a path that does not exist or holds no run at all.
+
+    Examples:
+        >>> frame = load_runs(["experiments/first_light/runs"])
+        >>> sorted(frame["network"].unique())
+        ['parallel_rotation_scale', 'standard']
     """
     runs, problems = find_runs([Path(paths)] if isinstance(paths, str | Path) else map(Path, paths))
     return frame_of(runs, problems)

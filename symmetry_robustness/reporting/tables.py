@@ -252,8 +252,9 @@ def run_row(run: Run) -> dict[str, str]:
 def measure_title(name: str) -> str:
     """Title of a measure's mean.
 
-    >>> measure_title("symmetry.turn.error.logits"), measure_title("clever")
-    ('symmetry turn error logits', 'CLEVER')
+    Examples:
+        >>> measure_title("symmetry.turn.error.logits"), measure_title("clever")
+        ('symmetry turn error logits', 'CLEVER')
     """
     return "CLEVER" if name == "clever" else " ".join(re.split(r"[_.\s]+", name))
 
