@@ -164,7 +164,7 @@ def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             if name not in bounds:
                 yield _number(name, *mean) | {"norm": ""}
                 continue
-            norm = {"norm": str(evaluation.settings["measures"][measure]["norm"])}
+            norm = {"norm": bounds[name][2]}
             indices, values = evaluation.report.per_image(measure, array)
             yield _number(name, *mean_and_error(values, evaluation.original_of(indices)), mean.images) | norm
             for quantile, share in QUANTILES.items():
