@@ -181,7 +181,9 @@ def check_indices(indices: Tensor | Sequence[int] | IntArray | None, count: int)
     Raises:
         UserError: where they are not as many different numbers as there are images.
     """
-    numbers = np.arange(count) if indices is None else np.array(torch.as_tensor(indices).cpu(), dtype=np.int64)
+    numbers = (
+        np.arange(count) if indices is None else np.array(torch.as_tensor(indices).numpy(force=True), dtype=np.int64)
+    )
     if numbers.shape != (count,) or len(np.unique(numbers)) != count or (count and numbers.min() < 0):
         raise UserError(
             f"indices must be {count} different numbers of images, got shape {numbers.shape}; one per image"

@@ -1,5 +1,7 @@
 """docs/extending.md, followed word by word in a folder of its own."""
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -118,6 +120,8 @@ def test_a_measure_and_its_figure_beside_the_evaluation_in_the_page_and_in_the_t
     assert report.measures["brightness"]["correct"].shape == (8, 4)
     assert "brightness.correct" in (folder / "report/tables/measures.csv").read_text()
     assert [path.name for path in folder.glob("runs/gabor/**/*brightness-curves.png")]
+    runs = re.findall(r'id="run-\d+">([^<]+)<', (folder / "report/report.html").read_text())
+    assert any("brightness factor" in gzip.decompress(base64.b64decode(run)).decode() for run in runs)
     script = "symrob train --config-dir conf model=gabor robustness=brightness logger=wandb hydra.run.dir=runs/tracked"
     done = bash(f'export PYTHONPATH="$PWD:$PYTHONPATH" WANDB_MODE=offline\n{script}', folder)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures, report_figures
+from symmetry_robustness.reporting.page.measures import measure_charts
 from symmetry_robustness.robustness import (
     EquivarianceError,
     EvaluationProtocol,
@@ -112,3 +113,21 @@ def test_curves_over_epsilon_begin_with_the_clean_accuracy() -> None:
         np.testing.assert_allclose(np.asarray(line.get_xdata()), [0, *EPSILONS])
         expected = [report.clean_accuracy, *(report.accuracy(attack, epsilon).value for epsilon in EPSILONS)]
         np.testing.assert_allclose(np.asarray(line.get_ydata()), expected)
+
+
+def test_the_page_charts_curves_and_distributions_of_every_measure(report: RobustnessReport) -> None:
+    charts = {(chart["title"], chart["ylabel"]): chart for chart in measure_charts(report)}
+    assert {title for title, _ in charts} == {"removal", "full", "steepness"}
+    (steepness,) = [chart for (title, _), chart in charts.items() if title == "steepness"]
+    (line,) = steepness["series"]
+    values = report.measures["steepness"]["value"]
+    np.testing.assert_allclose(
+        [line["y"][0], line["y"][10], line["y"][-1]], np.quantile(values, [0, 0.5, 1]), rtol=1e-5
+    )
+    for chart in charts.values():
+        for one in chart["series"]:
+            assert all(len(one[key]) == len(chart["x"]) for key in ("y", "low", "high") if key in one)
+    for (_, ylabel), chart in charts.items():
+        if chart["title"] == "full" and 90 in chart["x"] and "accuracy" in ylabel:
+            lines = {one["name"]: one["y"][chart["x"].index(90)] for one in chart["series"]}
+            assert all(0 <= value <= 1 for value in lines.values() if value is not None)

@@ -57,7 +57,7 @@ def measure_figures(report: RobustnessReport) -> Figures:
     """Figures of all measures of a report, named by measure and kind, e.g. `removal-examples`, `symmetry-circle`."""
     figures: Figures = {}
     for name, arrays in report.measures.items():
-        circles, panels, profiles = _lines_by_kind(report, name)
+        circles, panels, profiles = measure_lines(report, name)
         for plot in report.plots(name):
             if isinstance(plot, Panel) and len(images := arrays[plot.images]):
                 captions = [f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)]]
@@ -85,7 +85,7 @@ def comparison_figures(reports: Mapping[str, RobustnessReport]) -> Figures:
     for measure in dict.fromkeys(name for report in reports.values() for name in report.measures):
         lines: dict[str, Line] = {}
         for network, report in reports.items():
-            if circles := _lines_by_kind(report, measure)[0]:
+            if circles := measure_lines(report, measure)[0]:
                 ylabel = next(iter(circles))
                 lines[network] = next(iter(circles[ylabel].values()))
             for plot in report.plots(measure):
@@ -106,7 +106,7 @@ _Panels = dict[tuple[str, str, bool], dict[str, Line]]
 _Profiles = dict[str, dict[str, dict[str, Line]]]
 
 
-def _lines_by_kind(report: RobustnessReport, measure: str) -> tuple[_Circles, _Panels, _Profiles]:
+def measure_lines(report: RobustnessReport, measure: str) -> tuple[_Circles, _Panels, _Profiles]:
     """Lines over the circle, over an axis, and of more arrays than one panel can tell apart."""
     circles: _Circles = {}
     panels: _Panels = {}

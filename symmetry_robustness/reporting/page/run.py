@@ -13,6 +13,7 @@ from symmetry_robustness.reporting.comparability import data_title
 from symmetry_robustness.reporting.evaluation import Evaluation, Examples, measure_name
 from symmetry_robustness.reporting.figures import magnified_difference, outcome_name, side_by_side
 from symmetry_robustness.reporting.load import Run
+from symmetry_robustness.reporting.page.measures import measure_charts
 from symmetry_robustness.reporting.page.questions import Grid, Question, readable
 from symmetry_robustness.reporting.tables import mean_text, measure_title
 from symmetry_robustness.results.names import flatten
@@ -45,7 +46,7 @@ def run_details(
         run: the run.
         name: of its directory.
         asked: comparison group to its question and the numbers of single runs.
-        pictures: whether adversarial examples are shown; a page of many runs shows them for some only.
+        pictures: whether adversarial examples and plots of measures are shown; a page of many runs shows them for some.
     """
     summary, evaluations = run.summary, run.evaluations.values()
     clean, parameters = summary["clean_accuracy"], summary["parameters"]
@@ -106,6 +107,7 @@ def _evaluation(evaluation: Evaluation, question: Question, grid: Grid, run: str
         "worst": evaluation.status or "unchecked",
         "checks": evaluation.checks,
         "measures": means,
+        "plots": list(measure_charts(evaluation.report)) if pictures else [],
         "examples": list(example_rows(evaluation.examples())) if pictures else None,
         "file": f"robustness/{evaluation.path.stem}.npz",
     }
