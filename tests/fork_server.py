@@ -2,8 +2,8 @@
 
 `Popen` and `run` take the arguments of `subprocess.Popen` and `subprocess.run`. They fork `[sys.executable, "-m", …]`
 and `[sys.executable, "-c", …]` from the server, which takes milliseconds where a new interpreter imports for five
-seconds, and start every other command as usual. Processes that a forked process starts in turn (the jobs of a sweep,
-the ranks of a job) are forked, too.
+seconds, and start every other command as usual. Processes that a forked process starts in turn (the jobs of a sweep)
+are forked, too, but for the ranks of a job.
 
 A forked process differs from a new one in two ways: its modules are those of this checkout whatever PYTHONPATH says
 (PYTHONPATH is searched for further modules only), and its command line in /proc is the server's (`running` finds it).
@@ -32,6 +32,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+# Environment: "VICTIM MODULE NAME COUNT" kills forked processes of module VICTIM before call number COUNT of NAME.
+KILL: Final = "SYMROB_TEST_KILL"
 _FOLDER: Final = "SYMROB_TEST_FORK_SERVER"  # environment: where the server listens and lists its processes
 _MODULES: Final = (
     *("torch", "torchmetrics", "pytorch_lightning", "matplotlib.figure", "symmetry_robustness.runs.main"),
@@ -39,6 +41,7 @@ _MODULES: Final = (
 )
 _NUMBER: Final = struct.Struct("i")
 _SUBPROCESS_RUN: Final = subprocess.run
+_STARTING: Final = threading.Lock()
 
 
 class Popen(subprocess.Popen):
@@ -49,7 +52,7 @@ class Popen(subprocess.Popen):
     def _execute_child(self, args: Any, *rest: Any) -> None:
         _, _, _, pass_fds, directory, environment, _, _, shell, *pipes, _, _, _, _, _, new_session, _ = rest
         target = None if shell or isinstance(args, str | bytes | os.PathLike) else _python([*map(os.fspath, args)])
-        if target is None:
+        if target is None or "LOCAL_RANK" in (environment or os.environ):  # which Lightning reads as it is imported
             super()._execute_child(args, *rest)
             return
         request = {
@@ -125,11 +128,14 @@ def _python(command: list[Any]) -> dict[str, Any] | None:
     return {"kind": kind, "what": rest[0], "arguments": rest[1:], "unbuffered": unbuffered}
 
 
-@functools.cache
 def _server() -> str:
     """The folder of the server, which is started unless this process is one of its own."""
-    if inherited := os.environ.get(_FOLDER):
-        return inherited
+    with _STARTING:
+        return os.environ.get(_FOLDER) or _started_server()
+
+
+@functools.cache
+def _started_server() -> str:
     folder = tempfile.mkdtemp(prefix="symrob-fork-server-")
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.fork_server", folder],
@@ -219,6 +225,8 @@ def _run(request: dict[str, Any], descriptors: list[int], folder: Path) -> int:
     if "torch" in sys.modules and (threads := os.environ.get("OMP_NUM_THREADS")):
         sys.modules["torch"].set_num_threads(int(threads))
     sys.argv = [request["kind"], *request["arguments"]]
+    if point := os.environ.get(KILL):
+        _kill_before(*point.split(" "), process=request["what"])
     if request["kind"] == "-m":
         sys.modules.pop(request["what"], None)  # __main__ is a second copy of it, as usual
         runpy.run_module(request["what"], run_name="__main__", alter_sys=True)
@@ -227,6 +235,24 @@ def _run(request: dict[str, Any], descriptors: list[int], folder: Path) -> int:
         sys.modules["__main__"] = main
         exec(compile(request["what"], "<string>", "exec"), vars(main))
     return 0
+
+
+def _kill_before(victim: str, module: str, name: str, count: str, *, process: str) -> None:
+    """Have this process killed, if it is the victim, just before a function is called for the count-th time."""
+    if process != victim:
+        return
+    *owners, name = name.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    original, calls = getattr(owner, name), 0
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == int(count):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **settings)
+
+    setattr(owner, name, counted)
 
 
 def _place(given: list[int], wanted: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -25,15 +26,14 @@ JOURNAL: Final = "search.journal"
 _LOCK: Final = ".search.lock"
 _SETTINGS: Final = "settings"  # attribute of the study: the settings it was started with
 
-Launch = Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
-
 
 @final
+@dataclass(frozen=True)
 class Search:
     """Asks Optuna for trials, runs them as jobs of a sweep, and tells Optuna the scores in their summary.json.
 
     A job that failed, or whose score is not finite, is a failed trial; the search continues. Trials that a killed
-    process has abandoned are run again with the same settings, so that their jobs resume from their checkpoints.
+    process has abandoned are run again, so that their jobs resume from their checkpoints.
 
     Args:
         score: the number of summary.json to optimise, e.g. `robust_accuracy.pgd.linf_0.01569`.
@@ -47,25 +47,28 @@ class Search:
         UserError: a setting out of its range.
     """
 
-    def __init__(
-        self,
-        score: str,
-        direction: str,
-        n_trials: int,
-        n_jobs: int,
-        sampler: BaseSampler,
-        params: Mapping[str, Any] | None,
-    ) -> None:
-        if direction not in ("maximize", "minimize"):
-            raise UserError(f"hydra.sweeper.direction must be maximize or minimize, got {direction!r}")
-        for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
+    score: str
+    direction: str
+    n_trials: int
+    n_jobs: int
+    sampler: BaseSampler
+    params: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("maximize", "minimize"):
+            raise UserError(f"hydra.sweeper.direction must be maximize or minimize, got {self.direction!r}")
+        for name in ("n_trials", "n_jobs"):
+            value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"hydra.sweeper.{name} must be a positive number, got {value!r}")
-        self._score, self._direction, self._sampler = score, direction, sampler
-        self._n_trials, self._n_jobs = n_trials, n_jobs
-        self._params = [f"{name}={values}" for name, values in (params or {}).items()]
 
-    def run(self, directory: Path, overrides: Sequence[str], loader: ConfigLoader, launch: Launch) -> None:
+    def run(
+        self,
+        directory: Path,
+        overrides: Sequence[str],
+        loader: ConfigLoader,
+        launch: Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]],
+    ) -> None:
         """Search until there are `n_trials` trials, and print the best.
 
         Args:
@@ -79,24 +82,43 @@ class Search:
         """
         if "resume=auto" in overrides:
             raise UserError("a search continues wherever hydra.sweep.dir holds one; leave out resume=auto")
-        given = [*self._params, *overrides]
+        given = [*(f"{name}={values}" for name, values in (self.params or {}).items()), *overrides]
         fixed, space = search_space(given, loader)
         directory.mkdir(parents=True, exist_ok=True)
-        optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # failed trials are printed here
         try:
             with locked(directory / _LOCK):
                 study = self._study(directory, given)
-                self._optimize(study, fixed, space, directory, launch)
+                trials = study.get_trials()
+                done = sum(trial.state.is_finished() for trial in trials)
+                # No job has seen a trial without all parameters: its process was killed while it asked.
+                abandoned: list[Any] = [
+                    trial for trial in trials if not trial.state.is_finished() and len(trial.params) == len(space)
+                ]
+                if done:
+                    print(f"search {directory}: {done} trials done before", flush=True)
+                while done < self.n_trials:
+                    number = min(self.n_jobs, self.n_trials - done)
+                    batch = [abandoned.pop(0) if abandoned else study.ask(dict(space)) for _ in range(number)]
+                    values = ([f"{name}={value}" for name, value in trial.params.items()] for trial in batch)
+                    for trial, job in zip(batch, launch([[*fixed, *own] for own in values]), strict=True):
+                        score = self._score_of(job)
+                        study.tell(trial.number, score, TrialState.FAIL if score is None else TrialState.COMPLETE)
+                    done += number
         except BlockingIOError as error:
             raise UserError(f"another process is searching in {directory}; wait for it or stop it") from error
+        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            raise UserError(f"none of {done} trials has a result; see summary.json and log.txt in {directory}/*")
+        best = " ".join(f"{name}={value}" for name, value in study.best_params.items())
+        print(f"best of {done} trials: {self.score} = {study.best_value:.4g} with {best}", flush=True)
 
     def _study(self, directory: Path, given: Sequence[str]) -> optuna.Study:
         """The study of the directory, new or from an earlier start with the same settings."""
-        study = load_study(directory, self._direction, self._sampler)
+        optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # failed trials are printed here
+        study = load_study(directory, self.direction, self.sampler)
         if study.get_trials(deepcopy=False):
-            self._sampler.reseed_rng()  # a seeded sampler would propose the first trials again
-        names = {word: word.lstrip("+~").partition("=")[0].split(".")[0] for word in given}
-        settings = [self._score, self._direction, *sorted(word for word in given if names[word] not in NON_RESULT_KEYS)]
+            self.sampler.reseed_rng()  # a seeded sampler would propose the first trials again
+        decisive = [word for word in given if word.lstrip("+~").partition("=")[0].split(".")[0] not in NON_RESULT_KEYS]
+        settings = [self.score, self.direction, *sorted(decisive)]
         before = study.user_attrs.get(_SETTINGS, settings)
         if before != settings:
             differing = " ".join(word for word in [*before, *settings] if (word in before) != (word in settings))
@@ -106,42 +128,13 @@ class Search:
         study.set_user_attr(_SETTINGS, settings)
         return study
 
-    def _optimize(
-        self,
-        study: optuna.Study,
-        fixed: Sequence[str],
-        space: Mapping[str, BaseDistribution],
-        directory: Path,
-        launch: Launch,
-    ) -> None:
-        abandoned: list[Any] = []
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.params.keys() == space.keys():
-                abandoned.append(trial)
-            else:  # the process was killed while it asked for the trial, which no job has seen
-                study.tell(trial.number, state=TrialState.FAIL)
-        finished = _count_finished(study, space)
-        if finished:
-            print(f"search {directory}: {finished} trials done before", flush=True)
-        while (left := self._n_trials - _count_finished(study, space)) > 0:
-            batch = [abandoned.pop(0) if abandoned else study.ask(dict(space)) for _ in range(min(self._n_jobs, left))]
-            jobs = launch([[*fixed, *(f"{name}={value}" for name, value in trial.params.items())] for trial in batch])
-            for asked, job in zip(batch, jobs, strict=True):
-                score = self._score_of(job)
-                study.tell(asked.number, score, state=TrialState.FAIL if score is None else TrialState.COMPLETE)
-        finished = _count_finished(study, space)
-        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            raise UserError(f"none of {finished} trials has a result; see summary.json and log.txt in {directory}/*")
-        print(f"best of {finished} trials: {self._score} = {study.best_value:.4g} with", end=" ")
-        print(*(f"{name}={value}" for name, value in study.best_params.items()), flush=True)
-
     def _score_of(self, job: JobReturn) -> float | None:
         """Print and return the score of a trial's job; None for a failed trial."""
         planned = job.return_value
         if not isinstance(planned, PlannedJob):
             raise UserError("a search needs a launcher of this project: hydra/launcher=local, parallel or slurm")
-        score = score_of(planned.directory, self._score)
-        shown = "failed" if score is None else f"{self._score} = {score:.4g}"
+        score = score_of(planned.directory, self.score)
+        shown = "failed" if score is None else f"{self.score} = {score:.4g}"
         print(f"trial {' '.join(planned.overrides)}: {shown}", flush=True)
         return score
 
@@ -161,38 +154,38 @@ def search_space(
     Raises:
         UserError: values that cannot be searched, such as a logarithmic interval from 0.
 
-    >>> search_space(["seed=7", "optimizer.lr=tag(log, interval(1e-4, 1e-2))"])
-    (['seed=7'], {'optimizer.lr': FloatDistribution(high=0.01, log=True, low=0.0001, step=None)})
+    Examples:
+        >>> search_space(["seed=7", "optimizer.lr=tag(log, interval(1e-4, 1e-2))"])
+        (['seed=7'], {'optimizer.lr': FloatDistribution(high=0.01, log=True, low=0.0001, step=None)})
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    last = {override.key_or_group: override for override in parsed}.values()
     fixed, space = list[str](), dict[str, BaseDistribution]()
-    for override in last:
-        if override.is_sweep_override():
-            try:
-                space[override.get_key_element()] = _distribution(override)
-            except ValueError as error:
-                raise UserError(f"{override.input_line} cannot be searched ({one_line(error)})") from error
-        else:
+    for override in {override.key_or_group: override for override in parsed}.values():
+        if not override.is_sweep_override():
             fixed.append(str(override.input_line))
+            continue
+        try:
+            space[override.get_key_element()] = _distribution(override)
+        except ValueError as error:
+            raise UserError(f"{override.input_line} cannot be searched ({one_line(error)})") from error
     return fixed, space
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """Exactly the values that Hydra's grid would take, or an interval of numbers."""
+    """An interval of numbers, or exactly the values of Hydra's grid."""
     sweep: Any = override.value()
     if override.is_interval_sweep():
-        low, high, log = sweep.start, sweep.end, "log" in sweep.tags
-        both = isinstance(low, int) and isinstance(high, int)
-        return IntDistribution(low, high, log=log) if both else FloatDistribution(low, high, log=log)
+        kind: Callable[..., BaseDistribution] = FloatDistribution
+        if {type(sweep.start), type(sweep.end)} == {int}:
+            kind = IntDistribution
+        return kind(sweep.start, sweep.end, log="log" in sweep.tags)
     if not override.is_range_sweep():
         return CategoricalDistribution([*override.sweep_string_iterator()])
     values: list[Any] = sorted(sweep.range())
     if not values:
         raise ValueError("no values")
-    if all(isinstance(value, int) for value in values):
-        return IntDistribution(values[0], values[-1], step=abs(sweep.step))
-    return FloatDistribution(values[0], values[-1], step=abs(sweep.step))
+    kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
+    return kind(values[0], values[-1], step=abs(sweep.step))
 
 
 def load_study(directory: Path, direction: Any = None, sampler: BaseSampler | None = None) -> optuna.Study:
@@ -203,13 +196,13 @@ def load_study(directory: Path, direction: Any = None, sampler: BaseSampler | No
     """
     path = directory / JOURNAL
     content = path.read_bytes() if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
+    whole = content.rfind(b"\n") + 1
     try:
         if content and not whole:
             raise ValueError("no line of it is whole")
-        if len(whole) < len(content):
+        if whole < len(content):
             with path.open("r+b") as file:
-                file.truncate(len(whole))
+                file.truncate(whole)
         path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna's own, left by a killed process
         storage = JournalStorage(JournalFileBackend(str(path)))
         return optuna.create_study(
@@ -220,12 +213,6 @@ def load_study(directory: Path, direction: Any = None, sampler: BaseSampler | No
             f"{path} cannot be used ({one_line(error)}); move it away, and the same command begins the search anew, or "
             "choose another hydra.sweep.dir"
         ) from error
-
-
-def _count_finished(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> int:
-    """How many trials have ended, without those that no job has seen."""
-    trials = study.get_trials(deepcopy=False)
-    return sum(trial.state.is_finished() and trial.params.keys() == space.keys() for trial in trials)
 
 
 def score_of(directory: Path, name: str) -> float | None:

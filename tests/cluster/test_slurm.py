@@ -273,7 +273,7 @@ def test_killed_while_submitting_and_started_again(
         assert str(run) in (process / "cmdline").read_text()
     finally:
         sweep.slurm("scancel", *{one.split("_")[0] for one in numbers})
-    assert not list((sweep.directory / "slurm").glob("*.unnoted"))
+    assert not list((sweep.directory / "slurm").glob("*.unrecorded"))
 
 
 def test_killed_at_random_moments_and_started_again(sweep: Sweep, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.fork_server import run
+
 # It trains and writes everything that a run writes; what is attacked, and how, is up to the test.
 TINY = [
     "model=standard_4layer",
@@ -19,7 +21,7 @@ TINY = [
 
 def symrob(*words: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run `symrob` in a directory, on one core and without the network."""
-    return subprocess.run(
+    return run(
         [sys.executable, "-m", "symmetry_robustness.app.cli", *words],
         cwd=directory,
         env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},

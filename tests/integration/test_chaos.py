@@ -1,48 +1,49 @@
-"""A sweep that is killed again and again ends with the results of one that nobody touched."""
+"""A sweep that is killed at one place after the other ends with the results of one that nobody touched."""
 
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.fork_server import KILL, Popen, running
 from tests.waiting import wait_until
 
-WORDS = [
-    *("train", "-m", "model=standard_4layer", "data.train_size=512", "data.validation_size=64", "data.test_size=64"),
-    *("data.batch_size=64", "trainer.max_epochs=3", "robustness=none"),
+SWEEP, JOB = "symmetry_robustness.app.cli", "symmetry_robustness.runs.main"
+ARGV = [
+    *("train", "-m", "model=standard_4layer", "data.train_size=256", "data.validation_size=64", "data.test_size=64"),
+    *("data.batch_size=64", "trainer.max_epochs=2", "robustness=none"),
     *("seed=0,1", "optimizer.lr=0.01,0.001", "hydra/launcher=parallel"),
     *("hydra.launcher.executor.n_jobs=2", "hydra.sweep.dir=sweep"),
 ]
 JOBS = 4
+# Who is killed before which call, and how many of the jobs are done then at least.
+PLACES = [
+    (SWEEP, "symmetry_robustness.sweeps.plan PlannedJob.write 3"),  # the plan is half written
+    (SWEEP, "symmetry_robustness.sweeps.plan write_json 2"),  # a run directory is there, its row of the manifest is not
+    (SWEEP, "symmetry_robustness.runs.process JobProcess.wait 2"),  # two jobs have started
+    (JOB, "symmetry_robustness.runs.train train 1"),  # the lock is held, nothing else is there
+    (JOB, "symmetry_robustness.training Classifier.training_step 2"),  # in the first epoch
+    (JOB, "symmetry_robustness.training Classifier.training_step 6"),  # in the second epoch, after a checkpoint
+    (JOB, "os fsync 2"),  # a checkpoint is half written
+    (JOB, "symmetry_robustness.training Classifier.test_step 1"),  # training is over
+]
 
 
-def start(directory: Path) -> subprocess.Popen[bytes]:
+def start(directory: Path, kill: str = "") -> "subprocess.Popen[bytes]":
     directory.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "symmetry_robustness.app.cli", *WORDS],
-        cwd=directory,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def job_processes(directory: Path) -> Iterator[int]:
-    """Processes of this sweep's jobs."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "symmetry_robustness.runs.main" in words and any(word.startswith(str(directory)) for word in words):
-            yield int(path.parent.name)
+    environment = {name: value for name, value in os.environ.items() if name != KILL} | {"OMP_NUM_THREADS": "1"}
+    output = (directory / "output.txt").open("ab")
+    with output:
+        return Popen(
+            [sys.executable, "-m", SWEEP, *ARGV],
+            cwd=directory,
+            env=environment | ({KILL: kill} if kill else {}),
+            stdout=output,
+            stderr=output,
+        )
 
 
 def weights(sweep: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -52,25 +53,17 @@ def weights(sweep: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
-def test_killed_at_random_moments_and_started_again(tmp_path: Path) -> None:
-    dice = random.Random(0)
-    for victim in ("sweep", "job", "sweep", "job", "sweep"):
-        process = start(tmp_path / "disturbed")
-        wait_until(lambda running=process: any(job_processes(tmp_path)) or running.poll() is not None)
-        time.sleep(dice.uniform(0, 8))
-        if victim == "job":
-            for job in [*job_processes(tmp_path)][:1]:
-                os.kill(job, signal.SIGKILL)
-            process.send_signal(signal.SIGTERM)  # the others save themselves
-            process.wait(60)
-        process.kill()
-        process.wait()
-        wait_until(lambda: not any(job_processes(tmp_path)))  # a killed sweep leaves nothing running behind
-    assert start(tmp_path / "disturbed").wait(300) == 0
+def test_killed_at_one_place_after_the_other_and_started_again(tmp_path: Path) -> None:
+    disturbed, sweep = tmp_path / "disturbed", tmp_path / "disturbed" / "sweep"
+    for victim, place in PLACES:
+        status = start(disturbed, f"{victim} {place}").wait(300)
+        assert status == (-9 if victim == SWEEP else 1), (disturbed / "output.txt").read_text()
+        wait_until(lambda: not running(JOB, str(sweep)))  # a killed sweep leaves nothing running behind
+        assert not weights(sweep) or place == PLACES[2][1]  # those two jobs save themselves, or are done before
+    assert start(disturbed).wait(300) == 0, (disturbed / "output.txt").read_text()
     assert start(tmp_path / "undisturbed").wait(300) == 0
-    disturbed, undisturbed = (weights(tmp_path / name / "sweep") for name in ("disturbed", "undisturbed"))
-    assert disturbed.keys() == undisturbed.keys()
-    assert len(undisturbed) == JOBS
-    for name, state in undisturbed.items():
-        assert all(torch.equal(state[key], disturbed[name][key]) for key in state), name
+    found, expected = weights(sweep), weights(tmp_path / "undisturbed" / "sweep")
+    assert found.keys() == expected.keys()
+    assert len(expected) == JOBS
+    for name, state in expected.items():
+        assert all(torch.equal(state[key], found[name][key]) for key in state), name

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from symmetry_robustness.app import cli
+from tests.fork_server import Popen
 
 from .commands import TINY, symrob
 
@@ -74,7 +75,7 @@ def test_the_same_words_find_their_sweep(tmp_path: Path) -> None:
 def test_two_sweeps_at_once_in_one_directory_run_each_job_once(tmp_path: Path) -> None:
     words = ["train", "-m", *TINY, "seed=0,1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     command = [sys.executable, "-m", "symmetry_robustness.app.cli", *words]
-    processes = [subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
+    processes = [Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
     assert [process.wait(300) for process in processes] == [0, 0]
     assert set(summaries(tmp_path / "sweep")) == {0, 1, 2}
     logs = [path.read_text() for path in (tmp_path / "sweep").glob("*/log.txt")]

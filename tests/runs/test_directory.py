@@ -9,6 +9,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.directory import config_hash, create_run, read_config, refresh_run
 from symmetry_robustness.runs.json_files import read_json, write_json
 from symmetry_robustness.runs.provenance import add_environment
+from tests.fork_server import Popen
 
 
 def test_a_frozen_run_is_read_back_and_never_overwritten(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ except UserError:
 def test_of_processes_that_freeze_into_one_directory_one_wins(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()  # as Hydra does
     command = [sys.executable, "-c", FREEZE, str(tmp_path / "run")]
-    processes = [subprocess.Popen([*command, str(seed)], stdin=subprocess.PIPE) for seed in range(4)]
+    processes = [Popen([*command, str(seed)], stdin=subprocess.PIPE) for seed in range(4)]
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(b"\n")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from symmetry_robustness.runs.directory import config_hash, create_run, find_run
 from symmetry_robustness.runs.json_files import read_json, write_json
 from symmetry_robustness.sweeps.plan import PlannedJob, find_sweep, record_sweep
 from symmetry_robustness.sweeps.status import sweep_states
+from tests.fork_server import run
 
 WORDS = ("-m", "seed=0,1")
 
@@ -131,7 +131,7 @@ def test_many_processes_plan_the_same_jobs_at_once(config: DictConfig, tmp_path:
     create_run(config, tmp_path / "template", [])
     command = [sys.executable, "-c", PLAN, str(tmp_path / "template" / "config.yaml"), str(tmp_path / "sweep")]
     with ThreadPoolExecutor(4) as pool:
-        for done in pool.map(lambda _: subprocess.run(command, capture_output=True, text=True), range(4)):
+        for done in pool.map(lambda _: run(command, capture_output=True, text=True), range(4)):
             assert done.returncode == 0, done.stderr
     rows = [read_json(path) for path in (tmp_path / "sweep" / "jobs").iterdir()]
     assert sorted(read_config(tmp_path / "sweep" / row["directory"]).seed for row in rows) == [*range(20)]

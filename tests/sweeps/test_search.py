@@ -179,6 +179,15 @@ def test_what_a_killed_process_has_left_is_tried_again(last: int, tmp_path: Path
     assert (again.status, "4 trials done before" in again.stdout) == (0, True), again.stdout + again.stderr
 
 
+def test_a_trial_that_no_job_has_seen_is_neither_counted_nor_run(tmp_path: Path) -> None:
+    search(tmp_path, "hydra.sweeper.n_trials=2")
+    load_study(tmp_path).ask()  # the process is killed before the trial has its parameters
+    done = search(tmp_path, "hydra.sweeper.n_trials=3")
+    assert (done.status, "2 trials done before" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert "best of 3 trials" in done.stdout
+    assert len((tmp_path / "started.txt").read_text().split()) == 3
+
+
 def test_the_study_is_kept_in_the_sweep_whatever_that_is_called(tmp_path: Path) -> None:
     directory = tmp_path / "is 50% enough? {yes} #1"
     done = search(directory, "hydra.sweeper.n_trials=1")
