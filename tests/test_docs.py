@@ -15,7 +15,7 @@ OTHERS = {"hydra/launcher=basic", "hydra/launcher=site"}
 PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
 GUIDES = [page for page in PAGES if "report" not in page.relative_to(ROOT).parts]
 _CODE = re.compile(r"```.*?```|`[^`\n]+(?:\n[^`\n]+)?`", re.DOTALL)
-_PATH = re.compile(r"`((?:\.?[a-z_]+/)+(?:\w+\.(?:py|yaml|sh|md))?)`")
+_PATH = re.compile(r"`((?:\.?[a-z_]+/)+\w+\.(?:py|yaml|sh|md)|(?:[a-z_]+/){2,})`")
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
