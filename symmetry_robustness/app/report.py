@@ -110,7 +110,8 @@ def _sentence(found: Mapping[str, Any]) -> str:
     if found["verdict"] == "untested" or test is None:
         return f"{accuracy}, {100 * gap:.3g} points more than {other.label}; no test could compare all networks"
     # Of the seeds that both have, which may differ from the difference of the two means.
-    margin = f"{100 * test.value:.3g} [{100 * test.low:.3g}, {100 * test.high:.3g}] points more than {other.label} by their common seeds"
+    gap, low, high = (f"{100 * value:.3g}" for value in (test.value, test.low, test.high))
+    margin = f"{gap} [{low}, {high}] points more than {other.label} by their common seeds"
     return f"{accuracy}, {margin}; {_VERDICTS[found['verdict']]} (p = {test.adjusted:.2g})"
 
 

@@ -4,7 +4,7 @@ The unit of work is an *item*: one run of the attack on one image at one epsilon
 image are numbered, all restarts of the smallest epsilon first, and the answer is the first item that succeeds. Items
 are independent of each other (each starts at the image, or at a random point drawn for this image and restart), so the
 answer depends neither on the batch nor on the order of work, and at every epsilon an image survives only if the plain
-attack at that epsilon, and at every smaller one, leaves it standing.
+attack at that epsilon, and at every smaller one, does not break it.
 """
 
 from collections import deque

@@ -13,7 +13,7 @@ from symmetry_robustness.attacks.base import loss_gradient
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
-# What does nothing in evaluation mode.
+# Layers that do nothing in evaluation mode.
 _IDLE: Final = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 # Images on which a fused network is compared. Largest difference of their logits, relative to the largest logit, that

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import as_attack
-from symmetry_robustness.attacks.validation import device_of
+from symmetry_robustness.attacks.validation import check_images, check_labels, device_of
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.report import RobustnessReport, concatenate, join_measures
 from symmetry_robustness.robustness.attack_batch import Progress, ProgressCallback, ignore
@@ -127,6 +127,8 @@ def evaluate_in_shards(
         UserError: for what `evaluate_robustness` refuses.
         OSError: a shard cannot be saved.
     """
+    images = check_images(images, (-np.inf, np.inf))
+    labels = check_labels(labels, images)
     numbers, device = check_indices(indices, len(images)), device_of(network, images)
     size = default_shard_size(protocol, device) if shard_size is None else shard_size
     shards = plan_shards(numbers, protocol, size)

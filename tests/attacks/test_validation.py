@@ -1,6 +1,7 @@
 """Networks and data of any kind either work, or one line says what came and how to wrap it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks import FGSM, PGD, ThreatModel, TorchAttack
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_robustness
+from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_in_shards, evaluate_robustness
 
 PROTOCOL = EvaluationProtocol(attacks={"fgsm": FGSM(), "pgd": PGD(steps=3)}, epsilons=[0.02, 0.1], keep_examples=2)
 CLEVER = Clever(num_batches=2, samples_per_batch=4, estimate="maximum", targets=1)
@@ -141,11 +142,16 @@ def test_weights_in_half_precision_are_refused(dtype: torch.dtype, images: Tenso
     ],
     ids=["numpy", "lists", "int32", "uint8", "numpy int32"],
 )
-def test_other_containers_are_converted(convert: Callable[..., tuple], images: Tensor, labels: Tensor) -> None:
+def test_other_containers_are_converted(
+    convert: Callable[..., tuple], images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
     expected = evaluate_robustness(body(), images, labels, PROTOCOL)
     given = convert(images, labels)
     found = evaluate_robustness(body(), *given, PROTOCOL)
     np.testing.assert_array_equal(found.minimal_epsilon["pgd"], expected.minimal_epsilon["pgd"])
+    merged = evaluate_in_shards(body(), *given, PROTOCOL, tmp_path)
+    assert merged is not None
+    np.testing.assert_array_equal(merged.minimal_epsilon["pgd"], expected.minimal_epsilon["pgd"])
     assert torch.equal(PGD(steps=2)(body(), *given, THREAT), PGD(steps=2)(body(), images, labels, THREAT))
 
 

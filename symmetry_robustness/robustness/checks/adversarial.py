@@ -27,7 +27,7 @@ _STEPS: Final = 10
 _TRANSFER_STEPS: Final = 20
 _NOISE_DRAWS: Final = 20
 _QUERIES: Final = 100
-_FEW: Final = 8  # of fewer images a share says too little for more than a warning
+_FEW: Final = 8  # of fewer images a fraction says too little for more than a warning
 _SQUARE_SIDE: Final = 8  # the library's Square cannot tile smaller images
 
 
@@ -103,14 +103,14 @@ def other_loss(target: Target) -> Check:
 
 def noise_attack(target: Target) -> Check:
     """Random corners of the ball (random points in l2). Source: arXiv 1902.06705, sec. 5."""
-    standing = torch.ones(len(target.images), dtype=torch.bool, device=target.images.device)
+    surviving = torch.ones(len(target.images), dtype=torch.bool, device=target.images.device)
     threat = target.protocol.threat(target.epsilon)
     norm, shape, device = threat.geometry, target.images.shape, target.images.device
     for number in range(_NOISE_DRAWS):
         noise = norm.steepest_direction(norm.sample(shape, _source(target, number), device))
         moved = threat.project(target.images + target.epsilon * noise, target.images)
-        standing &= ~_wrong(target, moved)
-    return _verdict("noise_attack", target, int((~standing).sum()), f"{_NOISE_DRAWS} draws of noise")
+        surviving &= ~_wrong(target, moved)
+    return _verdict("noise_attack", target, int((~surviving).sum()), f"{_NOISE_DRAWS} draws of noise")
 
 
 def transfer_attack(target: Target) -> Check:
@@ -143,12 +143,12 @@ def gradient_free_attack(target: Target) -> Check | None:
 
 
 def not_run(name: str, error: Exception) -> Check:
-    """What stands for an attack that fails on a network, whose other results count all the same."""
+    """Check in place of an attack that fails on a network; the other results count all the same."""
     return Check(name, "warned", f"could not be run: {one_line(error)}")
 
 
 def _verdict(name: str, target: Target, broken: int, attack: str, allowed: float = 0.15) -> Check:
-    """Judge how many of the images that the protocol's attacks left standing another attack breaks."""
+    """Judge how many of the images that survived the protocol's attacks another attack breaks."""
     total = len(target.images)
     share = broken / total if broken > 2 else 0.0
     surely = share > 2.5 * allowed and total >= _FEW

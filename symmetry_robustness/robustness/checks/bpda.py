@@ -30,8 +30,8 @@ class BPDASurrogate(nn.Module):
 
     `detach` and `no_grad` cut nothing, rounding and clamping pass the gradient straight through, and the inputs of
     softmax, sigmoid and tanh, like the logits, are scaled down to where these are not saturated. So the network is
-    another one, from which attacks may transfer. What no function of torch does (autograd functions of one's own, a
-    detour through numpy), and what works in place, stays as it is.
+    another one, from which attacks may transfer. Operations outside of torch's functions (autograd functions
+    of one's own, a detour through numpy) and those in place stay as they are.
     Source: arXiv 1802.00420, sec. 4.1 (backward pass differentiable approximation).
 
     Args:
