@@ -9,6 +9,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from symmetry_robustness.errors import UserError
+
 # Zero crossings of the sinc on each side: amplitudes are right to 0.5 % up to 0.8 of the highest frequency that the
 # smaller grid can hold, and 2 % of what is 1.5 times as high is left.
 LOBES: Final = 8
@@ -17,8 +19,9 @@ LOBES: Final = 8
 def centred(size: int) -> Tensor:
     """Positions (size,) of the pixels of a line.
 
-    >>> centred(3).tolist()
-    [-1.0, 0.0, 1.0]
+    Examples:
+        >>> centred(3).tolist()
+        [-1.0, 0.0, 1.0]
     """
     return torch.arange(size, dtype=torch.float64, device="cpu") - (size - 1) / 2
 
@@ -84,3 +87,23 @@ def periodic_sinc_weights(positions: Tensor, size: int) -> Tensor:
     at_pixel = sine.abs() < 1e-9
     ratio = torch.sin(count * phase) / torch.where(at_pixel, 1.0, sine)
     return (torch.where(at_pixel, float(count), ratio) / size).float()
+
+
+def downsample(images: Tensor, factor: float) -> Tensor:
+    """Shrink images about their centre, without aliasing.
+
+    Args:
+        images: (…, H, W).
+        factor: at least 1; a pixel of the result is so many pixels of the images wide.
+
+    Returns:
+        (…, H // factor, W // factor). Within 8 · factor pixels of the border the filter is cut off.
+
+    Raises:
+        UserError: a factor below 1, or nothing would be left.
+    """
+    height, width = images.shape[-2:]
+    if not 1 <= factor <= min(height, width):
+        raise UserError(f"factor must be between 1 and {min(height, width)}, got {factor}; upsampling is not supported")
+    rows, columns = lanczos_weights(height, factor).to(images), lanczos_weights(width, factor).to(images)
+    return rows @ images @ columns.T

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.attacks import FGSM, PGD, LibraryAttack
-from symmetry_robustness.layers.expansion_cache import steady_weights
+from symmetry_robustness.layers.expansion_cache import frozen_weights
 from symmetry_robustness.layers.rotation import RotationConv
 from symmetry_robustness.models import export
 from symmetry_robustness.precision import float32
@@ -109,7 +109,7 @@ def test_filters_are_kept_within_a_period() -> None:
     plain = layer(images)
     plain.square().sum().backward()
     expected, layer.weight.grad = layer.weight.grad, None
-    with steady_weights("step"):
+    with frozen_weights("step"):
         for _ in range(2):
             torch.testing.assert_close(layer(images), plain)
             (layer(images).square().sum() / 2).backward()

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.data.shapes import ShapeStyle, make_shapes
-from symmetry_robustness.layers.downsampling import shrink
+from symmetry_robustness.layers.export import export
 from symmetry_robustness.layers.fields import InnerBatchNorm
 from symmetry_robustness.layers.groups import FieldType
 from symmetry_robustness.layers.rotation import RotationConv
-from symmetry_robustness.layers.scale import MultiScaleConv, ScaleConv, ScaleLifting, shrink_fields
+from symmetry_robustness.layers.scale import MultiScaleConv, ScaleConv, ScaleLifting, downsample_fields
 from symmetry_robustness.layers.scale_group import ScaleGroup
 from symmetry_robustness.models.equivariant import EquivariantNetwork, rotation_block
-from symmetry_robustness.models.network import Network, export
+from symmetry_robustness.models.network import Network
 from symmetry_robustness.models.stems import ConvStem, ScaleStem
 from symmetry_robustness.reporting.figures import COLORS as COLORS
 from symmetry_robustness.reporting.figures import MARKERS as MARKERS
+from symmetry_robustness.resampling import downsample
 from symmetry_robustness.robustness import EquivarianceError
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 from symmetry_robustness.robustness.measures.equivariance import relative_error
@@ -268,8 +269,8 @@ def borders() -> None:
             torch.manual_seed(seed)
             images = natural()
             network = calibrate(scale_stack(depth), images)
-            moved = shrink_fields(network(images), SCALES).unflatten(1, (3, -1))[:, :2]
-            again = network(shrink(images, SCALES.step)).unflatten(1, (3, -1))[:, :2]
+            moved = downsample_fields(network(images), SCALES).unflatten(1, (3, -1))[:, :2]
+            again = network(downsample(images, SCALES.step)).unflatten(1, (3, -1))[:, :2]
             place = torch.arange(moved.shape[-1])
             edge = torch.minimum(place, place.flip(0))
             runs.append(by_distance(again, moved, torch.minimum(edge[:, None], edge), inside))
@@ -356,11 +357,11 @@ SCALED: dict[str, tuple[bool, Callable[[], nn.Module]]] = {
 @torch.no_grad()
 def scale_error(network: nn.Module, images: Tensor, has_fields: bool) -> float:
     """‖L Φ(f) - Φ(L f)‖² / ‖L Φ(f)‖², L one step, 14 pixels inside the border, below the last scale if there are."""
-    moved, again = network(images), network(shrink(images, SCALES.step))
+    moved, again = network(images), network(downsample(images, SCALES.step))
     if has_fields:
-        moved, again = (maps.unflatten(1, (3, -1))[:, :2] for maps in (shrink_fields(moved, SCALES), again))
+        moved, again = (maps.unflatten(1, (3, -1))[:, :2] for maps in (downsample_fields(moved, SCALES), again))
     else:
-        moved = shrink(moved, SCALES.step)
+        moved = downsample(moved, SCALES.step)
     inside = (..., slice(14, -14), slice(14, -14))
     return ((moved[inside] - again[inside]).square().sum() / moved[inside].square().sum()).item()
 

@@ -24,10 +24,11 @@ from symmetry_robustness.app.config import check_targets
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_checkpoint, require_trusted
+from symmetry_robustness.reporting.evaluation import measure_name
 from symmetry_robustness.reporting.figures import report_figures, save_figure
 from symmetry_robustness.reporting.tables import measure_title
 from symmetry_robustness.results.checks import count_checks
-from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_key
+from symmetry_robustness.results.names import WORST_CASE, epsilon_name
 from symmetry_robustness.results.report import Estimate, share_estimate
 from symmetry_robustness.robustness import RobustnessReport, Worker, evaluate_in_shards
 from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS
@@ -261,9 +262,7 @@ def table_rows(report: RobustnessReport) -> dict[str, str]:
         rows |= {f"{title} {epsilon_name(e)} %": _percent(report.accuracy(attack, e)) for e in report.epsilons}
     for measure, means in report.measured_means().items():
         for array, mean in means.items():
-            rows[measure_title(measure_key(measure, array).removeprefix("measures."))] = (
-                f"{mean.value:.3g} ± {mean.standard_error:.2g}"
-            )
+            rows[measure_title(measure_name(measure, array))] = f"{mean.value:.3g} ± {mean.standard_error:.2g}"
     counts = count_checks(report.checks)
     rows["checks"] = ", ".join(f"{count} {status}" for status, count in counts.items())
     return rows

@@ -42,12 +42,17 @@ class GradientAttack(UpdateRule):
     def step(self, threat: ThreatModel, result: Pass, memory: Memory) -> Memory:
         """One step along the steepest direction, projected; gradient entries that are not finite count as zero."""
         gradient, changed = torch.nan_to_num(result.gradient, nan=0.0, posinf=0.0, neginf=0.0), dict(memory)
+        iterate = memory["iterate"]
         if self.momentum:
             mean = gradient.abs().flatten(1).mean(1)
             scaled = gradient / per_image(torch.where(mean > 0, mean, torch.ones_like(mean)), gradient)
             gradient = changed["velocity"] = self.momentum * memory["velocity"] + scaled
+        if threat.geometry.is_sparse:  # a pixel at its bound cannot move, and would be chosen again in every step
+            low, high = threat.bounds
+            blocked = ((iterate <= low) & (gradient < 0)) | ((iterate >= high) & (gradient > 0))
+            gradient = gradient.masked_fill(blocked, 0.0)
         length = per_image(self.step_length(result.epsilon), gradient)
-        moved = memory["iterate"] + length * threat.geometry.steepest_direction(gradient)
+        moved = iterate + length * threat.geometry.steepest_direction(gradient)
         return changed | {"iterate": threat.project(moved, result.images, result.epsilon)}
 
 
@@ -74,6 +79,7 @@ class PGD(GradientAttack):
         iterate: "last" returns the last iterate, "best" the one that does most harm.
 
     Examples:
+        >>> from torch import nn
         >>> images, labels = torch.tensor([0.6, 0.4, 0.5]).reshape(1, 3, 1, 1), torch.tensor([0])
         >>> attacked = PGD(steps=10)(nn.Flatten().eval(), images, labels, ThreatModel("linf", "20/255"))
         >>> ((attacked - images) * 255).flatten().round()
@@ -120,6 +126,7 @@ class FGSM(GradientAttack):
     """One step to the edge of the ball. Source: arXiv 1412.6572, sec. 4.
 
     Examples:
+        >>> from torch import nn
         >>> images, labels = torch.tensor([0.6, 0.4, 0.5]).reshape(1, 3, 1, 1), torch.tensor([0])
         >>> network = nn.Flatten().eval()  # the class is the brightest channel
         >>> FGSM()(network, images, labels, ThreatModel("linf", 0.1)).flatten()

@@ -24,6 +24,9 @@ def per_image(values: Tensor, images: Tensor) -> Tensor:
 class Norm(ABC):
     """Operations of one norm; perturbations are (B, ...), radii and lengths (B,)."""
 
+    is_sparse = False
+    """Whether a steepest direction changes a single component."""
+
     @property
     @abstractmethod
     def dual(self) -> "Norm":
@@ -116,6 +119,8 @@ class L2(Norm):
 @final
 class L1(Norm):
     """Sum of absolute values."""
+
+    is_sparse = True
 
     @property
     def dual(self) -> Norm:

@@ -93,6 +93,13 @@ class TorchAttack(Attack):
     def __hash__(self) -> int:
         return hash(repr(self))
 
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Norms of the threats that the class accepts."""
+        if "norm" in _parameters(self.name):
+            return tuple(_NORMS)
+        return tuple(NORMS) if self.minimizes_norm else ("l2",) if self.name in _L2_CLASSES else ("linf",)
+
     def reach(self, epsilon: float) -> float | None:
         """Steps times the length of one, where the class has both."""
         step, steps = self._setting("alpha"), self._setting("steps")
@@ -156,10 +163,10 @@ class TorchAttack(Attack):
     def _build(self, network: nn.Module, images: Tensor, threat: ThreatModel, seed: int) -> Any:
         parameters = _parameters(self.name)
         arguments = dict(self.settings)
-        own = {"l2"} if self.name in _L2_CLASSES else {"linf"}
-        known = set(_NORMS) if "norm" in parameters else set(NORMS) if self.minimizes_norm else own
-        if threat.norm not in known:
-            raise UserError(f"attack {self.name} does not work in norm {threat.norm}; use {' or '.join(known)}, or PGD")
+        if threat.norm not in self.norms:
+            raise UserError(
+                f"attack {self.name} does not work in norm {threat.norm}; use {' or '.join(self.norms)}, or PGD"
+            )
         if "norm" in parameters:
             arguments["norm"] = _NORMS[threat.norm]
         arguments |= {name: threat.epsilon for name in ("eps", "max_epsilon") if name in parameters}

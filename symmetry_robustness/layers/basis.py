@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.disk_cache import Arrays, cached
+from symmetry_robustness.layers.disk_cache import Arrays, load_or_compute
 from symmetry_robustness.layers.groups import FieldType
 from symmetry_robustness.layers.validation import require_odd
 
@@ -65,7 +65,7 @@ def steerable_basis(group: str, in_representation: str, out_representation: str,
         )
 
     names = {"group": group, "in": in_representation, "out": out_representation, "kernel_size": kernel_size}
-    arrays = cached(
+    arrays = load_or_compute(
         {"escnn": _escnn_version(group), "format": BASIS_FORMAT, **names},
         lambda: _computed_basis(in_type, out_type, kernel_size),
         accept,
@@ -143,7 +143,7 @@ def _escnn_representation(space: Any, field_type: FieldType) -> Any:
     """The representation of one field as escnn knows it."""
     parts = []
     for part in field_type.parts:
-        if part.kind == "frequency":
+        if part.kind == "irrep":
             parts.append(space.irrep(*((1,) if part.group[0] == "D" else ()), part.frequency))
         else:
             parts.append({"trivial": space.trivial_repr, "regular": space.regular_repr}[part.representation.strip()])

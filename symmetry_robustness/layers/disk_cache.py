@@ -1,4 +1,4 @@
-"""Arrays that take seconds to compute, kept in files between processes.
+"""A disk cache of arrays that take seconds to compute.
 
 A file's name is the digest of everything that decides its contents, so there is nothing to update or to lock: whoever
 finds no file computes the arrays and puts them there in one step. The folder may be deleted at any time.
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from symmetry_robustness.files import DAMAGED_ARCHIVE, replace_file
 
-# Overrides where the files lie.
+# Environment variable that names the folder.
 VARIABLE = "SYMMETRY_ROBUSTNESS_CACHE"
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 
 def cache_folder() -> Path:
-    """Where the files lie: $SYMMETRY_ROBUSTNESS_CACHE, or symmetry_robustness in $XDG_CACHE_HOME or ~/.cache."""
+    """Folder of the files: $SYMMETRY_ROBUSTNESS_CACHE, or symmetry_robustness in $XDG_CACHE_HOME or ~/.cache."""
     if chosen := os.environ.get(VARIABLE):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -34,13 +34,15 @@ def cache_folder() -> Path:
     return (Path(base) if Path(base).is_absolute() else Path("~/.cache").expanduser()) / "symmetry_robustness"
 
 
-def cached(key: Mapping[str, object], compute: Callable[[], Arrays], accept: Callable[[Arrays], bool]) -> Arrays:
-    """Read arrays from the cache, or compute and keep them; a cache that cannot be used changes nothing but the time.
+def load_or_compute(
+    key: Mapping[str, object], compute: Callable[[], Arrays], accept: Callable[[Arrays], bool]
+) -> Arrays:
+    """Load arrays from the cache, or compute and store them; a cache that cannot be used costs time only.
 
     Args:
-        key: everything that decides the arrays, as plain values.
+        key: all settings of the arrays, as plain values.
         compute: makes the arrays.
-        accept: whether arrays that were read can be those that `compute` makes.
+        accept: whether loaded arrays have the shapes and types of computed ones.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = None
@@ -52,13 +54,13 @@ def cached(key: Mapping[str, object], compute: Callable[[], Arrays], accept: Cal
     else:
         if accept(arrays):
             return arrays
-        _log.debug("kernels are computed: %s holds others", path)
+        _log.debug("kernels are computed: %s has other shapes", path)
     arrays = compute()
     if path is not None:
         try:
             replace_file(path, lambda file: np.savez(file, **dict[str, Any](arrays)))
         except OSError as error:
-            _log.debug("kernels are not kept: %s", error)
+            _log.debug("kernels are not stored: %s", error)
     return arrays
 
 

@@ -1,4 +1,4 @@
-"""What steerable layers expand their weights to, kept as long as the weights stay the same."""
+"""Caches the dense kernels that steerable layers expand from their coefficients, until the coefficients change."""
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator
@@ -10,84 +10,85 @@ from torch import Tensor, nn
 
 Kernels = tuple[Tensor, ...]
 
-_PERIOD: ContextVar[Hashable] = ContextVar("period", default=None)
+_TOKEN: ContextVar[Hashable] = ContextVar("token", default=None)
 
 
 @contextlib.contextmanager
-def steady_weights(period: Hashable) -> Iterator[None]:
-    """Say that weights stay as they are, so that layers on GPUs may keep what they expand; on CPUs they see it.
+def frozen_weights(token: Hashable) -> Iterator[None]:
+    """Declare that weights do not change within this context, so that layers on GPUs may reuse expanded kernels.
 
-    A change of weights that counts (all but writing to `weight.data` in place) is seen inside of a period as well.
+    Layers on CPUs compare values and need no declaration. A change that raises the weight's version counter (all but
+    writing to `weight.data` in place) is noticed within the context, too.
 
     Args:
-        period: in contexts of equal periods, whatever came between, weights are the same.
+        token: contexts with equal tokens declare that the weights are the same in all of them.
     """
-    token = _PERIOD.set(period)
+    before = _TOKEN.set(token)
     try:
         yield
     finally:
-        _PERIOD.reset(token)
+        _TOKEN.reset(before)
 
 
-class Kept:
+class ExpandedKernelCache:
     """The kernels of a layer, expanded once for each value of the weights, however many calls and gradients follow.
 
-    Values are compared, not version counters: `weight.data` and its like change weights and count nothing. On GPUs,
-    where comparing would wait for the device, kernels are kept within a period of `steady_weights`. Copies and pickles
-    of the layer leave the kernels behind.
+    Values are compared, not version counters, which writing to `weight.data` leaves alone. On GPUs, where a comparison
+    would wait for the device, kernels are reused within `frozen_weights` only. Copies and pickles of the layer do not
+    contain the cache.
     """
 
     def __init__(self) -> None:
         self._weight: Tensor | None = None  # a copy, which the kernels were expanded from
-        self._held: Tensor | None = None  # the original, so that no other one takes its address
+        self._held: Tensor | None = None  # the original, so that no other tensor takes its address
         self._kernels: Kernels = ()
-        self._sign: Hashable = None
+        self._key: Hashable = None
 
-    def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
+    def __reduce__(self) -> tuple[type["ExpandedKernelCache"], tuple[()]]:
         return type(self), ()
 
     def get(self, weight: nn.Parameter, expand: Callable[[Tensor], Kernels], form: Hashable = None) -> Kernels:
         """The kernels of a weight, through which gradients reach it.
 
         Args:
-            weight: what they are made of.
-            expand: makes them; a linear function.
-            form: whatever else decides them, such as the memory format.
+            weight: the coefficients.
+            expand: maps them to kernels; a linear function.
+            form: any other setting of the kernels, such as their memory format.
         """
         if torch.compiler.is_compiling() or not _is_ordinary(weight):
             return expand(weight)
-        sign = form, *_signs(weight)
-        if sign != self._sign or not self._is_of(weight):
+        key = form, *_fingerprint(weight)
+        if key != self._key or not self._is_of(weight):
             with torch.inference_mode(False), torch.enable_grad():  # ordinary tensors, to be used in any mode
                 self._held = weight.detach()
                 self._weight = self._held.clone().requires_grad_()
-                self._kernels, self._sign = expand(self._weight), sign
+                self._kernels, self._key = expand(self._weight), key
         if torch.is_grad_enabled() and weight.requires_grad:
-            return _Connect.apply(weight, self._weight, self._kernels)  # type: ignore[no-any-return, no-untyped-call]
+            return _AttachToWeight.apply(weight, self._weight, self._kernels)  # type: ignore[no-any-return, no-untyped-call]
         return tuple(kernel.detach() for kernel in self._kernels)
 
     def _is_of(self, weight: Tensor) -> bool:
-        """Whether kernels are there, and are known to be those of a weight with the same signs."""
+        """Whether the cached kernels are those of a weight that has the same fingerprint."""
         if self._weight is None:
             return False
-        return torch.equal(self._weight, weight) if weight.device.type == "cpu" else _PERIOD.get() is not None
+        return torch.equal(self._weight, weight) if weight.device.type == "cpu" else _TOKEN.get() is not None
 
 
 def _is_ordinary(weight: Tensor) -> bool:
-    """Whether autograd can go back to a weight by what was recorded of its copy."""
+    """Whether gradients of a copy can be passed on to the weight."""
     transformed = torch._C._are_functorch_transforms_active()  # by torch.func, as torch.autograd.Function asks
     return type(weight) is nn.Parameter and not transformed and not weight.is_inference()
 
 
-def _signs(weight: Tensor) -> tuple[Hashable, ...]:
-    """What changes with a weight and is known without reading it."""
-    signs = weight.device, weight.dtype
-    period = None if weight.device.type == "cpu" else _PERIOD.get()
-    return signs if period is None else (*signs, period, weight.data_ptr(), weight._version)
+def _fingerprint(weight: Tensor) -> tuple[Hashable, ...]:
+    """Properties of a weight that are known without reading its values."""
+    properties = weight.device, weight.dtype
+    token = None if weight.device.type == "cpu" else _TOKEN.get()
+    return properties if token is None else (*properties, token, weight.data_ptr(), weight._version)
 
 
-class _Connect(torch.autograd.Function):
-    """Kernels that were expanded from a copy of a weight, as kernels of the weight itself."""
+class _AttachToWeight(torch.autograd.Function):
+    """Attaches kernels that were expanded from a copy of a weight to the graph of the weight itself."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, copy: Tensor, kernels: Kernels) -> Kernels:

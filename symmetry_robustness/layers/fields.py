@@ -21,7 +21,7 @@ Nonlinearity = Literal["relu", "norm"]
 
 def field_norm(field_type: FieldType) -> nn.Module:
     """Batch norm whose statistics the group leaves alone."""
-    return by_part(
+    return direct_sum(
         field_type,
         lambda part: VectorBatchNorm(part.fields) if part.frequency else InnerBatchNorm(part.fields, part.size),
     )
@@ -47,7 +47,9 @@ def field_nonlinearity(field_type: FieldType, kind: Nonlinearity) -> nn.Module:
                 f"nonlinearity relu does not commute with the turns of {field_type.representation}; choose norm"
             )
         return nn.ReLU()  # in place, autograd would copy: what the norm puts out is a view
-    return by_part(field_type, lambda part: nn.ReLU() if part.kind == "trivial" else NormReLU(part.fields, part.size))
+    return direct_sum(
+        field_type, lambda part: nn.ReLU() if part.kind == "trivial" else NormReLU(part.fields, part.size)
+    )
 
 
 class InnerBatchNorm(nn.Module):
@@ -73,8 +75,8 @@ class InnerBatchNorm(nn.Module):
             wide = features.permute(0, 2, 3, 1).reshape(batch, height, width * self.order, fields).permute(0, 3, 1, 2)
             normed: Tensor = self.norm(wide)
             return normed.permute(0, 2, 3, 1).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-        many = features.reshape(batch * self.order, fields, height, width)
-        return self.norm(many).view(features.shape)  # type: ignore[no-any-return]
+        normed = self.norm(features.reshape(batch * self.order, fields, height, width))
+        return normed.reshape(features.shape)  # not a view: torch.func.vmap gives other strides
 
     @torch.no_grad()
     def export(self) -> nn.Module:
@@ -166,17 +168,17 @@ def field_length(features: Tensor, size: int) -> Tensor:
     return _square(features).reshape(batch, size, channels // size, height, width).sum(dim=1).add(1e-12).sqrt()
 
 
-def by_part(field_type: FieldType, layer: Callable[[FieldType], nn.Module]) -> nn.Module:
+def direct_sum(field_type: FieldType, layer: Callable[[FieldType], nn.Module]) -> nn.Module:
     """One layer for each part of a type; the layer itself if there is one part."""
     parts = field_type.parts
     return (
-        ByPart([part.channels for part in parts], [layer(part) for part in parts])
+        DirectSum([part.channels for part in parts], [layer(part) for part in parts])
         if len(parts) > 1
         else layer(parts[0])
     )
 
 
-class ByPart(nn.Module):
+class DirectSum(nn.Module):
     """Layers side by side, each on its own run of channels.
 
     Args:

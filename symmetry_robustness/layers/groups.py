@@ -6,8 +6,8 @@ the image, and its channels are mixed by the matrices of a representation,
 
 - `trivial`: one channel that only moves;
 - `regular`: one channel per group element, which the group permutes;
-- `frequencyK`: a vector of two channels that turns K times while the image turns once, 0 < K < N/2;
-- several of these joined by +, as in `trivial+frequency1`.
+- `irrepK`: a vector of two channels that turns K times while the image turns once, 0 < K < N/2;
+- several of these joined by +, as in `trivial+irrep1`.
 
 Channels are ordered by component: first the first component of all fields, then the second of all fields. Components of
 one field then stand as many channels apart as there are fields, and statistics over a whole field are those of a plain
@@ -29,7 +29,7 @@ from symmetry_robustness.layers.validation import require_positive
 # The basis of a larger group takes long, and kernels of a few pixels hardly tell its rotations apart.
 MAX_ORDER = 16
 
-Kind = Literal["trivial", "regular", "frequency"]
+Kind = Literal["trivial", "regular", "irrep"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Group:
         reflects, rotation = self.split(element)
         return element if reflects else self.join(False, -rotation)
 
-    def move(self, images: Tensor, element: int) -> Tensor:
+    def transform_images(self, images: Tensor, element: int) -> Tensor:
         """Reflect and rotate images (B, C, H, W): exactly on the grid if it can be, bilinearly otherwise."""
         reflects, rotation = self.split(element)
         images = images.flip(-1) if reflects else images
@@ -164,7 +164,7 @@ class FieldType:
         """Channels of one field."""
         if len(self.parts) > 1:
             return sum(part.size for part in self.parts)
-        return {"trivial": 1, "regular": Group(self.group).order, "frequency": 2}[self.kind or "trivial"]
+        return {"trivial": 1, "regular": Group(self.group).order, "irrep": 2}[self.kind or "trivial"]
 
     @property
     def channels(self) -> int:
@@ -174,10 +174,10 @@ class FieldType:
     @property
     def is_permuted(self) -> bool:
         """Whether the group at most permutes the channels, so that what treats all alike commutes with it."""
-        return all(part.kind != "frequency" for part in self.parts)
+        return all(part.kind != "irrep" for part in self.parts)
 
     def matrix(self, element: int) -> Tensor:
-        """What an element does to the components of a field, (size, size)."""
+        """Matrix (size, size) of an element, acting on the components of a field."""
         group = Group(self.group)
         reflects, rotation = group.split(element)
         if len(self.parts) > 1:
@@ -192,22 +192,22 @@ class FieldType:
         cosine, sine = math.cos(angle), math.sin(angle)
         return torch.tensor([[cosine, -sine], [sine, cosine]]) * torch.tensor([1.0, -1.0 if reflects else 1.0])
 
-    def mix(self, features: Tensor, element: int) -> Tensor:
-        """Mix the channels of features (B, channels, H, W) as an element does, without moving them."""
+    def act_on_channels(self, features: Tensor, element: int) -> Tensor:
+        """Act with an element on the channels of features (B, channels, H, W), at each pixel alone."""
         matrix = self.matrix(element).to(features)
         components = features.reshape(len(features), self.size, self.fields, *features.shape[2:])
         return torch.einsum("oi,bi...->bo...", matrix, components).flatten(1, 2)
 
     def act(self, features: Tensor, element: int) -> Tensor:
-        """What an element of the group does to features (B, channels, H, W): it moves them and mixes their channels."""
-        return self.mix(Group(self.group).move(features, element), element)
+        """Act on features (B, channels, H, W) with an element: transform the images, then act on the channels."""
+        return self.act_on_channels(Group(self.group).transform_images(features, element), element)
 
     def permute_fields(self, features: Tensor, angle: float, scale: float = 1.0) -> Tensor | None:
         """Mix the channels of features that were turned by an angle in degrees; None if no group element does that."""
         steps = angle * Group(self.group).rotations / 360
         if scale != 1 or not math.isclose(steps, round(steps), abs_tol=1e-6):
             return None
-        return self.mix(features, Group(self.group).join(False, round(steps)))
+        return self.act_on_channels(features, Group(self.group).join(False, round(steps)))
 
 
 def _kind(group: Group, name: str) -> tuple[Kind, int]:
@@ -222,10 +222,10 @@ def _kind(group: Group, name: str) -> tuple[Kind, int]:
     if name == "regular":
         return "regular", 0
     highest = (group.rotations - 1) // 2
-    match = re.fullmatch(r"frequency([1-9][0-9]*)", name)
+    match = re.fullmatch(r"(?:irrep|frequency)([1-9][0-9]*)", name)  # frequencyK in checkpoints before 0.1
     if match and int(match[1]) <= highest:
-        return "frequency", int(match[1])
-    vectors = f"frequency1 to frequency{highest}" if highest else f"no frequency for {group.name}"
+        return "irrep", int(match[1])
+    vectors = f"irrep1 to irrep{highest}" if highest else f"no irrepK for {group.name}"
     raise UserError(
         f"representation must be trivial, regular or {vectors}, or several joined by +, got {name!r}; choose among them"
     )

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.fields import by_part, field_length
+from symmetry_robustness.layers.fields import direct_sum, field_length
 from symmetry_robustness.layers.groups import FieldType
 from symmetry_robustness.layers.validation import require_positive
 
@@ -25,11 +25,11 @@ def field_pool(field_type: FieldType, kind: Pool) -> nn.Module:
 
 
 def group_pool(field_type: FieldType) -> nn.Module:
-    """What the group leaves alone in each field: a trivial field for each part, see `GroupPool` and `FieldLength`."""
-    return by_part(field_type, lambda part: FieldLength(part.size) if part.frequency else GroupPool(part.size))
+    """What the group leaves alone in each field: a trivial field for each part, see `GroupPool` and `NormPool`."""
+    return direct_sum(field_type, lambda part: NormPool(part.size) if part.frequency else GroupPool(part.size))
 
 
-class FieldLength(nn.Module):
+class NormPool(nn.Module):
     """Length of each field, which the group does not change: a trivial field.
 
     Args:

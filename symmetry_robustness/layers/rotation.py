@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.basis import steerable_basis
 from symmetry_robustness.layers.convolution import plain_convolution
-from symmetry_robustness.layers.expansion_cache import Kept, Kernels
+from symmetry_robustness.layers.expansion_cache import ExpandedKernelCache, Kernels
 from symmetry_robustness.layers.groups import FieldType
 from symmetry_robustness.layers.validation import require_positive
 
@@ -71,7 +71,7 @@ class RotationConv(nn.Module):
         # component of the output, (o, k·k·i, d): what they make of the weights is a kernel in channels-last order.
         matrices = basis.filters.permute(1, 3, 4, 2, 0).flatten(1, 3).contiguous()
         self.register_buffer("basis", matrices, persistent=False)
-        self._kept = Kept()
+        self._cache = ExpandedKernelCache()
 
     def expand(self) -> tuple[Tensor, Tensor | None]:
         """Kernel (out_channels, in_channels, k, k), channels last, and bias of the plain convolution this one is."""
@@ -94,13 +94,13 @@ class RotationConv(nn.Module):
         return torch.cat([(next(constants) if is_permuted else zeros).repeat(size) for size, is_permuted in self.parts])
 
     def _kernel(self, channels_last: bool) -> Tensor:
-        """The expanded kernel in a memory format, see `Kept`."""
+        """The expanded kernel in a memory format, see `ExpandedKernelCache`."""
 
         def expand(weight: Tensor) -> Kernels:
             kernel = self.expand_weight(weight)
             return (kernel if channels_last else kernel.contiguous(),)
 
-        return self._kept.get(self.weight, expand, channels_last)[0]
+        return self._cache.get(self.weight, expand, channels_last)[0]
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W), divided by the stride.

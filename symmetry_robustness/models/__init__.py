@@ -1,8 +1,8 @@
 """Networks: normalise → stem → trunk → head, built from configuration."""
 
+from symmetry_robustness.layers.export import export
 from symmetry_robustness.models.build import build_network, build_network_from_untrusted
 from symmetry_robustness.models.checkpoint import Checkpoint, load_checkpoint, load_network
-from symmetry_robustness.models.network import export
 from symmetry_robustness.models.trust import require_trusted
 
 __all__ = [

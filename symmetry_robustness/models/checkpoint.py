@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from yaml import AliasToken, YAMLError, scan
 
 from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.layers.export import export
 from symmetry_robustness.models.build import build_network_from_untrusted
-from symmetry_robustness.models.network import export
 
 # The training module holds the network under this name, beside metrics and the like.
 PREFIX = "network."

@@ -33,8 +33,8 @@ class EquivariantNetwork(nn.Sequential):
         mean: of the normalisation, in [0, 1] pixels; one value or one per channel.
         std: likewise.
         image_size: height and width; even at every pool.
-        representation: of all fields: trivial, regular, frequencyK (vectors that turn K times as fast as the image), or
-            several joined by +, as in "trivial+frequency1".
+        representation: of all fields: trivial, regular, irrepK (vectors that turn K times as fast as the image), or
+            several joined by +, as in "trivial+irrep1".
         nonlinearity: "relu" for fields whose channels the group permutes (trivial and regular), "norm" for all.
         pool: "max" for the same fields, "average" for all.
 

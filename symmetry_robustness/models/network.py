@@ -1,6 +1,5 @@
 """The network that every stem is judged in: normalise → stem → trunk → head."""
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -101,22 +100,3 @@ def classifier(features: int, num_classes: int) -> nn.Linear:
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise UserError(f"num_classes must be at least 2, got {num_classes!r}; it follows the data set")
     return nn.Linear(features, num_classes)
-
-
-def export(network: nn.Module) -> nn.Module:
-    """Copy a network into plain convolutions and batch norms, in evaluation mode and without parameter gradients.
-
-    Every module with a method `export` is replaced by what it returns; the copy shares nothing with the original, and
-    neither the original nor any random state is touched.
-    """
-    return _flatten(copy.deepcopy(network)).eval().requires_grad_(False)
-
-
-def _flatten(module: nn.Module) -> nn.Module:
-    """Replace what can export itself, depth first, in place."""
-    if callable(flat := getattr(module, "export", None)):
-        exported: nn.Module = flat()
-        return exported
-    for name, child in module.named_children():
-        setattr(module, name, _flatten(child))
-    return module

@@ -28,7 +28,7 @@ class RotoScaleNetwork(nn.Sequential):
         num_classes: at least 2.
         mean: of the normalisation, in [0, 1] pixels; one value or one per channel.
         std: likewise.
-        interaction: how many neighbouring scales a filter spans, see `ScaleConv`.
+        scale_extent: how many neighbouring scales a filter spans, see `ScaleConv`.
         image_size: height and width; how many pools fit depends on it.
 
     Raises:
@@ -44,13 +44,13 @@ class RotoScaleNetwork(nn.Sequential):
         num_classes: int,
         mean: float | Sequence[float],
         std: float | Sequence[float],
-        interaction: int = 1,
+        scale_extent: int = 1,
         image_size: int = 32,
     ) -> None:
         group = ScaleGroup(scales, rotations=rotations)
 
         def block(in_fields: int, out_fields: int) -> nn.Module:
-            return _block(ScaleConv(group, in_fields, out_fields, interaction), out_fields, group)
+            return _block(ScaleConv(group, in_fields, out_fields, scale_extent), out_fields, group)
 
         blocks, width = build_trunk(trunk, fields, block, image_size, partial(TilingPool, "max"))
         pools = [nn.AdaptiveAvgPool2d(1), GroupPool(group.order), nn.Flatten()]

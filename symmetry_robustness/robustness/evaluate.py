@@ -319,7 +319,7 @@ def _empty_report(images: Tensor, protocol: EvaluationProtocol, checks: Sequence
 
 
 def _counts(clean: CleanPass, correct: BoolArray, outcomes: dict[str, AttackResult]) -> dict[str, float]:
-    """Numbers that add up over windows and shares: the evidence of some checks, and the cost."""
+    """Numbers that add up over windows and shards: the evidence of some checks, and the cost."""
     gradient = clean.gradient.flatten(1)
     zero = (gradient == 0).all(1).cpu().numpy() & correct
     nonfinite = int((~torch.isfinite(gradient.sum(1))).sum())

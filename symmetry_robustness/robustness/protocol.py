@@ -1,4 +1,4 @@
-"""What is measured: attacks, norm, grid of epsilons, CLEVER, other measures, seed."""
+"""Protocol of an evaluation: attacks, norm, grid of epsilons, CLEVER, other measures, seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace

@@ -23,7 +23,7 @@ from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 IntArray = npt.NDArray[np.int64]
 
-# Network passes of a measure in one shard; a CLEVER score of the original's 500 x 1024 points is a shard of its own.
+# Network passes of a measure in one shard; a score of 500 x 1024 points is a shard of its own.
 _PASSES: Final = 2**12
 
 # Images of a shard by device. At the end of each shard the engine's batch runs empty, which on one core took 1.4 times

@@ -44,10 +44,12 @@ def run_guarded(command: Callable[[], int]) -> int:
     """Run a command; its mistakes by the user end with one line on standard error, other errors pass.
 
     Returns:
-        The command's exit status; 2 for a user's mistake, 130 after Ctrl-C, 141 if the reader of standard output left.
+        The command's exit status; 2 for a user's mistake, 130 after Ctrl-C, 141 if the reader of standard output left
+        before the command had ended.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would otherwise print and exit by itself
     open_standard_streams()
+    status = None
     try:
         status = command()
         sys.stdout.flush()
@@ -57,7 +59,7 @@ def run_guarded(command: Callable[[], int]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_has_left():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
-            return 128 + signal.SIGPIPE
+            return 128 + signal.SIGPIPE if status is None else status
         message = user_message(error)
         if message is None:
             raise

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.expansion_cache import steady_weights
+from symmetry_robustness.layers.expansion_cache import frozen_weights
 from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives import Objective
 
@@ -120,7 +120,7 @@ class Classifier(pl.LightningModule):
             UserError: the loss is not finite.
         """
         images, labels = batch
-        with steady_weights(self._period()):
+        with frozen_weights(self._period()):
             loss, logits = self.objective(self.network, images.contiguous(memory_format=self.memory_format), labels)
         if batch_index % _CHECK_EVERY == 0:
             self._check_finite(loss, f"training loss in batch {batch_index}")
@@ -167,7 +167,7 @@ class Classifier(pl.LightningModule):
             self._measure(self._test_key(self.test_names[dataloader_idx]), batch)
 
     def _measure(self, name: str, batch: Batch) -> None:
-        with steady_weights(self._period()):
+        with frozen_weights(self._period()):
             logits = self(batch[0])
         self._update(name, F.cross_entropy(logits, batch[1]), logits, batch[1])
 

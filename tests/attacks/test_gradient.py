@@ -99,6 +99,20 @@ def test_linear_network_is_attacked_optimally(attack: GradientAttack, norm: str)
     torch.testing.assert_close(change * torch.tensor([1, -1, 1]), expected.expand(3), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("epsilon", [0.3, 3.0])
+def test_l1_attack_spends_its_length_on_the_pixels_that_matter_most(epsilon: float) -> None:
+    difference = torch.randn(48, generator=torch.Generator().manual_seed(4))
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(48, 2, bias=False))
+    linear[1].weight.data = torch.stack([-difference / 2, difference / 2])
+    images = torch.full((1, 3, 4, 4), 0.5)
+    adversarial = PGD(steps=100)(linear, images, torch.tensor([0]), ThreatModel("l1", epsilon))
+    gain = float((adversarial - images).flatten() @ difference)
+    # A pixel can move by a half, so the best change moves the largest few as far as they go.
+    moves = (epsilon - 0.5 * torch.arange(48)).clamp(0, 0.5)
+    best = float(difference.abs().sort(descending=True).values @ moves)
+    assert 0.95 * best <= gain <= best + 1e-4
+
+
 def test_targeted_attack_reaches_its_target(network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     targets = (labels + 1) % 5

@@ -16,7 +16,7 @@ from symmetry_robustness.layers.groups import FieldType, Group
 from symmetry_robustness.layers.pooling import GroupPool, TilingPool, field_pool, group_pool
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
-REPRESENTATIONS = ["trivial", "regular", "frequency1", "trivial+frequency1+regular"]
+REPRESENTATIONS = ["trivial", "regular", "irrep1", "trivial+irrep1+regular"]
 
 
 def distance(left: torch.Tensor, right: torch.Tensor) -> float:
@@ -48,7 +48,7 @@ def test_layers_commute_with_every_exact_element_at_32_pixels(group, representat
 
 def test_what_treats_the_channels_of_a_field_apart_does_not_commute():
     features = torch.randn(3, 8, 8, 8)
-    regular, vectors = FieldType("C4", "regular", 2), FieldType("C4", "frequency1", 4)
+    regular, vectors = FieldType("C4", "regular", 2), FieldType("C4", "irrep1", 4)
     plain = nn.BatchNorm2d(8)
     nn.init.uniform_(plain.weight, 0.5, 1.5)
     assert distance(plain(regular.act(features, 1)), regular.act(plain(features), 1)) > 0.1
@@ -131,7 +131,7 @@ def test_norm_relu_shortens():
     assert torch.equal(zero.grad, torch.zeros_like(zero))
 
 
-@pytest.mark.parametrize("representation", ["regular", "trivial+frequency1"])
+@pytest.mark.parametrize("representation", ["regular", "trivial+irrep1"])
 def test_bfloat16_agrees(representation):
     field_type = FieldType("C8", representation, 4)
     block = nn.Sequential(field_norm(field_type), field_nonlinearity(field_type, "norm"), group_pool(field_type))
@@ -160,12 +160,12 @@ def test_group_pool_is_the_largest_channel_of_each_field():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: field_nonlinearity(FieldType("C8", "frequency1", 1), "relu"), "relu does not commute .* choose norm"),
+        (lambda: field_nonlinearity(FieldType("C8", "irrep1", 1), "relu"), "relu does not commute .* choose norm"),
         (
             lambda: field_nonlinearity(FieldType("C8", "regular", 1), "gelu"),
             "nonlinearity must be relu or norm, got 'gelu'",
         ),
-        (lambda: field_pool(FieldType("C8", "trivial+frequency1", 1), "max"), "pool max does not commute .* average"),
+        (lambda: field_pool(FieldType("C8", "trivial+irrep1", 1), "max"), "pool max does not commute .* average"),
         (lambda: field_pool(FieldType("C8", "regular", 1), "min"), "pool must be max or average, got 'min'"),
     ],
 )

@@ -11,11 +11,11 @@ GROUPS = ("C1", "C3", "C4", "C8", "D1", "D3", "D4", "D8")
 TYPES = [
     ("C4", "trivial"),
     ("C4", "regular"),
-    ("C8", "frequency3"),
-    ("C8", "trivial+frequency1+regular"),
+    ("C8", "irrep3"),
+    ("C8", "trivial+irrep1+regular"),
     ("D4", "regular"),
-    ("D4", "trivial+frequency1"),
-    ("D8", "frequency2+regular"),
+    ("D4", "trivial+irrep1"),
+    ("D8", "irrep2+regular"),
 ]
 
 
@@ -79,17 +79,19 @@ def test_matrices_are_those_of_escnn(group, representation):
 
 def test_a_turn_that_the_grid_does_not_hold_is_resampled():
     ramp = torch.linspace(-1, 1, 33).expand(1, 1, 33, 33)  # a plane rising to the right
-    turned = Group("C8").move(ramp, 1)[0, 0, 12:21, 12:21]  # by 45° counter-clockwise: rising to the upper right
+    turned = Group("C8").transform_images(ramp, 1)[
+        0, 0, 12:21, 12:21
+    ]  # by 45° counter-clockwise: rising to the upper right
     rows, columns = torch.meshgrid(torch.arange(12, 21), torch.arange(12, 21), indexing="ij")
     expected = ((columns - 16) - (rows - 16)) / 16 / 2**0.5
     torch.testing.assert_close(turned, expected, rtol=0, atol=1e-5)
-    assert torch.equal(Group("C4").move(ramp, 1)[0, 0, :, 0], torch.linspace(1, -1, 33))
+    assert torch.equal(Group("C4").transform_images(ramp, 1)[0, 0, :, 0], torch.linspace(1, -1, 33))
 
 
 def test_channels_follow_an_angle():
     field_type = FieldType("C8", "regular", 2)
     features = torch.arange(16.0).view(1, 16, 1, 1)
-    assert torch.equal(field_type.permute_fields(features, -45.0), field_type.mix(features, 7))
+    assert torch.equal(field_type.permute_fields(features, -45.0), field_type.act_on_channels(features, 7))
     assert torch.equal(field_type.permute_fields(features, 450.0), features.roll(4, dims=1))  # 90°: two elements on
     assert field_type.permute_fields(features, 30.0) is None
     assert field_type.permute_fields(features, 45.0, scale=0.5) is None
@@ -101,11 +103,11 @@ def test_channels_follow_an_angle():
         (
             "C8",
             "irreducible",
-            "trivial, regular or frequency1 to frequency3, or several joined by \\+, got 'irreducible'",
+            "trivial, regular or irrep1 to irrep3, or several joined by \\+, got 'irreducible'",
         ),
-        ("C8", "frequency4", "got 'frequency4'"),
+        ("C8", "irrep4", "got 'irrep4'"),
         ("C8", "trivial+", "got ''"),
-        ("C2", "frequency1", "no frequency for C2"),
+        ("C2", "irrep1", "no irrepK for C2"),
         ("X4", "trivial", "group must be C1 to C16 or D1 to D8, got 'X4'"),
         ("D9", "trivial", "got 'D9'"),
     ],

@@ -53,9 +53,9 @@ def by_component(features: torch.Tensor, fields: int) -> torch.Tensor:
         ("C4", "regular", "regular", 3),
         ("C8", "regular", "regular", 3),
         ("C4", "regular", "trivial", 3),
-        ("C8", "regular", "frequency2", 3),
+        ("C8", "regular", "irrep2", 3),
         ("D4", "trivial", "regular", 3),
-        ("D4", "frequency1", "frequency1", 3),
+        ("D4", "irrep1", "irrep1", 3),
     ],
 )
 def test_equals_escnn_with_the_same_weights(group, in_representation, out_representation, kernel_size):
@@ -137,9 +137,9 @@ def test_commutes_with_quarter_turns_on_even_grids(group, size):
     [
         ("trivial", "regular"),
         ("regular", "regular"),
-        ("regular", "frequency1"),
-        ("frequency1", "trivial+frequency1"),
-        ("trivial+frequency1", "frequency1+regular"),
+        ("regular", "irrep1"),
+        ("irrep1", "trivial+irrep1"),
+        ("trivial+irrep1", "irrep1+regular"),
     ],
 )
 def test_commutes_with_every_exact_element(group, kernel_size, in_representation, out_representation):
@@ -159,7 +159,7 @@ def test_turns_between_the_pixels_hold_for_smooth_kernels_in_the_middle():
     layer = RotationConv("C8", 1, 2, 5, in_representation="trivial", bias=False)
     rows, columns = torch.meshgrid(torch.arange(-20.0, 21), torch.arange(-20.0, 21), indexing="ij")
     smooth = (-((rows - 3) ** 2 + (columns + 4) ** 2) / 40).exp()[None, None]
-    turned, expected = layer(Group("C8").move(smooth, 1)), layer.out_type.act(layer(smooth), 1)
+    turned, expected = layer(Group("C8").transform_images(smooth, 1)), layer.out_type.act(layer(smooth), 1)
     wrong = layer.out_type.act(layer(smooth), 2)
     scale = float(expected.detach().abs().max())
     assert distance(turned, expected) < 0.1 * scale < distance(turned, wrong)
@@ -182,11 +182,11 @@ def test_a_stride_keeps_the_symmetry_or_says_that_it_cannot():
 
 
 def test_bias_is_the_same_for_the_channels_that_the_group_permutes():
-    layer = RotationConv("C8", 1, 2, out_representation="regular+frequency1+trivial")
+    layer = RotationConv("C8", 1, 2, out_representation="regular+irrep1+trivial")
     assert layer.bias.shape == (4,)
     layer.bias.data.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert layer.expand()[1].tolist() == 8 * [1, 2] + 4 * [0] + [3, 4]
-    assert RotationConv("C8", 1, 2, out_representation="frequency1").bias is None
+    assert RotationConv("C8", 1, 2, out_representation="irrep1").bias is None
 
 
 def test_export_follows_the_weights_and_draws_no_random_number():
@@ -364,8 +364,8 @@ class TestKeptKernel:
         with torch.no_grad():
             layer(self.features)
         twin = copy.deepcopy(layer)
-        assert layer._kept._kernels
-        assert not twin._kept._kernels
+        assert layer._cache._kernels
+        assert not twin._cache._kernels
         with torch.no_grad():
             twin.weight.zero_()
             assert distance(layer(self.features), self.expected(layer)) == 0
@@ -424,10 +424,10 @@ def test_state_holds_learned_numbers_only_in_every_mode():
         ({"out_fields": "many"}, "fields must be a positive whole number, got 'many'"),
         ({"stride": 0}, "stride must be a positive whole number, got 0"),
         (
-            {"in_representation": "trivial", "out_representation": "frequency1", "kernel_size": 1},
+            {"in_representation": "trivial", "out_representation": "irrep1", "kernel_size": 1},
             "no kernel .* choose 3",
         ),
-        ({"in_representation": "irreducible"}, "representation must be trivial, regular or frequency1"),
+        ({"in_representation": "irreducible"}, "representation must be trivial, regular or irrep1"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

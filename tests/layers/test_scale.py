@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from symmetry_robustness.data.shapes import make_shapes
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.downsampling import shrink
 from symmetry_robustness.layers.fields import InnerBatchNorm
 from symmetry_robustness.layers.pooling import GroupPool
-from symmetry_robustness.layers.scale import MultiScaleConv, ScaleConv, ScaleLifting, SplitConv, shrink_fields
+from symmetry_robustness.layers.scale import MultiScaleConv, PerScaleConv, ScaleConv, ScaleLifting, downsample_fields
 from symmetry_robustness.layers.scale_group import ScaleGroup, hermite_basis
+from symmetry_robustness.resampling import downsample
 
 SCALES, ROTO_SCALES = ScaleGroup(), ScaleGroup(rotations=4)
 GROUPS = pytest.mark.parametrize("group", [SCALES, ROTO_SCALES], ids=["C1", "C4"])
@@ -33,19 +33,19 @@ def distance(left: Tensor, right: Tensor) -> float:
     return float((left - right).detach().abs().max())
 
 
-def pair(group: ScaleGroup, interaction: int = 1) -> nn.Sequential:
+def pair(group: ScaleGroup, scale_extent: int = 1) -> nn.Sequential:
     """A lifting and a group convolution with biases, nothing between them."""
-    layers = nn.Sequential(ScaleLifting(group, 3, 4), ScaleConv(group, 4, 5, interaction))
+    layers = nn.Sequential(ScaleLifting(group, 3, 4), ScaleConv(group, 4, 5, scale_extent))
     for layer in layers:
         nn.init.normal_(layer.bias)
     return layers
 
 
-def stack(group: ScaleGroup, interaction: int = 1, depth: int = 3) -> nn.Sequential:
+def stack(group: ScaleGroup, scale_extent: int = 1, depth: int = 3) -> nn.Sequential:
     """Convolutions with inner batch norm and ReLU, as in a network."""
     layers: list[nn.Module] = [ScaleLifting(group, 3, 8)]
     for _ in range(depth - 1):
-        layers += [InnerBatchNorm(8, group.order), nn.ReLU(), ScaleConv(group, 8, 8, interaction)]
+        layers += [InnerBatchNorm(8, group.order), nn.ReLU(), ScaleConv(group, 8, 8, scale_extent)]
     return nn.Sequential(*layers, InnerBatchNorm(8, group.order), nn.ReLU())
 
 
@@ -87,11 +87,11 @@ def equivariance_error(network: nn.Module, images: Tensor, group: ScaleGroup | N
     Without a group the features are plain images: shrinking does nothing to their channels.
     """
     if group is None:
-        moved, again = shrink(network(images), SCALES.step), network(shrink(images, SCALES.step))
+        moved, again = downsample(network(images), SCALES.step), network(downsample(images, SCALES.step))
     else:
         lawful = lambda maps: maps.unflatten(1, (group.scales, -1))[:, : group.scales - unlawful]  # noqa: E731
-        moved = lawful(shrink_fields(network(images), group))
-        again = lawful(network(shrink(images, group.step)))
+        moved = lawful(downsample_fields(network(images), group))
+        again = lawful(network(downsample(images, group.step)))
     inside = (..., slice(14, -14), slice(14, -14))
     return float((moved[inside] - again[inside]).square().sum() / moved[inside].square().sum())
 
@@ -143,15 +143,15 @@ def test_the_paper_s_branches_do_not_commute_with_shrinking(signal):
 
 def test_interaction_breaks_the_law_at_the_last_scale_only():
     images = natural()
-    network = pair(SCALES, interaction=2)
+    network = pair(SCALES, scale_extent=2)
     assert equivariance_error(network, images, SCALES, unlawful=2) < 0.008
     assert equivariance_error(network, images, SCALES, unlawful=1) > 0.1
 
 
 def test_shrinking_moves_fields_down_by_one_scale():
     features = torch.rand(2, 2 * ROTO_SCALES.order, 20, 20)
-    moved = shrink_fields(features, ROTO_SCALES).unflatten(1, (3, 4, 2))
-    torch.testing.assert_close(moved[:, :2], shrink(features, 2**0.5).unflatten(1, (3, 4, 2))[:, 1:])
+    moved = downsample_fields(features, ROTO_SCALES).unflatten(1, (3, 4, 2))
+    torch.testing.assert_close(moved[:, :2], downsample(features, 2**0.5).unflatten(1, (3, 4, 2))[:, 1:])
     assert not moved[:, 2].any()
 
 
@@ -167,10 +167,10 @@ def turn_fields(features: Tensor, group: ScaleGroup, quarter: int = 1) -> Tensor
     return fields.roll(quarter, dims=2).flatten(1, 3)
 
 
-@pytest.mark.parametrize("interaction", [1, 2, 3])
+@pytest.mark.parametrize("scale_extent", [1, 2, 3])
 @pytest.mark.parametrize("size", [8, 32])
-def test_layers_commute_with_quarter_turns_on_even_grids(interaction, size):
-    lifting, convolution = pair(ROTO_SCALES, interaction)
+def test_layers_commute_with_quarter_turns_on_even_grids(scale_extent, size):
+    lifting, convolution = pair(ROTO_SCALES, scale_extent)
     images = torch.rand(2, 3, size, size)
     lifted = lifting(images)
     for quarter in range(1, 4):
@@ -190,9 +190,9 @@ def test_layers_say_what_turning_and_scaling_do_to_their_channels(exported):
         features = layer(images)
         said = layer.export().permute_fields if exported else layer.permute_fields
         assert torch.equal(said(turn(features), 90.0, 1.0), turn_fields(features, ROTO_SCALES))
-        shrunk = said(shrink(features, 2**0.5), 0.0, 0.5**0.5)
+        shrunk = said(downsample(features, 2**0.5), 0.0, 0.5**0.5)
         unknown = torch.isnan(shrunk)
-        assert torch.equal(torch.where(unknown, 0, shrunk), shrink_fields(features, ROTO_SCALES))
+        assert torch.equal(torch.where(unknown, 0, shrunk), downsample_fields(features, ROTO_SCALES))
         assert unknown.unflatten(1, (3, -1)).flatten(2).all(2).tolist() == [[False, False, True]] * 2
         assert said(features, 45.0, 1.0) is None
         assert said(features, 0.0, 0.8) is None
@@ -204,15 +204,15 @@ def test_layers_say_what_turning_and_scaling_do_to_their_channels(exported):
 
 
 @GROUPS
-@pytest.mark.parametrize("interaction", [1, 2])
-def test_equals_the_dense_convolution_of_its_definition(group, interaction):
-    layer = ScaleConv(group, 2, 3, interaction)
+@pytest.mark.parametrize("scale_extent", [1, 2])
+def test_equals_the_dense_convolution_of_its_definition(group, scale_extent):
+    layer = ScaleConv(group, 2, 3, scale_extent)
     nn.init.normal_(layer.bias)
     rotations, scales, largest = group.rotations, group.scales, group.radii[-1]
-    weight = layer.weight.detach().view(3, 2, rotations, interaction, -1)
+    weight = layer.weight.detach().view(3, 2, rotations, scale_extent, -1)
     kernel = torch.zeros(scales, rotations, 3, scales, rotations, 2, 2 * largest + 1, 2 * largest + 1)
     for turned, given in itertools.product(range(rotations), repeat=2):
-        for scale, above in itertools.product(range(scales), range(interaction)):
+        for scale, above in itertools.product(range(scales), range(scale_extent)):
             if scale + above < scales:
                 functions = torch.tensor(hermite_basis(group)[scale][:, turned], dtype=torch.float32)
                 functions = F.pad(functions, [largest - group.radii[scale]] * 4)
@@ -257,16 +257,16 @@ def test_interaction_starts_with_the_variance_of_its_input_below_the_last_scale(
 
 
 @GROUPS
-@pytest.mark.parametrize("interaction", [1, 2])
-def test_export_follows_the_weights_and_draws_no_random_number(group, interaction):
-    layers = pair(group, interaction)
+@pytest.mark.parametrize("scale_extent", [1, 2])
+def test_export_follows_the_weights_and_draws_no_random_number(group, scale_extent):
+    layers = pair(group, scale_extent)
     images = torch.randn(2, 3, 8, 8)
     optimizer = torch.optim.SGD(layers.parameters(), lr=0.1)
     for _ in range(2):
         state = torch.get_rng_state()
         exported = nn.Sequential(*(layer.export() for layer in layers))
         assert torch.equal(state, torch.get_rng_state())
-        assert [type(layer) for layer in exported] == [nn.Conv2d, SplitConv]
+        assert [type(layer) for layer in exported] == [nn.Conv2d, PerScaleConv]
         assert not any(parameter.requires_grad for parameter in exported.parameters())
         assert distance(exported(images), layers(images)) < 1e-5
         layers.eval()
@@ -281,9 +281,9 @@ def test_export_follows_the_weights_and_draws_no_random_number(group, interactio
 
 
 @GROUPS
-@pytest.mark.parametrize("interaction", [1, 2])
-def test_channels_last_and_bfloat16_agree(group, interaction):
-    layers = pair(group, interaction)
+@pytest.mark.parametrize("scale_extent", [1, 2])
+def test_channels_last_and_bfloat16_agree(group, scale_extent):
+    layers = pair(group, scale_extent)
     images = torch.rand(2, 3, 8, 8)
     full = layers(images).detach()
     layers.to(memory_format=torch.channels_last)
@@ -301,9 +301,9 @@ def test_channels_last_and_bfloat16_agree(group, interaction):
 
 
 @GROUPS
-@pytest.mark.parametrize("interaction", [1, 2])
-def test_compiles_into_one_graph_with_its_gradients_and_copies(group, interaction):
-    layers, images = pair(group, interaction), torch.rand(2, 3, 8, 8)
+@pytest.mark.parametrize("scale_extent", [1, 2])
+def test_compiles_into_one_graph_with_its_gradients_and_copies(group, scale_extent):
+    layers, images = pair(group, scale_extent), torch.rand(2, 3, 8, 8)
     twin = copy.deepcopy(layers)
     compiled = torch.compile(twin, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), layers(images))
@@ -335,7 +335,7 @@ os._exit(0)  # now and then torch 2.13 aborts while it takes the group down
 
 @pytest.mark.slow
 def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
-    layers, images = pair(ROTO_SCALES, interaction=2), torch.rand(4, 3, 8, 8)
+    layers, images = pair(ROTO_SCALES, scale_extent=2), torch.rand(4, 3, 8, 8)
     torch.save((ROTO_SCALES, layers, images), tmp_path / "whole.pt")
     ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
     layers(images).square().mean().backward()
@@ -372,7 +372,7 @@ def test_kernels_are_expanded_once_and_never_stale(group, monkeypatch):
     layers.zero_grad()
     plain = copy.deepcopy(layers)
     for layer in plain:
-        layer._kept.get = lambda weight, expand: expand(weight)
+        layer._cache.get = lambda weight, expand: expand(weight)
     plain(images).square().sum().backward()
     for gradient, layer in zip(found, plain, strict=True):
         torch.testing.assert_close(gradient, layer.weight.grad)
@@ -389,8 +389,8 @@ def test_state_holds_learned_numbers_only_in_every_mode():
     [
         ({"in_fields": 0}, "in_fields must be a positive whole number, got 0"),
         ({"out_fields": "many"}, "fields must be a positive whole number, got 'many'"),
-        ({"interaction": 0}, "interaction must be a positive whole number, got 0"),
-        ({"interaction": 4}, "interaction must be at most 3, the number of scales, got 4"),
+        ({"scale_extent": 0}, "scale_extent must be a positive whole number, got 0"),
+        ({"scale_extent": 4}, "scale_extent must be at most 3, the number of scales, got 4"),
     ],
 )
 def test_a_bad_setting_is_named(settings, message):

@@ -40,13 +40,13 @@ BAD = [
     ("cascaded", "model.stem.channels=30", "channels must be a multiple of 4 for group C4, got 30"),
     ("fully_equivariant", "model.head=mean", "head must be released or invariant, got 'mean'"),
     ("fully_equivariant", "+model.representation=vector", "representation must be .* got 'vector'"),
-    ("fully_equivariant", "+model.representation=frequency1", "relu does not commute .* choose norm"),
+    ("fully_equivariant", "+model.representation=irrep1", "relu does not commute .* choose norm"),
     ("invariant_vector", "model.pool=max", "pool max does not commute .* choose average"),
     ("invariant", "+model.image_size=28", "windows of 2×2 do not tile 7 pixels"),
     ("fully_equivariant", "model.group=SO2", "group must be .* got 'SO2'"),
     ("roto_scale", "model.rotations=8", "rotations must be 1 or 4, got 8"),
     ("roto_scale", "model.scales=0", "scales must be a positive whole number, got 0"),
-    ("roto_scale", "+model.interaction=4", "interaction must be at most 3"),
+    ("roto_scale", "+model.scale_extent=4", "scale_extent must be at most 3"),
 ]
 
 

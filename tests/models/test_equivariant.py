@@ -10,7 +10,7 @@ FIELDS = {
     "regular": (),
     "trivial": ("model.representation=trivial",),
     "vectors": (
-        "model.representation=trivial+frequency1",
+        "model.representation=trivial+irrep1",
         "model.nonlinearity=norm",
         "model.pool=average",
     ),
@@ -45,7 +45,7 @@ def test_invariant_head_ignores_the_exact_elements(compose_model, group, fields)
     assert float(logits.detach().std(dim=0).min()) > 1e-3
     for network_in_use in (network, export(network)):
         for element in Group(group).exact_elements:
-            moved = Group(group).move(images, element)
+            moved = Group(group).transform_images(images, element)
             torch.testing.assert_close(network_in_use(moved), logits, rtol=0, atol=1e-5)
 
 
@@ -60,7 +60,7 @@ def test_whole_invariant_network_ignores_the_exact_elements(compose_model, name)
         logits = network(images)
         assert float(logits.std(dim=0).min()) > 1e-3
         for element in group.exact_elements:
-            torch.testing.assert_close(network(group.move(images, element)), logits, rtol=0, atol=1e-4)
+            torch.testing.assert_close(network(group.transform_images(images, element)), logits, rtol=0, atol=1e-4)
 
 
 def test_released_head_does_not_ignore_them(compose_model):
@@ -96,11 +96,11 @@ def test_every_part_acts_as_it_says(compose_model, name, exported):
 
     group, still = Group(types["stem"].group), features(images)
     for element in group.exact_elements:
-        for part, moved in features(group.move(images, element)).items():
+        for part, moved in features(group.transform_images(images, element)).items():
             torch.testing.assert_close(moved, types[part].act(still[part], element), rtol=0, atol=1e-5)
 
 
 def test_the_type_of_a_part_has_its_channels(compose_model):
     network = build_network(compose_model("invariant_vector", *SMALL))
-    assert network.field_types["trunk.4"] == FieldType("C8", "trivial+frequency1+frequency2+frequency3", 8)
+    assert network.field_types["trunk.4"] == FieldType("C8", "trivial+irrep1+irrep2+irrep3", 8)
     assert network.trunk[4][0].out_type == network.field_types["trunk.4"]

@@ -23,7 +23,7 @@ def small(name: str) -> tuple[str, ...]:
         ("weighted", ()),
         ("cascaded", ()),
         *((name, ()) for name in EQUIVARIANT),
-        ("roto_scale", ("+model.interaction=2",)),
+        ("roto_scale", ("+model.scale_extent=2",)),
     ],
 )
 def test_export_agrees_after_any_sequence_of_changes(compose_model, name, overrides):

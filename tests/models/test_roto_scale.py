@@ -6,7 +6,7 @@ from symmetry_robustness.models import build_network, export
 SMALL = ("model.fields=4", "model.trunk=[6,pool,8,pool,8]")
 
 
-@pytest.mark.parametrize("overrides", [(), ("+model.interaction=2",)])
+@pytest.mark.parametrize("overrides", [(), ("+model.scale_extent=2",)])
 def test_quarter_turns_leave_the_logits_alone(compose_model, overrides):
     torch.manual_seed(0)
     network = build_network(compose_model("roto_scale", *overrides, *SMALL))

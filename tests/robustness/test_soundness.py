@@ -93,6 +93,16 @@ def test_sound_networks_raise_no_alarm(name: str, seed: int, protocol: Evaluatio
     assert [check for check in report.checks if check.status != "passed"] == []
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_a_sound_network_raises_no_alarm_in_other_norms(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol, norm: str
+) -> None:
+    epsilons = {"l2": [0.1, 0.3, 1.0], "l1": [0.5, 2.0, 8.0]}[norm]
+    report = evaluate_robustness(trained, *sample, dataclasses.replace(protocol, norm=norm, epsilons=epsilons))
+    assert [check for check in report.checks if check.status != "passed"] == []
+    assert report.worst_case(epsilons[-1]).value < 0.5 * report.clean_accuracy
+
+
 def test_every_check_runs_and_explains_itself(
     trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
 ) -> None:

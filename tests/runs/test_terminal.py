@@ -31,9 +31,14 @@ def test_characters_that_a_terminal_lacks_are_replaced(encoding: str, tmp_path: 
     assert done.stderr.startswith(b"error: ")
 
 
-def test_a_reader_that_leaves_ends_the_command_without_a_traceback(tmp_path: Path) -> None:
-    done = shell(f"{SYMROB} --help | true", tmp_path)
-    assert (done.returncode, done.stderr) == (141, b"")
+@pytest.mark.parametrize(("characters", "status"), [(10, 0), (10**6, 141)])
+def test_a_reader_that_leaves_ends_the_command_without_a_traceback(
+    characters: int, status: int, tmp_path: Path
+) -> None:
+    code = "import sys, time; from symmetry_robustness.runs.exit_status import run_guarded as run;"
+    code += f"time.sleep(0.5); sys.exit(run(lambda: print('x' * {characters}) or 0))"
+    done = shell(f'{sys.executable} -c "{code}" | true', tmp_path)
+    assert (done.returncode, done.stderr) == (status, b"")
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

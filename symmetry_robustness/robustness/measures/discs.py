@@ -1,7 +1,7 @@
 """Rotating and scaling square maps by band-limited resampling.
 
 A map is a trigonometric polynomial known at its pixels; with frequencies inside a circle, rotating it leads to another
-such map, and nothing but the finite frame is lost. What is rotated is therefore first cut to a disc, whose rim fades
+such map, and nothing but the finite frame is lost. Maps are therefore first cut to a disc, whose rim fades
 into the map's mean so that no corner enters or leaves, and to the circle of frequencies below the pixel grid's limit.
 """
 
@@ -25,7 +25,7 @@ class Element(NamedTuple):
 
     @property
     def inverse(self) -> "Element":
-        """What takes the element back."""
+        """The element that undoes this one."""
         return Element(-self.angle, 1 / self.scale)
 
 

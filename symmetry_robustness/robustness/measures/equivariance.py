@@ -117,7 +117,7 @@ class _View(NamedTuple):
 
 
 def quarter_turns(batch: MeasureInputs, layers: bool = False) -> dict[str, Tensor]:
-    """What exact turns of a batch of images by 90°, 180° and 270° change, (B, 3) by name; see `EquivarianceError`."""
+    """Changes under exact turns of a batch of images by 90°, 180° and 270°, (B, 3) by name; see `EquivarianceError`."""
     network, labels = batch.network, batch.labels
     still, gradient = _look_with_gradient(network, batch.images, labels, layers)
     predicted, length = still.logits.argmax(1), gradient.flatten(1).double().norm(dim=1)
@@ -142,7 +142,7 @@ def quarter_turns(batch: MeasureInputs, layers: bool = False) -> dict[str, Tenso
 def moved_discs(
     batch: MeasureInputs, families: Mapping[str, Sequence[Element]], layers: bool = False
 ) -> dict[str, Tensor]:
-    """What moving a batch of images, cut to discs, changes: `disc.correct` (B,) and (B, E) by family and name."""
+    """Changes when images cut to discs are moved: `disc.correct` (B,) and (B, E) by family and name."""
     network, labels = batch.network, batch.labels
     disc = cut_disc(batch.images)
     still = _look(network, disc.images, layers)

@@ -63,8 +63,9 @@ class RemovalTolerance:
         value = torch.cat(parts) if parts else inputs.images.new_zeros(0)
         found = {"value": value.double().cpu().numpy()}
         if shown := min(inputs.keep, len(value)):
-            first = inputs.images[:shown].cpu().numpy()
-            found["removed"] = removed(first, found["value"][:shown], inputs.indices[:shown], inputs.seed)
+            first = inputs.take(slice(shown))
+            ranks = removal_ranks(first.images, first.indices, inputs.seed)
+            found["removed"] = remove(first.images, value[:shown].double(), ranks).cpu().numpy()
         return found
 
     def _tolerance(self, batch: MeasureInputs) -> Tensor:
@@ -96,12 +97,3 @@ def removal_ranks(images: Tensor, indices: Sequence[int] | npt.NDArray[np.int64]
     size = images[0].numel()
     orders = [torch.randperm(size, generator=keyed_generator(seed, int(number))) for number in indices]
     return torch.stack(orders).reshape(images.shape).to(images.device)
-
-
-def removed(
-    images: npt.NDArray[np.float32], shares: npt.NDArray[np.float64], indices: npt.NDArray[np.int64], seed: int
-) -> npt.NDArray[np.float32]:
-    """Images (N, C, H, W) of these numbers without the shares (N,) of their values, as `RemovalTolerance` removes."""
-    given = torch.from_numpy(images)
-    left: npt.NDArray[np.float32] = remove(given, torch.from_numpy(shares), removal_ranks(given, indices, seed)).numpy()
-    return left

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.layers.downsampling import shrink
+from symmetry_robustness.resampling import downsample
 
 
 def wave(size: int, frequency: float, factor: float = 1.0) -> torch.Tensor:
@@ -20,7 +20,7 @@ def inside(images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("factor", [1.0, 2**0.5, 2.0, 2.7])
 def test_what_the_smaller_grid_can_hold_is_kept(factor):
     for share in (0.0, 0.3, 0.6, 0.8):
-        small = shrink(wave(97, share * math.pi / factor), factor)
+        small = downsample(wave(97, share * math.pi / factor), factor)
         expected = wave(int(97 / factor), share * math.pi / factor, factor)
         assert small.shape == expected.shape
         assert float((inside(small) - inside(expected)).abs().max()) < 0.005
@@ -28,12 +28,12 @@ def test_what_the_smaller_grid_can_hold_is_kept(factor):
 
 @pytest.mark.parametrize("factor", [2**0.5, 2.0])
 def test_what_is_too_fine_for_it_is_gone(factor):
-    assert float(inside(shrink(wave(96, 1.5 * math.pi / factor), factor)).abs().max()) < 0.02
+    assert float(inside(downsample(wave(96, 1.5 * math.pi / factor), factor)).abs().max()) < 0.02
 
 
 def test_constants_stay_and_so_do_device_and_type():
     images = torch.full((2, 3, 20, 30), 0.7)
-    small = shrink(images, 1.5)
+    small = downsample(images, 1.5)
     assert (small.shape, small.dtype) == ((2, 3, 13, 20), torch.float32)
     torch.testing.assert_close(small, torch.full_like(small, 0.7))
 
@@ -41,4 +41,4 @@ def test_constants_stay_and_so_do_device_and_type():
 @pytest.mark.parametrize("factor", [0.5, 9])
 def test_an_impossible_factor_is_named(factor):
     with pytest.raises(UserError, match=f"factor must be between 1 and 8, got {factor}"):
-        shrink(torch.zeros(1, 3, 8, 8), factor)
+        downsample(torch.zeros(1, 3, 8, 8), factor)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.layers.expansion_cache import Kept, steady_weights
+from symmetry_robustness.layers.expansion_cache import ExpandedKernelCache, frozen_weights
 
 
 class Doubling(nn.Module):
@@ -13,7 +13,7 @@ class Doubling(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(3, device="meta"))
-        self.kept = Kept()
+        self.kept = ExpandedKernelCache()
         self.expansions = 0
 
     def forward(self) -> Tensor:
@@ -26,13 +26,13 @@ class Doubling(nn.Module):
 
 def test_kept_for_a_period() -> None:
     layer = Doubling()
-    with steady_weights("first"):
+    with frozen_weights("first"):
         layer().sum().backward()
         layer()
-    with steady_weights("first"), torch.inference_mode():
+    with frozen_weights("first"), torch.inference_mode():
         layer()
     assert layer.expansions == 1
-    with steady_weights("second"):
+    with frozen_weights("second"):
         layer()
     assert layer.expansions == 2
 
@@ -41,7 +41,7 @@ def test_outside_of_periods_nothing_is_kept() -> None:
     layer = Doubling()
     layer()
     layer()
-    with steady_weights("first"):
+    with frozen_weights("first"):
         layer()
     layer()
     assert layer.expansions == 4
@@ -51,7 +51,7 @@ def test_outside_of_periods_nothing_is_kept() -> None:
 def test_a_change_that_counts_is_seen_within_a_period(change: str) -> None:
     layer = Doubling()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    with steady_weights("first"):
+    with frozen_weights("first"):
         layer().sum().backward()
         if change == "step":
             optimizer.step()
