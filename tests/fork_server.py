@@ -41,6 +41,7 @@ _MODULES: Final = (
 )
 _NUMBER: Final = struct.Struct("i")
 _SUBPROCESS_RUN: Final = subprocess.run
+_SUBPROCESS_POPEN: Final = subprocess.Popen
 _STARTING: Final = threading.Lock()
 
 
@@ -137,7 +138,7 @@ def _server() -> str:
 @functools.cache
 def _started_server() -> str:
     folder = tempfile.mkdtemp(prefix="symrob-fork-server-")
-    server = subprocess.Popen(
+    server = _SUBPROCESS_POPEN(
         [sys.executable, "-m", "tests.fork_server", folder],
         cwd=Path(__file__).parents[1],
         stdin=subprocess.PIPE,  # its end tells the server that the test session has ended

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -67,11 +67,13 @@ def sweep_view(
         counted.append(f"  (Slurm: {listed})", "dim")
     parts: list[RenderableType] = [head, _bar(states, width), counted]
     if running:
-        parts += ["", *_shortened(_running(width), running, rows - for_trouble, "running", width >= _WIDE)]
+        running.sort(key=lambda state: math.inf if state.remaining is None else state.remaining)
+        cells = [_running_row(state, width >= _WIDE) for state in running]
+        parts += ["", *_shortened(_running(width >= _WIDE), cells, rows - for_trouble, "running")]
     if trouble:
         table = Table.grid("", "", "", padding=(0, 2, 0, 0), pad_edge=False)
         table.columns[1].max_width = max(1, width // 3)
-        parts += ["", *_shortened(table, trouble, for_trouble, "of these", now)]
+        parts += ["", *_shortened(table, [_trouble_row(state, now) for state in trouble], for_trouble, "of these")]
     return Group(*parts)
 
 
@@ -121,27 +123,25 @@ def _bar(states: Sequence[JobState], width: int) -> Text:
     return bar.append("━" * (room - drawn), "grey30").append(tail, "bold")
 
 
-def _running(width: int) -> Table:
+def _running(wide: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("job")
-    if width >= _WIDE:
+    if wide:
         table.add_column("", width=12)
     for title in ("epoch", "images/s", "left"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("metric")
-    if width >= _WIDE:
+    if wide:
         table.add_column("on", style="dim", no_wrap=True)
     return table
 
 
-def _shortened(table: Table, states: Sequence[JobState], rows: int, kind: str, how: Any) -> list[RenderableType]:
-    """A table with a row for each state, of which the last one counts those that are left out."""
-    if kind == "running":
-        states = sorted(states, key=lambda state: math.inf if state.remaining is None else state.remaining)
-    shown = states if len(states) <= rows else states[: rows - 1]
-    for state in shown:
-        table.add_row(*(_running_row(state, how) if kind == "running" else _trouble_row(state, how)))
-    left_out = len(states) - len(shown)
+def _shortened(table: Table, rows: Sequence[Sequence[RenderableType]], most: int, kind: str) -> list[RenderableType]:
+    """A table of at most `most` lines, of which the last one counts the rows that are left out."""
+    shown = rows if len(rows) <= most else rows[: most - 1]
+    for row in shown:
+        table.add_row(*row)
+    left_out = len(rows) - len(shown)
     return [table, *([Text(f"… and {left_out:,} more {kind}", "dim")] if left_out else [])]
 
 

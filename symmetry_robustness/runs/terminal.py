@@ -1,5 +1,6 @@
 """Text for terminals, which may be closed, not UTF-8, or gone."""
 
+import codecs
 import os
 import re
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 _TAIL: Final = 2**13  # bytes
+_SIMILAR: Final = "symrob.similar"  # name of the handler of encoding errors
+_ASCII: Final = str.maketrans(dict(zip("━╸●✖■○✔×−–ε", "--*x#o+x--e", strict=True)) | {"…": "...", "±": "+-"})
 _ESCAPES: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -34,7 +37,7 @@ def open_standard_streams() -> None:
     """Make standard input, output and error usable in every process.
 
     A closed one becomes /dev/null, so that no file or pipe gets its number; a character that the terminal's encoding
-    lacks is printed as `?` instead of raising UnicodeEncodeError.
+    lacks is printed as a similar one, or as `?`, instead of raising UnicodeEncodeError.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -46,4 +49,14 @@ def open_standard_streams() -> None:
             stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
         if number and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=_SIMILAR)
+
+
+def _similar(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end].translate(_ASCII)
+    return lacking.encode("ascii", "replace").decode(), error.end
+
+
+codecs.register_error(_SIMILAR, _similar)

@@ -1,6 +1,7 @@
 """How the cores and GPUs of a machine are divided into slots."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps import local
 from symmetry_robustness.sweeps.local import DeviceSlot, LocalExecutor, device_slots
+from tests.fork_server import Popen
 
 
 @pytest.fixture
@@ -53,7 +55,10 @@ def test_threads_follow_the_cores_unless_the_user_has_chosen(monkeypatch: pytest
     assert slot.environment() == {"CUDA_VISIBLE_DEVICES": "5"}
 
 
-def test_a_failure_that_stops_the_sweep_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_that_stops_the_sweep_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Popen)
     LocalExecutor().run([tmp_path / "empty", tmp_path / "second", tmp_path / "third"], {}, "stop")
     told = capfd.readouterr()
     assert told.out == "stopped by on_error=stop: empty did not end well; not run: 2\n"
