@@ -19,8 +19,9 @@ LOBES: Final = 8
 def centred(size: int) -> Tensor:
     """Positions (size,) of the pixels of a line.
 
-    >>> centred(3).tolist()
-    [-1.0, 0.0, 1.0]
+    Examples:
+        >>> centred(3).tolist()
+        [-1.0, 0.0, 1.0]
     """
     return torch.arange(size, dtype=torch.float64, device="cpu") - (size - 1) / 2
 

@@ -13,8 +13,9 @@ RandomSource = torch.Generator | Sequence[torch.Generator]
 def keyed_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Generator that is a pure function of its key, for instance (seed, image index, restart).
 
-    >>> torch.rand((), generator=keyed_generator(0, 7)) == torch.rand((), generator=keyed_generator(0, 7))
-    tensor(True)
+    Examples:
+        >>> torch.rand((), generator=keyed_generator(0, 7)) == torch.rand((), generator=keyed_generator(0, 7))
+        tensor(True)
     """
     seed = int(np.random.SeedSequence([int(part) & 0xFFFFFFFFFFFFFFFF for part in key]).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(seed)

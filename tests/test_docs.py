@@ -13,9 +13,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((RO
 CONF = ROOT / "conf"
 OTHERS = {"hydra/launcher=basic", "hydra/launcher=site"}
 PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
-GUIDES = [page for page in PAGES if "report" not in page.relative_to(ROOT).parts and page.name != "architecture.md"]
+GUIDES = [page for page in PAGES if "report" not in page.relative_to(ROOT).parts]
 _CODE = re.compile(r"```.*?```|`[^`\n]+(?:\n[^`\n]+)?`", re.DOTALL)
-_PATH = re.compile(r"`((?:\.?[a-z_]+/)+(?:\w+\.(?:py|yaml|sh|md))?)`")
+_PATH = re.compile(r"`((?:\.?[a-z_]+/)+\w+\.(?:py|yaml|sh|md)|(?:[a-z_]+/){2,})`")
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 

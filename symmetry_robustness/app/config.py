@@ -45,6 +45,11 @@ def load_config(app: str, overrides: Sequence[str] = ()) -> DictConfig:
 
     Raises:
         UserError: an unknown app, name or value.
+
+    Examples:
+        >>> config = load_config("train", ["model=cascaded_4layer", "optimizer.lr=0.01"])
+        >>> config.optimizer.lr, config.model.stem.channels % 4
+        (0.01, 0)
     """
     if app not in ("train", "evaluate"):
         raise UserError(f"app must be 'train' or 'evaluate', got {app!r}")

@@ -20,8 +20,9 @@ _TITLES: Final = {"clever": "CLEVER"}
 def duration(seconds: float) -> str:
     """Seconds as h:mm:ss, or m:ss below an hour.
 
-    >>> duration(3661), duration(59.6)
-    ('1:01:01', '1:00')
+    Examples:
+        >>> duration(3661), duration(59.6)
+        ('1:01:01', '1:00')
     """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

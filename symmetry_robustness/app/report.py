@@ -2,24 +2,33 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
 import pandas as pd
 from rich.console import Console
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.reporting.aggregate import Summary, summarize
+from symmetry_robustness.reporting.aggregate import Summary, at_chance, summarize
 from symmetry_robustness.reporting.claims import Outcome, claims_table, judge_claims, load_claims
 from symmetry_robustness.reporting.figures.from_runs import write_figures
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import Problem, Run, find_runs
 from symmetry_robustness.reporting.page.page import write_page
-from symmetry_robustness.reporting.table_formats import TableSet, terminal
-from symmetry_robustness.reporting.tables import answers, overview, table_sets
+from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
+from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
+from symmetry_robustness.reporting.tables import overview, percent, table_sets, title_of
 from symmetry_robustness.results.checks import EXPLANATIONS
 from symmetry_robustness.runs.exit_status import run_guarded
+
+_ANSWERS: Final = 5  # protocols and data sets that are answered on the terminal
+_VERDICTS: Final = {
+    "best": "better than every other network",
+    "chance": "this may be chance",
+    "single": "better than every other, of one training each",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,17 +58,60 @@ def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     summary = summarize(frame, runs)
     claims = judge_claims(load_claims(), summary, runs)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    lines, table = answers(summary)
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-    for piece in terminal(overview(runs) if table is None else table, longest=12)[:1]:
-        console.print(piece)
+    print_answers(console, runs, frame, summary)
     tables = write_tables(runs, frame, summary, claims, output / "tables")
     for note in write_figures(runs, summary, output / "figures"):
         console.print(f"figures: {note}", markup=False)
     made = datetime.now(UTC).date().isoformat()
     write_page(output / "report.html", runs, frame, summary, tables, made=made, checks=EXPLANATIONS)
     console.print(f"page: {output / 'report.html'}; tables and figures beside it", markup=False, soft_wrap=True)
+
+
+def print_answers(console: Console, runs: list[Run], frame: pd.DataFrame, summary: Summary) -> None:
+    """The page's first answers in two lines each, then the numbers of the first; without attacks the runs."""
+    guessing = at_chance(summary.results, runs)
+    questions = find_questions(summary, frame, guessing)
+    attacked = [questions[number] for number in in_order(questions) if questions[number].norm]
+    for question in attacked[:_ANSWERS]:
+        attack, first = question.attacks[0], question.first
+        found = answers(question, summary.comparisons, guessing)[0][first]
+        lines = (f"{title_of(question.group)}, {attack.title}, {attack.places[first]}:", f"  {_sentence(found)}")
+        console.print(*lines, sep="\n", markup=False, soft_wrap=True)
+    if len(attacked) > _ANSWERS:
+        console.print(f"{len(attacked) - _ANSWERS} more protocols or data sets are in tables/leaders.md")
+    table = _first_numbers(attacked[0]) if attacked else overview(runs)
+    console.print(terminal(table, longest=12)[0])
+
+
+def _first_numbers(question: Question) -> Table:
+    """Accuracies without attack, and at the smallest, the first shown and the largest epsilon."""
+    attack = question.attacks[0]
+    points = list(attack.points.values())
+    shown = sorted({0, 1, question.first, len(points) - 1})
+    ranked = sorted(points[question.first].values(), key=lambda row: -row.value)
+    rows = [
+        [Cell(f"{row.label}{flag(row.checks)}"), *(percent(points[at][row.settings]) for at in shown)] for row in ranked
+    ]
+    title = f"Accuracy %, {title_of(question.group)}"
+    return Table(title, ["network", *(attack.places[at] for at in shown)], rows)
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    """An answer of the page in a line."""
+    best, other = found["best"], found["next"]
+    accuracy = f"{best.label} has {percent(best).text} %"
+    if found["verdict"] == "nobody":
+        return f"no network is robust: {accuracy}"
+    if other is None:
+        return f"{accuracy}, and is alone"
+    if found["verdict"] == "equal":
+        return f"no network leads: {accuracy}, and so has {other.label}"
+    _, _, gap, test = found["over"][0]
+    if found["verdict"] == "untested" or test is None:
+        return f"{accuracy}, {100 * gap:.3g} points more than {other.label}; no test could compare all networks"
+    # Of the seeds that both have, which may differ from the difference of the two means.
+    margin = f"{100 * test.value:.3g} [{100 * test.low:.3g}, {100 * test.high:.3g}] points more than {other.label}"
+    return f"{accuracy}, {margin}; {_VERDICTS[found['verdict']]} (p = {test.adjusted:.2g})"
 
 
 def write_tables(

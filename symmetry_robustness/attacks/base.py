@@ -85,8 +85,9 @@ class _CalledAttack(Attack):
 def as_attack(attack: AttackCall) -> Attack:
     """Return a callable as an attack: its own properties where it has them, the defaults of `Attack` elsewhere.
 
-    >>> as_attack(lambda network, images, labels, threat, generator: images).steps is None
-    True
+    Examples:
+        >>> as_attack(lambda network, images, labels, threat, generator: images).steps is None
+        True
     """
     if isinstance(attack, Attack):
         return attack

@@ -18,8 +18,9 @@ TOLERANCE: Final = 1e-6
 def parse_epsilon(value: float | str, name: str = "epsilon") -> float:
     """Read a length in pixel units, a number or a fraction such as "8/255".
 
-    >>> parse_epsilon("51/255")
-    0.2
+    Examples:
+        >>> parse_epsilon("51/255")
+        0.2
 
     Raises:
         UserError: where `value` is not a positive, finite number.

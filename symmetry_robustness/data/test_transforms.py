@@ -49,6 +49,10 @@ class RotatedViews(TestTransform):
 
     Raises:
         UserError: if there is none, or one is repeated or not finite.
+
+    Examples:
+        >>> print(RotatedViews([0, 90]))
+        rotated by 0, 90 degrees
     """
 
     angles: Sequence[float]
@@ -108,6 +112,11 @@ def rotate(images: Tensor, angle: float) -> Tensor:
 
     Returns:
         uint8 (B, C, H, H).
+
+    Examples:
+        >>> images = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2)
+        >>> rotate(images, 90).flatten().tolist()
+        [1, 3, 0, 2]
     """
     if angle % 90 == 0:
         return torch.rot90(images, int(angle // 90) % 4, (-2, -1))

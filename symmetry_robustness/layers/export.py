@@ -14,8 +14,9 @@ def export(network: nn.Module) -> nn.Module:
     Every module with a method `export` is replaced by its return value. The copy shares nothing with the original;
     neither the original nor any random state is changed.
 
-    >>> export(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))).training
-    False
+    Examples:
+        >>> export(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))).training
+        False
     """
     with _DetachedCopies():
         copied = copy.deepcopy(network)

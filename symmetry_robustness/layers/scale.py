@@ -36,6 +36,10 @@ class MultiScaleConv(nn.Module):
         UserError: a scale is not positive, or there is none.
 
     Source: arXiv 2510.16171, scale branches of the parallel networks.
+
+    Examples:
+        >>> MultiScaleConv(4, scales=[0.5, 1, 2])(torch.rand(1, 3, 16, 16)).shape
+        torch.Size([1, 12, 16, 16])
     """
 
     def __init__(self, channels: int, scales: Sequence[float] = (0.5, 1, 2), in_channels: int = 3) -> None:
@@ -77,6 +81,11 @@ class ScaleLifting(nn.Module):
         UserError: no positive number of channels or fields.
 
     Source: arXiv 1910.11093, the scale convolution of functions on the plane.
+
+    Examples:
+        >>> group = ScaleGroup(3)  # three scales, a factor of √2 apart
+        >>> ScaleLifting(group, in_channels=3, out_fields=2)(torch.rand(1, 3, 16, 16)).shape  # 2 fields of 3 channels
+        torch.Size([1, 6, 16, 16])
     """
 
     basis: Tensor

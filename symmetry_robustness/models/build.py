@@ -26,6 +26,12 @@ def build_network(config: DictConfig | Mapping[str, Any]) -> nn.Module:
 
     Raises:
         UserError: a setting is missing, unknown or invalid.
+
+    Examples:
+        >>> from symmetry_robustness import load_config
+        >>> network = build_network(load_config("train", ["model=standard_4layer"]))
+        >>> network(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     node: Any = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
     try:

@@ -93,6 +93,11 @@ class ParallelStem(nn.Module):
 
     Raises:
         UserError: no branch, or a width that is no positive whole number.
+
+    Examples:
+        >>> branches = {"plain": ConvStem(8), "rotation": RotationStem("C4", fields=2, activation=True)}
+        >>> ParallelStem(branches, fused_channels=16)(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 16, 32, 32])
     """
 
     def __init__(self, branches: Mapping[str, nn.Module], fused_channels: int | None = None) -> None:

@@ -127,8 +127,9 @@ def describe_protocol(settings: Settings) -> str:
 def describe_attack(name: str, settings: Settings) -> str:
     """An attack by its name, number of steps and restarts.
 
-    >>> describe_attack("pgd", {"steps": 40, "restarts": 2})
-    'PGD-40 × 2'
+    Examples:
+        >>> describe_attack("pgd", {"steps": 40, "restarts": 2})
+        'PGD-40 × 2'
     """
     steps, restarts = settings.get("steps"), settings.get("restarts", 1)
     title = name.replace("_", " ")

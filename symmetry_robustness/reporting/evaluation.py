@@ -130,10 +130,10 @@ class Evaluation:
         return digest(self.indices.tolist())
 
     @property
-    def lower_bounds(self) -> dict[str, tuple[str, str]]:
-        """Measures that bound distances from below: name of the mean -> measure and array."""
+    def lower_bounds(self) -> dict[str, tuple[str, str, str]]:
+        """Measures that bound distances from below: name of the mean -> measure, array, norm."""
         return {
-            measure_name(measure, array): (measure, array)
+            measure_name(measure, array): (measure, array, str(settings.get("norm", self.norm)))
             for measure, settings in self.settings.get("measures", {}).items()
             if (array := settings.get("lower_bound")) and array in self.means.get(measure, {})
         }
@@ -196,10 +196,12 @@ def read_evaluation(path: Path, data: Mapping[str, Any], test_images: int | None
         name: of the evaluation; that of the file if empty.
 
     Raises:
-        UserError: a file is missing, damaged, or contradicts its twin.
+        UserError: a file is missing, damaged, or contradicts its twin; or it declares plots of an unknown kind.
         KeyError, TypeError, ValueError: the protocol cannot be described.
     """
     report = load_report(path)
+    for measure in report.measures:
+        report.plots(measure)
     own = report.provenance.get("data", data)
     if own != data:
         test_images = report.provenance.get("test_images") or images_per_test_set(own)
@@ -226,7 +228,8 @@ def _clustered_means(evaluation: Evaluation) -> dict[str, dict[str, Estimate]]:
 def measure_name(measure: str, array: str) -> str:
     """Name of a measure's mean in the frame.
 
-    >>> measure_name("clever", "value"), measure_name("symmetry", "turn.correct")
-    ('clever', 'symmetry.turn.correct')
+    Examples:
+        >>> measure_name("clever", "value"), measure_name("symmetry", "turn.correct")
+        ('clever', 'symmetry.turn.correct')
     """
     return measure if array == "value" else f"{measure}.{array}"

@@ -46,6 +46,11 @@ def load_runs(paths: Iterable[Path | str] | Path | str) -> pd.DataFrame:
 
     Raises:
         UserError: a path that does not exist or holds no run at all.
+
+    Examples:
+        >>> frame = load_runs(["experiments/first_light/runs"])
+        >>> sorted(frame["network"].unique())
+        ['parallel_rotation_scale', 'standard']
     """
     runs, problems = find_runs([Path(paths)] if isinstance(paths, str | Path) else map(Path, paths))
     return frame_of(runs, problems)
@@ -159,7 +164,7 @@ def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             if name not in bounds:
                 yield _number(name, *mean) | {"norm": ""}
                 continue
-            norm = {"norm": str(evaluation.settings["measures"][measure]["norm"])}
+            norm = {"norm": bounds[name][2]}
             indices, values = evaluation.report.per_image(measure, array)
             yield _number(name, *mean_and_error(values, evaluation.original_of(indices)), mean.images) | norm
             for quantile, share in QUANTILES.items():

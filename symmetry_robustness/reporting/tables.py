@@ -3,7 +3,6 @@
 import functools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from symmetry_robustness.reporting.aggregate import COLUMN, SHARES, ComparisonGr
 from symmetry_robustness.reporting.evaluation import measure_name
 from symmetry_robustness.reporting.frame import CORRUPTED, COSTS, QUANTILES, records, split
 from symmetry_robustness.reporting.load import VIEWS, Run, find_runs
-from symmetry_robustness.reporting.statistics import LEVEL, shares_and_errors
+from symmetry_robustness.reporting.statistics import shares_and_errors
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES, epsilon_name
@@ -24,7 +23,6 @@ from symmetry_robustness.results.report import Estimate
 _INTERVALS = "Mean and 95 % interval: over seeds and images, with one seed over images, as the column says."
 _BEST = "Bold: better than every other in a paired test over several seeds (5 % for each column, after Holm)."
 _QUANTILES = dict(zip(QUANTILES, ("lower quartile", "median", "upper quartile"), strict=True))
-_ANSWERS = 5  # comparison groups that are answered on the terminal
 _COST_TITLES = ("parameters", "FLOPs per image", "training s", "images/s in training")
 
 
@@ -42,56 +40,6 @@ def table_sets(summary: Summary) -> list[TableSet]:
         TableSet("costs", _cost_tables(results), results[results["measure"].isin(COSTS)]),
     ]
     return [one for one in made if one.tables]
-
-
-def answers(summary: Summary) -> tuple[list[str], Table | None]:
-    """The most robust network of each comparison group in two lines, and the numbers of the first group.
-
-    Sound protocols come first, then those that compare more networks. The epsilon is the one at which the networks'
-    mean worst case is nearest to half of their clean accuracy: neither all nor none of the images are broken there.
-    """
-    by_group = split(summary.results, "comparison_group")
-    attacked = [group for key, group in summary.groups.items() if by_group[key]["epsilon"].notna().any()]
-    attacked.sort(key=lambda group: (group.released, group.split != "test", -by_group[group.key]["settings"].nunique()))
-    lines, table = [], None
-    for group in attacked[:_ANSWERS]:
-        rows = by_group[group.key]
-        worst, clean = (rows[rows["measure"] == f"{kind}_accuracy"] for kind in ("worst_case", "clean"))
-        means = worst.groupby("epsilon")["value"].mean()
-        epsilon = float(means.index[int((means - clean["value"].mean() / 2).abs().argmin())])
-        lines.append(f"{title_of(group)}, worst case at ε = {epsilon_name(epsilon)}:")
-        lines.append(f"  {_answer(worst[worst['epsilon'] == epsilon], summary.comparisons)}")
-        if table is None:
-            shown = pd.concat([clean, worst[worst["epsilon"].isin([means.index[0], epsilon, means.index[-1]])]])
-            whole = _table(f"Accuracy %, {title_of(group)}", shown, _column_of, percent, ())
-            table = replace(  # without the column that says what intervals are over
-                whole, columns=[whole.columns[0], *whole.columns[2:]], rows=[[row[0], *row[2:]] for row in whole.rows]
-            )
-    if len(attacked) > _ANSWERS:
-        lines.append(f"{len(attacked) - _ANSWERS} more protocols or data sets are in tables/leaders.md")
-    return lines, table
-
-
-def _answer(rows: pd.DataFrame, comparisons: pd.DataFrame) -> str:
-    """The leader of one column, its accuracy, its margin before the closest other, and whether a test confirms it."""
-    first = rows.iloc[0]
-    same = [comparisons[name] == first[name] for name in ("comparison_group", "measure", "epsilon")]
-    found = comparisons[np.logical_and.reduce(same)]
-    if not len(found):
-        best = records(rows.nlargest(1, "value"))[0]
-        return f"{best.label} alone was evaluated: {percent(best).text} %"
-    row = records(found.sort_values("value", na_position="last"))[0]
-    leader = percent(records(rows[rows["settings"] == row.settings])[0]).text
-    if row.value == 0:
-        return f"no network leads: {row.label} and {row.other} are equal, {leader} %"
-    if np.isnan(row.value):
-        return f"{row.label} has {leader} %, but cannot be compared with {row.other}: {row.test}"
-    margin = f"{100 * row.value:.3g} [{100 * row.low:.3g}, {100 * row.high:.3g}] points before {row.other}"
-    doubt = (
-        "this may be chance" if row.seeds > 1 or row.adjusted > 1 - LEVEL else "one training each: others may differ"
-    )
-    verdict = "better than every other" if row.best else doubt
-    return f"{row.label} leads with {leader} %, {margin}; {verdict} (p = {row.adjusted:.2g})"
 
 
 def title_of(group: ComparisonGroup) -> str:
@@ -206,7 +154,7 @@ def _measure_tables(summary: Summary) -> Iterator[Table]:
         yield _table(f"Measures, {title_of(group)}", found, column, _measure_cell, _notes(group))
 
 
-def _column_of(row: Any, spread: Collection[str] = ()) -> str:
+def _column_of(row: Any, spread: Collection[str]) -> str:
     """Title of a measure's column; the mean is called so where quantiles of the measure stand beside it."""
     if row.measure == "worst_case_accuracy":
         return f"worst case % at {epsilon_name(row.epsilon)}"
@@ -304,8 +252,9 @@ def run_row(run: Run) -> dict[str, str]:
 def measure_title(name: str) -> str:
     """Title of a measure's mean.
 
-    >>> measure_title("symmetry.turn.error.logits"), measure_title("clever")
-    ('symmetry turn error logits', 'CLEVER')
+    Examples:
+        >>> measure_title("symmetry.turn.error.logits"), measure_title("clever")
+        ('symmetry turn error logits', 'CLEVER')
     """
     return "CLEVER" if name == "clever" else " ".join(re.split(r"[_.\s]+", name))
 

@@ -23,8 +23,9 @@ class Check(NamedTuple):
 def merge_checks(groups: Iterable[Sequence[Check]]) -> tuple[Check, ...]:
     """Checks of several shards as one list; of each name the worst outcome, the first where they agree.
 
-    >>> merge_checks([[Check("finite_logits", "passed", "a")], [Check("finite_logits", "failed", "b")]])
-    (Check(name='finite_logits', status='failed', evidence='b'),)
+    Examples:
+        >>> merge_checks([[Check("finite_logits", "passed", "a")], [Check("finite_logits", "failed", "b")]])
+        (Check(name='finite_logits', status='failed', evidence='b'),)
     """
     merged: dict[str, Check] = {}
     for check in (check for group in groups for check in group):
@@ -45,8 +46,9 @@ def count_checks(checks: Iterable[Check]) -> dict[Status, int]:
 def worst_status(statuses: Iterable[Status]) -> Status | None:
     """The worst of several statuses; None where there is none.
 
-    >>> worst_status(["passed", "failed", "warned"])
-    'failed'
+    Examples:
+        >>> worst_status(["passed", "failed", "warned"])
+        'failed'
     """
     return max(statuses, key=_SEVERITY.__getitem__, default=None)
 

@@ -56,8 +56,9 @@ SAME_AS: Final[Mapping[str, str]] = {
 def metric_key(attack: str, norm: str, epsilon: float) -> str:
     """Key of robust accuracy in summaries; `worst_case` stands for all attacks together.
 
-    >>> metric_key("pgd", "linf", 8 / 255), metric_key("worst_case", "l2", 0.5)
-    ('robust_accuracy.pgd.linf_0.03137', 'worst_case.l2_0.5')
+    Examples:
+        >>> metric_key("pgd", "linf", 8 / 255), metric_key("worst_case", "l2", 0.5)
+        ('robust_accuracy.pgd.linf_0.03137', 'worst_case.l2_0.5')
     """
     prefix = WORST_CASE if attack == WORST_CASE else f"robust_accuracy.{attack}"
     return f"{prefix}.{norm}_{epsilon:.4g}"
@@ -66,8 +67,9 @@ def metric_key(attack: str, norm: str, epsilon: float) -> str:
 def measure_key(measure: str, array: str) -> str:
     """Key of a measure's mean in summaries; the score of CLEVER has one of its own.
 
-    >>> measure_key("symmetry", "turn.correct"), measure_key("clever", "value")
-    ('measures.symmetry.turn.correct', 'clever')
+    Examples:
+        >>> measure_key("symmetry", "turn.correct"), measure_key("clever", "value")
+        ('measures.symmetry.turn.correct', 'clever')
     """
     return "clever" if (measure, array) == ("clever", "value") else f"measures.{measure}.{array}"
 
@@ -75,8 +77,9 @@ def measure_key(measure: str, array: str) -> str:
 def epsilon_name(epsilon: float) -> str:
     """An epsilon as a fraction of 255 where it is one, in decimals otherwise.
 
-    >>> epsilon_name(8 / 255), epsilon_name(0.005)
-    ('8/255', '0.005')
+    Examples:
+        >>> epsilon_name(8 / 255), epsilon_name(0.005)
+        ('8/255', '0.005')
     """
     steps = round(2 * 255 * epsilon) / 2
     return f"{steps:g}/255" if steps and abs(255 * epsilon - steps) < 1e-3 else f"{epsilon:.4g}"
@@ -115,8 +118,9 @@ def protocol_name(settings: Settings) -> str:
 def flatten(settings: Settings, prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted name; lists are values.
 
-    >>> flatten({"a": {"b": 1, "c": [2]}})
-    {'a.b': 1, 'a.c': [2]}
+    Examples:
+        >>> flatten({"a": {"b": 1, "c": [2]}})
+        {'a.b': 1, 'a.c': [2]}
     """
     flat: dict[str, Any] = {}
     for key, value in settings.items():

@@ -21,8 +21,9 @@ class Curve:
         label: of the line, where several share axes.
         circular: whether positions are angles in degrees, drawn on a circle.
 
-    >>> Curve((0.0, 90.0), ("upright", "turned"), "angle (degrees)", "accuracy").y
-    ('upright', 'turned')
+    Examples:
+        >>> Curve((0.0, 90.0), ("upright", "turned"), "angle (degrees)", "accuracy").y
+        ('upright', 'turned')
     """
 
     x: tuple[float, ...]
@@ -80,8 +81,9 @@ def plots_to_plain(plots: Sequence[Plot]) -> list[dict[str, Any]]:
 def plots_from_plain(entries: Sequence[Mapping[str, Any]]) -> tuple[Plot, ...]:
     """Inverse of `plots_to_plain`.
 
-    >>> plots_from_plain(plots_to_plain([Distribution("value", "score")]))
-    (Distribution(array='value', label='score'),)
+    Examples:
+        >>> plots_from_plain(plots_to_plain([Distribution("value", "score")]))
+        (Distribution(array='value', label='score'),)
 
     Raises:
         UserError: for an unknown kind or field.

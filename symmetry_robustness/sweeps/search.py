@@ -154,8 +154,9 @@ def search_space(
     Raises:
         UserError: values that cannot be searched, such as a logarithmic interval from 0.
 
-    >>> search_space(["seed=7", "optimizer.lr=tag(log, interval(1e-4, 1e-2))"])
-    (['seed=7'], {'optimizer.lr': FloatDistribution(high=0.01, log=True, low=0.0001, step=None)})
+    Examples:
+        >>> search_space(["seed=7", "optimizer.lr=tag(log, interval(1e-4, 1e-2))"])
+        (['seed=7'], {'optimizer.lr': FloatDistribution(high=0.01, log=True, low=0.0001, step=None)})
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     fixed, space = list[str](), dict[str, BaseDistribution]()

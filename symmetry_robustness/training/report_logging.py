@@ -17,8 +17,9 @@ def flat_metrics(report: RobustnessReport) -> dict[str, float]:
 def tracked_name(key: str) -> str:
     """The name of a summary's key in loggers.
 
-    >>> tracked_name("robust_accuracy.pgd.linf_0.03137"), tracked_name("clean_accuracy")
-    ('pgd/linf_0.03137', 'clean')
+    Examples:
+        >>> tracked_name("robust_accuracy.pgd.linf_0.03137"), tracked_name("clean_accuracy")
+        ('pgd/linf_0.03137', 'clean')
     """
     return "clean" if key == "clean_accuracy" else key.removeprefix("robust_accuracy.").replace(".", "/", 1)
 

@@ -20,7 +20,7 @@ def test_all_tables_are_written_and_what_is_left_out_is_said(
     assert names == {f"{kind}.{form}" for kind in kinds for form in ("md", "tex", "csv", "parquet")}
     said = capsys.readouterr()
     assert said.err == f"left out: {tmp_path}/runs/unfinished: unfinished\n"
-    assert "points before" in said.out
+    assert "points more than" in said.out
 
 
 def test_nothing_finished_is_nothing_to_report(tmp_path: Path) -> None:
@@ -36,8 +36,9 @@ def test_the_answer_comes_first_and_all_fits_on_a_screen(tmp_path: Path, capsys:
             make_run(tmp_path / "runs" / f"{name}{seed}", report, name=name, seed=seed)
     assert main([str(tmp_path / "runs"), "--output", str(tmp_path / "report")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "cifar10, 400 test images, protocol test (sound), worst case at ε = 2/255:"
-    assert lines[1].strip().startswith("strong leads with ")
+    assert lines[0].startswith("cifar10, 400 test images, protocol test (sound), the worst of 2 attacks, ε = ")
+    assert lines[1].strip().startswith("strong has ")
+    assert "better than every other network (p = " in lines[1]
     assert len(lines) <= 24
 
 
@@ -48,6 +49,6 @@ def test_reports_saved_from_python_are_accepted(tmp_path: Path, capsys: pytest.C
     text = (tmp_path / "report" / "tables" / "accuracy.md").read_text()
     assert "| mine |" in text
     assert "| theirs |" in text
-    assert "leads with" in capsys.readouterr().out
+    assert "points more than" in capsys.readouterr().out
     assert main([str(tmp_path / "saved" / "mine.json"), "--output", str(tmp_path / "one")]) == 0
-    assert "mine alone was evaluated" in capsys.readouterr().out
+    assert "and is alone" in capsys.readouterr().out

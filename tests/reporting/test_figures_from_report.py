@@ -7,6 +7,7 @@ from torch import nn
 
 from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures, report_figures
 from symmetry_robustness.reporting.page.measures import measure_charts
+from symmetry_robustness.results.plots import Curve, Distribution, Panel, plots_to_plain
 from symmetry_robustness.robustness import (
     EquivarianceError,
     EvaluationProtocol,
@@ -16,7 +17,7 @@ from symmetry_robustness.robustness import (
     evaluate_robustness,
 )
 
-from .made import EPSILONS, draw_broken_at, make_report
+from .made import EPSILONS, SETTINGS, draw_broken_at, make_report
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,16 @@ def test_curves_over_epsilon_begin_with_the_clean_accuracy() -> None:
         np.testing.assert_allclose(np.asarray(line.get_xdata()), [0, *EPSILONS])
         expected = [report.clean_accuracy, *(report.accuracy(attack, epsilon).value for epsilon in EPSILONS)]
         np.testing.assert_allclose(np.asarray(line.get_ydata()), expected)
+
+
+def test_plots_of_arrays_that_are_missing_are_left_out() -> None:
+    plots = [Curve((0.0, 1.0), ("gone",), "x", "y"), Curve((0.0, 1.0, 2.0), ("value",), "x", "y")]
+    plots += [Distribution("gone", "gone"), Panel("gone", "value", "gone")]  # type: ignore[list-item]
+    settings = {"measures": {"mine": {"plots": plots_to_plain(plots)}}}
+    measures = {"mine": {"value": np.arange(40.0), "indices": np.arange(40)}}
+    report = make_report(draw_broken_at(40, 0), settings=SETTINGS | settings, measures=measures)
+    assert measure_figures(report) == {}
+    assert comparison_figures({"one": report, "other": make_report(draw_broken_at(40, 0))}) == {}
 
 
 def test_the_page_charts_curves_and_distributions_of_every_measure(report: RobustnessReport) -> None:

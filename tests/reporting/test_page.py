@@ -312,6 +312,7 @@ def test_paper_is_white_open_and_whole(browser: Browser, file: Path) -> None:
         ):
             assert not control.is_visible()
         assert all(page.evaluate(open_))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 718
         assert claims.count() == page.locator("#claims tbody tr").count() > 100
         charts = page.evaluate(
             """[...document.querySelectorAll("#curves .chart")].map((chart) => {

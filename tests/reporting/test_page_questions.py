@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from symmetry_robustness.reporting.aggregate import at_chance
+from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import read_metrics
 from symmetry_robustness.reporting.page.page import percent
-from symmetry_robustness.reporting.page.questions import Question, answer, find_questions, in_order, readable
+from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order, readable
 from symmetry_robustness.reporting.page.run import run_details, training_curves
 from symmetry_robustness.results.checks import Check
 
@@ -24,24 +25,15 @@ MODEL = {"model": {"num_classes": 10}}
 def asked(*paths: Path) -> tuple[list[Question], list[int]]:
     """The questions of some runs, and the order in which a page asks them."""
     summary, runs = summary_of(*paths)
-    norms = {e.comparison_group: e.norm for run in runs for e in run.evaluations.values() if e.attacks}
-    questions = find_questions(summary, norms, at_chance(summary.results, runs))
+    questions = find_questions(summary, frame_of(runs), at_chance(summary.results, runs))
     return questions, in_order(questions)
 
 
-def first_answer(*paths: Path, attack: str = "worst_case", epsilon: float = EPSILONS[0]) -> dict[str, Any]:
-    """The answer to the first question of a page, at an epsilon."""
+def first_answer(*paths: Path, attack: int = 0, strength: int = 1) -> dict[str, Any]:
+    """The answer to the first question of a page, of an attack (0 being the worst case) at a strength."""
     summary, runs = summary_of(*paths)
     questions, order = asked(*paths)
-    found = next(one for one in questions[order[0]].attacks if one.key == attack)
-    tests = summary.comparisons.query("comparison_group == @key", local_dict={"key": questions[order[0]].group.key})
-    measure = "worst_case_accuracy" if attack == "worst_case" else "robust_accuracy"
-    name = "" if attack == "worst_case" else attack
-    here = tests[(tests.measure == measure) & (tests.attack == name) & (tests.epsilon == epsilon)]
-    rows = list(found.points[epsilon].values())
-    return answer(
-        rows, {row.other_settings: row for row in here.itertuples(index=False)}, at_chance(summary.results, runs)
-    )
+    return answers(questions[order[0]], summary.comparisons, at_chance(summary.results, runs))[attack][strength]
 
 
 def make_networks(directory: Path, strengths: dict[str, float], seeds: int = 3, **changes: Any) -> None:
@@ -89,7 +81,7 @@ def test_the_best_is_the_one_with_the_largest_mean_beside_the_next_and_the_stand
 @pytest.mark.parametrize(("seeds", "verdict"), [(1, "single"), (3, "best")])
 def test_one_training_is_no_verdict_however_clear_its_images(tmp_path: Path, seeds: int, verdict: str) -> None:
     make_networks(tmp_path, {"standard": 0.1, "cascaded": 60.0}, seeds)
-    found = first_answer(tmp_path, attack="fgsm", epsilon=EPSILONS[1])
+    found = first_answer(tmp_path, attack=1, strength=2)
     assert (found["best"].network, found["verdict"]) == ("cascaded", verdict)
 
 
@@ -109,7 +101,7 @@ def test_a_network_at_chance_leads_nothing(tmp_path: Path) -> None:
     weak = {attack: np.where(np.arange(400) % 50 == 0, np.inf, EPSILONS[0]) for attack in ("fgsm", "pgd")}
     for name, broken_at in (("constant", constant), ("standard", weak)):
         make_run(tmp_path / name, make_report(broken_at), name=name, config=MODEL)
-    found = first_answer(tmp_path, epsilon=EPSILONS[2])
+    found = first_answer(tmp_path, strength=3)
     assert (found["best"].network, [row.network for row in found["aside"]]) == ("standard", ["constant"])
     make_run(tmp_path / "alone" / "constant", make_report(constant), name="constant", config=MODEL)
     assert first_answer(tmp_path / "alone")["verdict"] == "nobody"
@@ -187,14 +179,17 @@ def test_views_of_the_test_images_are_a_curve(tmp_path: Path) -> None:
     for name in ("standard_4layer", "invariant_4layer"):
         make_run(tmp_path / "runs" / name, name=name, summary={"test_accuracy": views})
     ((question,), _) = asked(tmp_path / "runs")
-    rotation, fog = (next(one for one in question.attacks if one.key == key) for key in ("rotation", "fog"))
+    rotation, fog = (
+        next(one for one in question.attacks if one.title == title) for title in ("rotation of the images", "fog")
+    )
     assert [[row.value for row in rows.values()] for rows in rotation.points.values()] == [
         [0, 0],
         [0.225] * 2,
         [0.45] * 2,
     ]
     assert (rotation.places, fog.places) == (["0°", "90°", "180°"], ["severity 3"])
-    found = answer(list(rotation.points[90].values()), {}, frozenset())
+    summary, _ = summary_of(tmp_path / "runs")
+    found = answers(question, summary.comparisons, frozenset())[question.attacks.index(rotation)][1]
     assert (found["best"].network, found["verdict"]) == ("invariant_4layer", "equal")
     page = data_of(write(tmp_path / "report.html", tmp_path / "runs"))
     chart = next(one for one in page["questions"][0]["attacks"] if one["name"] == "rotation of the images")
@@ -228,15 +223,28 @@ def test_details_of_a_run(tmp_path: Path) -> None:
     make_run(tmp_path / "run", report)
     _, (run,) = summary_of(tmp_path)
     questions, _ = asked(tmp_path)
-    pairs = {
-        question.group.key: (question, {(one.key, "epsilon"): {} for one in question.attacks}) for question in questions
-    }
-    details = run_details(run, "run", pairs, pictures=True)
-    (evaluation,) = details["evaluations"]
-    assert [row["title"] for row in evaluation["examples"]] == ["clean", "pgd", "pgd, change ×5"]
-    assert evaluation["examples"][1]["caption"].count(";") == 4  # five images
+    details = run_details(run, "run", questions, pictures=True)
+    (part,) = details["parts"]
+    assert [row["title"] for row in part["examples"]] == ["clean", "pgd", "pgd, change ×5"]
+    assert part["examples"][1]["caption"].count(";") == 4  # five images
     assert (details["facts"]["Parameters"], details["worst"]) == ("1,234", "passed")
-    assert run_details(run, "run", pairs, pictures=False)["evaluations"][0]["examples"] is None
+    pgd = next(line for line in part["charts"][0]["series"] if line["name"] == "PGD")
+    shares = [100 * (draw_broken_at(60, 0)["pgd"] > epsilon).mean() for epsilon in (0.0, *EPSILONS)]
+    assert pgd["y"] == [round(share, 1) for share in shares]
+    assert run_details(run, "run", questions, pictures=False)["parts"][0]["examples"] is None
+
+
+def test_declared_figures_of_measures_are_on_the_page_of_a_run(tmp_path: Path) -> None:
+    curve = {"kind": "curve", "x": [0.0, 1.0, 2.0], "y": ["value"], "xlabel": "x", "ylabel": "y"}
+    panel = {"kind": "panel", "images": "images", "values": "mean", "label": "mean"}
+    settings = SETTINGS | {"measures": {"mine": {"class": "Mine", "means": ["value"], "plots": [curve, panel]}}}
+    arrays = {"indices": np.arange(8), "value": np.ones((8, 3)), "images": np.ones((2, 3, 4, 4)), "mean": np.ones(8)}
+    make_run(tmp_path / "runs", make_report(draw_broken_at(8, 0), measures={"mine": arrays}, settings=settings))
+    _, (run,) = summary_of(tmp_path / "runs")
+    (part,) = run_details(run, "run", asked(tmp_path / "runs")[0], pictures=True)["parts"]
+    assert [(chart["title"], chart["series"][0]["y"]) for chart in part["plots"]] == [("mine", [1.0, 1.0, 1.0])]
+    assert [(row["title"], row["caption"]) for row in part["examples"]] == [("mine", "mean 1; mean 1")]
+    assert part["measures"][0][0] == "mine"
 
 
 def test_training_curves_keep_kinds_apart_and_leave_the_final_test_out(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def measure_figures(report: RobustnessReport) -> Figures:
     for name, arrays in report.measures.items():
         circles, panels, profiles = measure_lines(report, name)
         for plot in report.plots(name):
-            if isinstance(plot, Panel) and len(images := arrays[plot.images]):
+            if isinstance(plot, Panel) and {plot.images, plot.values} <= set(arrays) and len(arrays[plot.images]):
+                images = arrays[plot.images]
                 captions = [f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)]]
                 shown = np.array_equal(arrays["indices"][: len(images)], np.sort(report.indices)[: len(images)])
                 clean = report.examples.get("clean", images[:0])[: len(images)]
@@ -89,7 +90,7 @@ def comparison_figures(reports: Mapping[str, RobustnessReport]) -> Figures:
                 ylabel = next(iter(circles))
                 lines[network] = next(iter(circles[ylabel].values()))
             for plot in report.plots(measure):
-                if isinstance(plot, Distribution):
+                if isinstance(plot, Distribution) and plot.array in report.measures.get(measure, {}):
                     values = np.sort(report.measures[measure][plot.array].astype(np.float64))
                     if len(values := values[np.isfinite(values)]):
                         label = f"{measure.replace('_', ' ')}: {plot.label}"
@@ -111,7 +112,7 @@ def measure_lines(report: RobustnessReport, measure: str) -> tuple[_Circles, _Pa
     circles: _Circles = {}
     panels: _Panels = {}
     profiles: _Profiles = {}
-    arrays = report.measures[measure]
+    arrays = report.measures.get(measure, {})
     for plot in report.plots(measure):
         if not isinstance(plot, Curve):
             continue
@@ -130,14 +131,15 @@ def measure_lines(report: RobustnessReport, measure: str) -> tuple[_Circles, _Pa
 
 
 def _lines(plot: Curve, arrays: Arrays) -> Iterator[tuple[str, Line]]:
-    """Name and line of each array that fits the last name of a curve."""
+    """Name and line of each array that fits the last name of a curve and has a column for each position."""
     *first, last = plot.y
     if not all(name in arrays for name in first):
         return
     for name in fnmatch.filter(arrays, last):
-        columns = [arrays[one].reshape(len(arrays[one]), -1) for one in (*first, name)]
-        line = _mean_line(np.array(plot.x), np.concatenate(columns, axis=1).astype(np.float64))
-        yield name.removeprefix(last[:-1]) if last.endswith("*") else "", line
+        columns = np.concatenate([arrays[one].reshape(len(arrays[one]), -1) for one in (*first, name)], axis=1)
+        if columns.shape[1] == len(plot.x):
+            line = _mean_line(np.array(plot.x), columns.astype(np.float64))
+            yield name.removeprefix(last[:-1]) if last.endswith("*") else "", line
 
 
 def _mean_line(positions: NDArray[np.float64], values: NDArray[np.float64]) -> Line:

@@ -227,15 +227,15 @@ def lower_bound_figures(networks: Networks, notes: list[str]) -> Drawn:
     groups: dict[str, tuple[str, str, dict[str, Pairs]]] = {}
     for name, several in networks.items():
         for bounding in filter(_of_last, several[0].evaluations.values()):
-            for title, (measure, array) in bounding.lower_bounds.items():
-                settings = bounding.settings["measures"][measure]
-                pairs = _pairs(several[0], bounding, settings["norm"], *bounding.report.per_image(measure, array))
+            for title, (measure, array, norm) in bounding.lower_bounds.items():
+                pairs = _pairs(several[0], bounding, norm, *bounding.report.per_image(measure, array))
                 if pairs is not None:
-                    groups.setdefault(digest(settings), (title, settings["norm"], {}))[2].setdefault(name, pairs)
+                    key = digest(bounding.settings["measures"][measure])
+                    groups.setdefault(key, (title, norm, {}))[2].setdefault(name, pairs)
     for title, norm, found in groups.values():
         shown = first_of(found, _PANELS, measure_title(title), notes)
-        axes = {"estimate": f"{measure_title(title)} ({NORM_TITLES[norm]})"}
-        axes["distance"] = f"minimal distance found ({NORM_TITLES[norm]})"
+        axes = {"estimate": f"{measure_title(title)} ({NORM_TITLES.get(norm, norm)})"}
+        axes["distance"] = f"minimal distance found ({NORM_TITLES.get(norm, norm)})"
         yield f"{title}-{norm}", estimate_against_distance(shown, **axes)
 
 
@@ -263,7 +263,8 @@ def _distances(evaluation: Evaluation, norm: str) -> tuple[IntArray, FloatArray,
     for measure, settings in evaluation.settings.get("measures", {}).items():
         if (array := settings.get("upper_bound")) and settings.get("norm") == norm:
             found = evaluation.report.measures[measure]
-            return found["indices"], found[array], found["saturated"].astype(np.bool_)
+            saturated = found.get("saturated", np.isinf(found[array]))
+            return found["indices"], found[array], saturated.astype(np.bool_)
     if evaluation.norm != norm or not evaluation.attacks:
         return None
     smallest = np.minimum.reduce([*evaluation.report.distance.values()])

@@ -25,8 +25,9 @@ def shown_network(label: str) -> str:
 def shown_data(data: str) -> str:
     """A data set's title as it is written.
 
-    >>> shown_data("cifar10c (severities=1)")
-    'CIFAR-10-C (severities=1)'
+    Examples:
+        >>> shown_data("cifar10c (severities=1)")
+        'CIFAR-10-C (severities=1)'
     """
     return re.sub(r"\bcifar(10{1,2})(c?)\b", lambda m: f"CIFAR-{m[1]}{'-C' if m[2] else ''}", data)
 

@@ -23,7 +23,7 @@ def measure_charts(report: RobustnessReport) -> Iterator[dict[str, Any]]:
         for (xlabel, ylabel, _), lines in panels.items():
             yield _curves(name, xlabel, ylabel, lines)
         for plot in report.plots(name):
-            if isinstance(plot, Distribution):
+            if isinstance(plot, Distribution) and plot.array in report.measures[name]:
                 values = report.measures[name][plot.array].astype(np.float64)
                 if np.isfinite(values).any():
                     spread = np.percentile(values[np.isfinite(values)], _PERCENTILES)

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +23,15 @@ from symmetry_robustness.reporting.aggregate import Summary, at_chance
 from symmetry_robustness.reporting.comparability import data_title
 from symmetry_robustness.reporting.figures import COLORS, MARKERS
 from symmetry_robustness.reporting.load import Run, shown_path
-from symmetry_robustness.reporting.page.questions import (
-    Attack,
-    Grid,
-    Question,
-    answer,
-    find_questions,
-    in_order,
-    readable,
-    rows_by_question,
-)
+from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order, readable
 from symmetry_robustness.reporting.page.run import run_details
 from symmetry_robustness.reporting.table_formats import Table, TableSet
 
 _FOLDER = Path(__file__).parent
 # plotly's names of matplotlib's markers.
-_SYMBOLS = {
-    "o": "circle",
-    "s": "square",
-    "D": "diamond",
-    "^": "triangle-up",
-    "v": "triangle-down",
-    "P": "cross",
-    "X": "x",
-}
-# Runs whose adversarial examples are shown: those of a thousand runs would make a page of a hundred megabytes.
+_NAMES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
+_SYMBOLS = dict(zip("osD^vPX", _NAMES, strict=True))
+# Runs whose examples are shown: those of a thousand runs would make a page of a hundred megabytes.
 _PICTURED = 40
 
 
@@ -56,7 +40,7 @@ def write_page(
     runs: Sequence[Run],
     frame: pd.DataFrame,
     summary: Summary,
-    sheets: Iterable[TableSet],
+    tables: Iterable[TableSet],
     *,
     made: str,
     checks: Mapping[str, str],
@@ -67,8 +51,8 @@ def write_page(
         path: of the file.
         runs: finished ones, at least one.
         frame: their numbers, with what was left out (`frame_of`).
-        summary: what they come to (`summarize`).
-        sheets: tables that the page shows as they are: "measures", "corruptions", "costs" and "claims" of them.
+        summary: of them.
+        tables: those that the page shows as they are: "measures", "corruptions", "costs" and "claims" of them.
         made: when, in words.
         checks: name of a soundness check to what it asks.
     """
@@ -81,20 +65,12 @@ def write_page(
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"percent": percent, "signed": signed, "plural": plural, "readable": readable}
-    environment.globals["readable"] = readable
-    guessing = at_chance(summary.results, runs)
-    questions = find_questions(summary, _norms(runs), guessing)
-    names = _run_names(runs)
-    states = _states(runs)
     parts: Any = environment.get_template("parts.html.j2").module
+    guessing = at_chance(summary.results, runs)
+    questions = find_questions(summary, frame, guessing)
+    order, names, pictured = in_order(questions), _names(runs), _pictured(runs)
     script, library = (_FOLDER / "page.js").read_text(encoding="utf-8"), get_plotlyjs()
-    pictured = _pictured(runs)
-    grids = list(rows_by_question(questions, frame))
-    asked = {question.group.key: (question, grid) for question, grid in zip(questions, grids, strict=True)}
-    details = (
-        parts.run(run_details(run, names[run.place], asked, pictures=run.place in pictured), checks) for run in runs
-    )
-    order = in_order(questions)
+    choices = _choices(questions, runs)
     start = (order[0], 0, questions[order[0]].first) if order else None
     stream = environment.get_template("page.html.j2").stream(
         title=_title(summary),
@@ -107,21 +83,31 @@ def write_page(
             "start": start,
             "order": order,
             "looks": [[color, _SYMBOLS[marker]] for color, marker in zip(COLORS, MARKERS, strict=True)],
-            **_choices(asked.values(), runs, states),
-            "runs": [_run_row(run, names[run.place]) for run in runs],
+            "runs": [
+                [
+                    names[run.place],
+                    readable(run.title),
+                    run.seed,
+                    data_title(run.config["data"]),
+                    _percent(run.summary["clean_accuracy"]),
+                ]
+                for run in runs
+            ],
+            **choices,
         },
         questions=questions,
-        answers=[
-            [_answers(question, attack, summary, guessing) for attack in question.attacks] for question in questions
-        ],
+        answers=[answers(question, summary.comparisons, guessing) for question in questions],
         start=start,
-        tables=_tables(sheets),
-        counts=_counts(runs),
+        tables=_tables(tables),
+        counts=Counter(e.status for run in runs for e in run.evaluations.values() if e.status and not e.released),
         failing=_failing(runs, names),
         checks=checks,
         facts=[plural(len(runs), "run"), plural(summary.results["network"].nunique(), "network")],
         problems=frame.attrs["problems"],
-        details=map(_packed, details),
+        details=(
+            _packed(parts.run(run_details(run, names[run.place], questions, pictures=run.place in pictured), checks))
+            for run in runs
+        ),
     )
     with path.open("w", encoding="utf-8") as file:
         file.writelines(stream)
@@ -149,82 +135,58 @@ def _packed(text: str) -> str:
 
 def _title(summary: Summary) -> str:
     """Names the data, which a page is about more than anything else."""
-    sets = list(dict.fromkeys(group.data for group in summary.groups.values()))
-    title = f"Robustness on {', '.join(sets)}"
-    return title if sets and len(title) <= 60 else "Robustness report"
+    title = f"Robustness on {', '.join(dict.fromkeys(group.data for group in summary.groups.values()))}"
+    return title if summary.groups and len(title) <= 60 else "Robustness report"
 
 
-def _run_names(runs: Sequence[Run]) -> dict[str, str]:
+def _names(runs: Sequence[Run]) -> dict[str, str]:
     """Directories as far as they differ."""
     root = Path(os.path.commonpath([run.directory.resolve().parent for run in runs]))
     return {run.place: shown_path(run.directory.resolve().relative_to(root)) for run in runs}
 
 
-def _norms(runs: Sequence[Run]) -> dict[str, str]:
-    """Comparison group to norm of its attacks."""
-    return {e.comparison_group: e.norm for run in runs for e in run.evaluations.values() if e.attacks}
-
-
-def _states(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
-    """(comparison group, run) to the worst status of its checks; empty where none were made."""
-    return {(e.comparison_group, run.place): e.status for run in runs for e in run.evaluations.values()}
-
-
-def _choices(
-    asked: Iterable[tuple[Question, Grid]], runs: Sequence[Run], states: Mapping[tuple[str, str], str]
-) -> dict[str, Any]:
+def _choices(questions: Sequence[Question], runs: Sequence[Run]) -> dict[str, Any]:
     """What the script shows of the question that is chosen: percentages of networks and of runs, by number."""
     networks: dict[str, int] = {}
     places = {run.place: number for number, run in enumerate(runs)}
+    states = {(e.comparison_group, run.place): e.status for run in runs for e in run.evaluations.values()}
     shown = []
-    for question, grid in asked:
+    for question in questions:
         key, known, attacks = question.group.key, {}, []
-        for attack, single in zip(question.attacks, grid.values(), strict=True):
+        for attack, single in zip(question.attacks, question.runs.values(), strict=True):
             rows = {settings: row for at in attack.points.values() for settings, row in at.items()}
             for row in rows.values():
-                networks.setdefault(row.label, len(networks))
-                found = [states.get((key, run), "") for run in row.runs]
-                known[networks[row.label]] = [row.seeds, *_status(found)]
-            runs_here = dict.fromkeys(run for at in single.values() for run in at)
-            attacks.append(
-                {
-                    "name": attack.title,
-                    "label": attack.label,
-                    "x": list(attack.points),
-                    "places": attack.places,
-                    "rows": [
-                        [
-                            networks[row.label],
-                            *(_numbers(at.get(settings), "low", "high") for at in attack.points.values()),
-                        ]
-                        for settings, row in rows.items()
-                    ],
-                    "runs": {
-                        places[run]: [_numbers(single[at].get(run), "standard_error") for at in attack.points]
-                        for run in runs_here
-                    },
-                }
-            )
+                number = networks.setdefault(row.label, len(networks))
+                known[number] = [row.seeds, *_status([states.get((key, run), "") for run in row.runs])]
+            lines = [
+                [
+                    networks[row.label],
+                    *(_numbers(at.get(settings), "value", "low", "high") for at in attack.points.values()),
+                ]
+                for settings, row in rows.items()
+            ]
+            own = {
+                places[run]: [_numbers(single[at].get(run), "value", "standard_error") for at in attack.points]
+                for run in dict.fromkeys(run for at in single.values() for run in at)
+            }
+            about = {"name": attack.title, "label": attack.label, "x": list(attack.points), "places": attack.places}
+            attacks.append(about | {"rows": lines, "runs": own})
         checks = {places[run]: _status([state]) for (group, run), state in states.items() if group == key}
         shown.append(
-            {
-                "data": question.group.data,
-                "name": question.name,
-                "first": question.first,
-                "attacks": attacks,
-                "networks": known,
-                "checks": checks,
-            }
+            {"data": question.group.data, "name": question.name, "first": question.first}
+            | {"attacks": attacks, "networks": known, "checks": checks}
         )
-    return {"questions": shown, "networks": [readable(label) for label in networks]}
+    return {"questions": shown, "networks": list(map(readable, networks))}
 
 
-def _numbers(row: Any | None, *others: str) -> list[float | None] | None:
-    """Percentages with the decimal that is shown; None where there is no number."""
-    if row is None:
-        return None
-    values = [getattr(row, name) for name in ("value", *others)]
-    return [None if math.isnan(value) else round(100 * value, 1) for value in values]
+def _numbers(row: Any, *names: str) -> list[float | None] | None:
+    """Percentages of a row; None where there is none."""
+    return None if row is None else [_percent(getattr(row, name)) for name in names]
+
+
+def _percent(share: float | None) -> float | None:
+    """With the decimal that is shown."""
+    return None if share is None or math.isnan(share) else round(100 * share, 1)
 
 
 def _status(found: Sequence[str]) -> tuple[str, str]:
@@ -236,69 +198,32 @@ def _status(found: Sequence[str]) -> tuple[str, str]:
     return ("passed", "passed") if counts["passed"] else ("unchecked", "not checked")
 
 
-def _answers(question: Question, attack: Attack, summary: Summary, guessing: Collection[str]) -> list[dict[str, Any]]:
-    """The answer at each strength of one attack."""
-    tests = summary.comparisons
-    tests = tests[(tests["comparison_group"] == question.group.key) & tests["measure"].isin(_measures(attack.key))]
-    found = []
-    for rows in attack.points.values():
-        first = next(iter(rows.values()))
-        same = (tests["measure"] == first.measure) & (tests["attack"] == first.attack) & (tests["view"] == first.view)
-        at = tests[same & (tests["epsilon"].eq(first.epsilon) | (tests["epsilon"].isna() & math.isnan(first.epsilon)))]
-        found.append(
-            answer(list(rows.values()), {row.other_settings: row for row in at.itertuples(index=False)}, guessing)
-        )
-    return found
-
-
-def _measures(attack: str) -> tuple[str, ...]:
-    return ("clean_accuracy", "worst_case_accuracy" if attack == "worst_case" else "robust_accuracy")
-
-
-def _run_row(run: Run, name: str) -> list[Any]:
-    """Of the table of runs: path, network, seed, data, clean accuracy on the whole test set."""
-    clean = run.summary["clean_accuracy"]
-    return [
-        name,
-        readable(run.title),
-        run.seed,
-        data_title(run.config["data"]),
-        None if clean is None else round(100 * clean, 1),
-    ]
-
-
-def _tables(sheets: Iterable[TableSet]) -> dict[str, list[Table]]:
+def _tables(tables: Iterable[TableSet]) -> dict[str, list[Table]]:
     """Tables by the section of the page that shows them; single corruptions are among the questions."""
-    found = {sheet.name: list(sheet.tables) for sheet in sheets}
+    found = {one.name: list(one.tables) for one in tables}
     corruptions = [table for table in found.get("corruptions", []) if table.title.startswith("Mean")]
     measures = [*found.get("measures", []), *corruptions, *found.get("costs", [])]
     return {"measures": measures, "claims": found.get("claims", [])}
 
 
-def _counts(runs: Sequence[Run]) -> Counter[str]:
-    """Outcomes of sound evaluations; re-enacted protocols are known to be unsound and do not count."""
-    return Counter(e.status for run in runs for e in run.evaluations.values() if e.status and not e.released)
-
-
 def _failing(runs: Sequence[Run], names: Mapping[str, str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Checks that did not pass somewhere: status, name, and the titles of the runs by name; failures first."""
+    """Checks that did not pass somewhere: status, name, and names and titles of the runs; failures first."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for run in runs:
-        for evaluation in run.evaluations.values():
-            for check in evaluation.checks:
-                if check.status in ("failed", "warned"):
-                    title = f"{readable(run.title)}, seed {run.seed}"
-                    found.setdefault((check.status, check.name), {})[names[run.place]] = title
-    order = sorted(found, key=lambda key: (key[0], -len(found[key])))
-    return [(*key, list(found[key].items())) for key in order]
+        for check in (check for evaluation in run.evaluations.values() for check in evaluation.checks):
+            if check.status in ("failed", "warned"):
+                title = f"{readable(run.title)}, seed {run.seed}"
+                found.setdefault((check.status, check.name), {})[names[run.place]] = title
+    return [(*key, list(found[key].items())) for key in sorted(found, key=lambda key: (key[0], -len(found[key])))]
 
 
 def _pictured(runs: Sequence[Run]) -> set[str]:
-    """Runs whose examples are shown: first one of each network and data set, then a second one, up to a number."""
+    """Runs whose examples are shown: one of each network and data set first, then others."""
     seen: Counter[tuple[str, str]] = Counter()
     turns = []
     for run in runs:
         kind = (run.name, str(run.config["data"].get("_target_")))
         turns.append((seen[kind], run.place))
         seen[kind] += 1
-    return {place for _, place in sorted(turns, key=lambda turn: turn[0])[:_PICTURED]}
+    ordered = sorted(turns, key=lambda turn: turn[0])
+    return {place for _, place in ordered[:_PICTURED]}

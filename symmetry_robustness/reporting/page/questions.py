@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +14,10 @@ from symmetry_robustness.reporting.frame import records, split
 from symmetry_robustness.reporting.statistics import LEVEL
 from symmetry_robustness.results.names import NORM_TITLES, WORST_CASE, epsilon_name
 
-ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy")
+_ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy")
 # Kind of strength: label of its axis, and one strength in words.
 _AXES = {
-    "epsilon": ("ε ({norm}, pixels in [0, 1])", "ε = {}"),
+    "epsilon": ("ε ({}, pixels in [0, 1])", "ε = {}"),
     "rotation": ("rotation (degrees, counter-clockwise)", "{}°"),
     "scale": ("scale of the image", "scale {}"),
     "severity": ("severity of the corruption", "severity {}"),
@@ -29,9 +29,8 @@ Grid = dict[tuple[str, str], dict[float, dict[str, Any]]]
 
 
 class Attack(NamedTuple):
-    """One attack of a question, or one change of the test images: its names, and the rows of numbers by strength."""
+    """An attack, or a change of the test images: title, label of its axis, strengths in words, rows by strength."""
 
-    key: str
     title: str
     label: str
     places: list[str]
@@ -39,15 +38,13 @@ class Attack(NamedTuple):
 
 
 class Question(NamedTuple):
-    """Numbers that may be compared: the group they are of, its name for a reader, and its attacks.
-
-    `first` is the strength of the first attack that is shown first: where the networks that may lead differ most.
-    """
+    """Numbers that may be compared; `first` is the strength of the first attack at which networks differ most."""
 
     group: ComparisonGroup
     name: str
     norm: str
     attacks: list[Attack]
+    runs: Grid
     first: int
 
 
@@ -57,28 +54,28 @@ def readable(label: str) -> str:
     return name.replace("_", " ") + bracket + rest
 
 
-def find_questions(summary: Summary, norms: Mapping[str, str], guessing: Collection[str]) -> list[Question]:
+def find_questions(summary: Summary, frame: pd.DataFrame, guessing: Collection[str]) -> list[Question]:
     """One question for each comparison group; those that read alike are told apart by images, then by a digest.
 
     Args:
         summary: of the runs.
-        norms: group to norm of its perturbations.
+        frame: numbers of the single runs.
         guessing: networks that are at chance without attack, by their settings.
     """
-    results = summary.results[summary.results["measure"].isin(ACCURACIES)]
-    by_group = split(results, "comparison_group")
-    names = {key: _name(group, norms.get(key, "")) for key, group in summary.groups.items()}
-    for detail in (lambda key: f"{summary.groups[key].images or 'all'} images", lambda key: key[:6]):
-        alike = Counter((summary.groups[key].data, name) for key, name in names.items())
-        several = [key for key, name in names.items() if alike[summary.groups[key].data, name] > 1]
+    both = (rows[rows["measure"].isin(_ACCURACIES)] for rows in (summary.results, frame))
+    results, singles = (split(rows, "comparison_group") for rows in both)
+    groups = {key: group for key, group in summary.groups.items() if key in results}
+    norms = {key: max(rows["norm"]) for key, rows in results.items()}
+    names = {key: _name(group, norms[key]) for key, group in groups.items()}
+    for detail in (lambda key: f"{groups[key].images or 'all'} images", lambda key: key[:6]):
+        alike = Counter((groups[key].data, name) for key, name in names.items())
+        several = [key for key, name in names.items() if alike[groups[key].data, name] > 1]
         names |= {key: f"{names[key]}, {detail(key)}" for key in several}
     questions = []
-    for key, group in summary.groups.items():
-        grid = grid_of(by_group.get(key, results.head(0)), "settings")
-        count = sum(kind == "epsilon" for _, kind in grid) - 1
-        attacks = [_attack(*pair, points, norms.get(key, ""), count) for pair, points in grid.items()]
-        if attacks:
-            questions.append(Question(group, names[key], norms.get(key, ""), attacks, _telling(attacks[0], guessing)))
+    for key, group in groups.items():
+        attacks = _attacks(_grid(results[key], "settings"), norms[key])
+        first = _telling(attacks[0], guessing)
+        questions.append(Question(group, names[key], norms[key], attacks, _grid(singles[key], "run"), first))
     return questions
 
 
@@ -91,15 +88,15 @@ def _name(group: ComparisonGroup, norm: str) -> str:
     return f"{name} ({', '.join(details)})" if details else name
 
 
-def grid_of(rows: pd.DataFrame, owner: str) -> Grid:
-    """Accuracies by attack, strength and network or run; the worst case first, each attack beginning with ε = 0."""
+def _grid(rows: pd.DataFrame, owner: str) -> Grid:
+    """Accuracies by attack, strength and owner; the worst case first, each attack beginning with ε = 0."""
     found: Grid = {}
     for row in records(rows):
         attack, kind, strength = _place(row)
         found.setdefault((attack, kind), {}).setdefault(strength, {}).setdefault(getattr(row, owner), row)
-    clean = found.get(("none", "epsilon"), {})
+    clean = found.get(("", "epsilon"), {})
     if sum(kind == "epsilon" for _, kind in found) > 1:
-        del found["none", "epsilon"]
+        del found["", "epsilon"]
         found = {key: (clean if key[1] == "epsilon" else {}) | points for key, points in found.items()}
     order = sorted(found, key=lambda key: key[0] != WORST_CASE)
     return {key: dict(sorted(found[key].items())) for key in order}
@@ -113,20 +110,44 @@ def _place(row: Any) -> tuple[str, str, float]:
     try:
         return kind, kind if kind in ("rotation", "scale") else "severity", float(strength)
     except ValueError:
-        return row.view or "none", "epsilon", 0.0
+        return row.view, "epsilon", 0.0
 
 
-def _attack(key: str, kind: str, points: dict[float, dict[str, Any]], norm: str, count: int) -> Attack:
-    titles = {WORST_CASE: f"the worst of {count} attack{'s' * (count != 1)}", "none": "no attack"}
+def _attacks(grid: Grid, norm: str) -> list[Attack]:
+    count = sum(kind == "epsilon" for _, kind in grid) - 1
+    titles = {
+        WORST_CASE: f"the worst of {count} attack{'s' * (count != 1)}",
+        "": "no attack",
+        "fgsm": "FGSM",
+        "pgd": "PGD",
+    }
     titles |= {"rotation": "rotation of the images", "scale": "scaling of the images"}
-    title = key.upper() if key in ("fgsm", "pgd") else titles.get(key, key.replace("_", " "))
-    label, place = _AXES[kind]
-    names = {at: epsilon_name(at) if kind == "epsilon" else f"{at:g}" for at in points}
-    places = ["clean (ε = 0)" if kind == "epsilon" and not at else place.format(names[at]) for at in points]
-    return Attack(key, title, label.format(norm=NORM_TITLES.get(norm, norm)), places, points)
+    attacks = []
+    for (key, kind), points in grid.items():
+        label, place = _AXES[kind]
+        names = [epsilon_name(at) if kind == "epsilon" else f"{at:g}" for at in points]
+        places = ["clean (ε = 0)" if name == "0" and kind == "epsilon" else place.format(name) for name in names]
+        title = titles.get(key, key.replace("_", " "))
+        attacks.append(Attack(title, label.format(NORM_TITLES.get(norm, norm)), places, points))
+    return attacks
 
 
-def answer(rows: Sequence[Any], tests: Mapping[str, Any], guessing: Collection[str]) -> dict[str, Any]:
+def answers(question: Question, comparisons: pd.DataFrame, guessing: Collection[str]) -> list[list[dict[str, Any]]]:
+    """The answer at each strength of each attack of a question."""
+    tests: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for test in records(comparisons[comparisons["comparison_group"] == question.group.key]):
+        tests.setdefault((test.measure, *_place(test)), {})[test.other_settings] = test
+    return [
+        [
+            answer(list(rows.values()), tests.get((first.measure, *_place(first)), {}), guessing)
+            for rows in attack.points.values()
+            for first in [next(iter(rows.values()))]
+        ]
+        for attack in question.attacks
+    ]
+
+
+def answer(rows: Sequence[Any], tests: dict[str, Any], guessing: Collection[str]) -> dict[str, Any]:
     """The leader among networks at one strength of one attack, beside the next one and the standard one.
 
     Args:
@@ -144,21 +165,20 @@ def answer(rows: Sequence[Any], tests: Mapping[str, Any], guessing: Collection[s
     leader = next((test.settings for test in tests.values()), ranked[0].settings)
     best = next((row for row in ranked if row.settings == leader), ranked[0])
     others = [row for row in ranked if row is not best]
-    standard = _standard(best.network, rows)
-    pairs = [("Ahead of the next", other) for other in others[:1]]
-    if standard is not None and standard is not best:
-        alone = bool(others) and others[0] is standard
-        pairs = [] if alone else pairs
-        pairs.append(
-            ("Ahead of the next, the standard network" if alone else "Ahead of the standard network", standard)
-        )
+    size = next((ending for ending in ("_4layer", "_matched") if best.network.endswith(ending)), "")
+    plain = (row for name in (f"standard{size}", "standard") for row in rows if row.network == name)
+    standard = next(plain, best)  # of the same size, if there is one
+    over = {id(other): ("Ahead of the next", other) for other in others[:1]}
+    if standard is not best:
+        title = "Ahead of the next, the standard network" if id(standard) in over else "Ahead of the standard network"
+        over[id(standard)] = title, standard
     return {
         "best": best,
         "next": others[0] if others else None,
         "verdict": "nobody"
         if not best.value or best.settings in guessing
-        else _verdict(best, others, list(tests.values())),
-        "over": [(title, other, best.value - other.value, tests.get(other.settings)) for title, other in pairs],
+        else _verdict(best, others, [*tests.values()]),
+        "over": [(title, other, best.value - other.value, tests.get(other.settings)) for title, other in over.values()],
         "aside": [row for row in rows if row not in able],
         "level": 1 - LEVEL,
     }
@@ -174,27 +194,20 @@ def _verdict(best: Any, others: Sequence[Any], tests: Sequence[Any]) -> str:
     return "best" if tests[0].best and all(test.seeds > 1 for test in tests) else "single"
 
 
-def _standard(network: str, rows: Sequence[Any]) -> Any | None:
-    """The plain network of the same size as another one (`standard_4layer` for four layers), if there is one."""
-    size = next((ending for ending in ("_4layer", "_matched") if network.endswith(ending)), "")
-    return next((row for name in (f"standard{size}", "standard") for row in rows if row.network == name), None)
-
-
 def in_order(questions: Sequence[Question]) -> list[int]:
     """Numbers of the questions in the order in which a page prefers to ask them.
 
     Those with attacks come first; of these sound protocols before re-enacted ones, then those that judged most of the
     networks, then the strongest: what leaves the same networks less accuracy at the same ε, or has more attacks.
     """
+    networks = [max(map(len, question.attacks[0].points.values())) for question in questions]
 
     def weight(number: int) -> tuple[Any, ...]:
-        question, worst = questions[number], questions[number].attacks[0]
-        attacked, networks = worst.key == WORST_CASE, len(worst.points[max(worst.points)])
-        covers = 2 * networks > max(len(one.attacks[0].points[max(one.attacks[0].points)]) for one in questions)
+        question = questions[number]
+        known = (not question.group.released, question.group.data.partition(" ")[0] == "cifar10")
+        covers = 2 * networks[number] > max(networks), networks[number] > 1
         stronger = sum(_is_stronger(question, other) for other in questions)
-        usual = question.group.data.partition(" ")[0] == "cifar10"
-        sound = not question.group.released
-        return attacked, sound, usual, covers, networks > 1, stronger, len(question.attacks), networks
+        return bool(question.norm), *known, *covers, stronger, len(question.attacks), networks[number]
 
     return sorted(range(len(questions)), key=weight, reverse=True)
 
@@ -205,8 +218,7 @@ def _is_stronger(one: Question, other: Question) -> bool:
         return False
     mine, theirs = one.attacks[0].points, other.attacks[0].points
     common = [(at, network) for at in mine if at and at in theirs for network in mine[at] if network in theirs[at]]
-    gain = [theirs[at][network].value - mine[at][network].value for at, network in common]
-    return bool(gain) and sum(gain) > 0
+    return sum(float(theirs[at][network].value - mine[at][network].value) for at, network in common) > 0
 
 
 def _telling(attack: Attack, guessing: Collection[str]) -> int:
@@ -214,20 +226,9 @@ def _telling(attack: Attack, guessing: Collection[str]) -> int:
 
     def spread(at: float) -> tuple[bool, float]:
         rows = may_lead(list(attack.points[at].values()), guessing)
-        values, low, high = (
-            np.array([getattr(row, name) for row in rows], dtype=float) for name in ("value", "low", "high")
-        )
+        values, low, high = np.array([(row.value, row.low, row.high) for row in rows], dtype=float).T
         halves = np.nan_to_num((high - low) / 2, nan=0.01).clip(1e-3)
-        differing = float(np.mean(((values - values.mean()) / halves) ** 2))
-        return values.max() >= _NEARLY_ZERO, differing
+        return values.max() >= _NEARLY_ZERO, float(np.mean(((values - values.mean()) / halves) ** 2))
 
     strengths = list(attack.points)
-    changed = [at for at in strengths if at] or strengths
-    return strengths.index(max(changed, key=spread))
-
-
-def rows_by_question(questions: Sequence[Question], frame: pd.DataFrame) -> Iterator[Grid]:
-    """The numbers of single runs, of each question in turn."""
-    by_group = split(frame[frame["measure"].isin(ACCURACIES)], "comparison_group")
-    for question in questions:
-        yield grid_of(by_group[question.group.key], "run")
+    return strengths.index(max([at for at in strengths if at] or strengths, key=spread))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from symmetry_robustness.reporting.comparability import data_title
@@ -14,46 +15,34 @@ from symmetry_robustness.reporting.evaluation import Evaluation, Examples, measu
 from symmetry_robustness.reporting.figures import magnified_difference, outcome_name, side_by_side
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.page.measures import measure_charts
-from symmetry_robustness.reporting.page.questions import Grid, Question, readable
+from symmetry_robustness.reporting.page.questions import Question, readable
 from symmetry_robustness.reporting.tables import mean_text, measure_title
 from symmetry_robustness.results.names import flatten
+from symmetry_robustness.results.plots import Panel
+from symmetry_robustness.results.report import RobustnessReport
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2
 # Rows of metrics.csv that are drawn; a screen has no room for more points.
 _POINTS = 200
-# Of test sets that show the images in several ways: nothing checks them.
-_UNCHECKED = {
-    "released": False,
-    "about": "all test images",
-    "worst": "unchecked",
-    "checks": (),
-    "measures": (),
-    "examples": (),
-}
 
 
-def run_details(
-    run: Run,
-    name: str,
-    asked: Mapping[str, tuple[Question, Grid]],
-    *,
-    pictures: bool,
-) -> dict[str, Any]:
+def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures: bool) -> dict[str, Any]:
     """What the template `run` shows.
 
     Args:
         run: the run.
         name: of its directory.
-        asked: comparison group to its question and the numbers of single runs.
-        pictures: whether adversarial examples and plots of measures are shown; a page of many runs shows them for some.
+        questions: of the page, with the numbers of single runs.
+        pictures: whether adversarial examples and plots of measures are shown; a page of many runs shows some.
     """
     summary, evaluations = run.summary, run.evaluations.values()
-    clean, parameters = summary["clean_accuracy"], summary["parameters"]
-    judged = {evaluation.comparison_group for evaluation in evaluations}
-    others = [pair for group, pair in asked.items() if group not in judged]
-    views = [(question, _charts(question, grid, run.place)) for question, grid in others]
     found = [evaluation.status for evaluation in evaluations]
+    clean, parameters, seconds = (summary.get(key) for key in ("clean_accuracy", "parameters", "training_seconds"))
+    asked = {question.group.key: question for question in questions}
+    judged = [(asked[one.comparison_group], one) for one in evaluations]
+    others = [(question, None) for question in questions if question not in [one for one, _ in judged]]
+    parts = [_part(run, question, evaluation, pictures=pictures) for question, evaluation in [*judged, *others]]
     return {
         "name": name,
         "title": f"{readable(run.title)}, seed {run.seed}",
@@ -61,71 +50,73 @@ def run_details(
         "facts": {
             "Data": data_title(run.config["data"]),
             "Clean accuracy": None if clean is None else f"{100 * clean:.1f} %",
-            "Parameters": None if parameters is None else f"{parameters:,}",
+            "Parameters": parameters and f"{parameters:,}",
             "Epochs": run.epochs,
-            "Training time": _duration(summary.get("training_seconds")),
+            "Training time": seconds and (f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"),
             "Group": summary.get("group"),
             "Commit": run.commit[:10],
         },
-        "evaluations": [
-            *(_evaluation(one, *asked[one.comparison_group], run.place, pictures=pictures) for one in evaluations),
-            *(_UNCHECKED | {"name": question.name, "charts": charts} for question, charts in views if charts),
-        ],
+        "parts": [part for part in parts if part["evaluation"] or part["charts"]],
         "training": training_curves(run.metrics()),
         "provenance": {
-            name: _text(value) for name, value in flatten(run.provenance).items() if value or value is False
+            key: " ".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in flatten(run.provenance).items()
+            if value or value is False
         },
         "config": run.config_text,
     }
 
 
-def _text(value: Any) -> str:
-    """A value of provenance.json; a command's arguments stand side by side."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    minutes = f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-    return f"{seconds:.0f} s" if seconds < 120 else minutes
-
-
-def _evaluation(evaluation: Evaluation, question: Question, grid: Grid, run: str, *, pictures: bool) -> dict[str, Any]:
-    """Numbers, checks, examples and measures of one evaluation."""
+def _part(run: Run, question: Question, evaluation: Evaluation | None, *, pictures: bool) -> dict[str, Any]:
+    """Numbers, checks, examples and measures of one evaluation, or of test sets that no evaluation is about."""
+    part: dict[str, Any] = {"question": question, "evaluation": evaluation, "charts": _charts(question, run.place)}
+    if evaluation is None:
+        return part | {"examples": (), "plots": (), "measures": ()}
     means = [
         (measure_title(measure_name(measure, array)), mean_text(mean), mean.images)
         for measure, arrays in evaluation.means.items()
         for array, mean in arrays.items()
         if mean.images
     ]
-    return {
-        "name": question.name,
-        "released": evaluation.released,
-        "about": f"{question.group.description}; {len(evaluation.indices):,} images",
-        "charts": _charts(question, grid, run),
-        "worst": evaluation.status or "unchecked",
-        "checks": evaluation.checks,
-        "measures": means,
-        "plots": list(measure_charts(evaluation.report)) if pictures else [],
-        "examples": list(example_rows(evaluation.examples())) if pictures else None,
-        "file": f"robustness/{evaluation.path.stem}.npz",
-    }
+    report = evaluation.report
+    examples = [*example_rows(evaluation.examples()), *_panels(report)] if pictures else None
+    plots = list(measure_charts(report)) if pictures else ()
+    return part | {"examples": examples, "plots": plots, "measures": means}
 
 
-def _charts(question: Question, grid: Grid, run: str) -> list[dict[str, Any]]:
+def _panels(report: RobustnessReport) -> Iterator[dict[str, str]]:
+    """Rows of the images that measures show."""
+    for measure, arrays in report.measures.items():
+        for plot in report.plots(measure):
+            if isinstance(plot, Panel) and len(images := arrays[plot.images][:_IMAGES]):
+                caption = "; ".join(f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)])
+                yield _row(measure, images, caption)
+
+
+def _charts(question: Question, run: str) -> list[dict[str, Any]]:
     """Accuracies of a run in percent, those over one kind of strength in one chart, with the table below it."""
     charts: dict[str, dict[str, Any]] = {}
-    for attack, ((_, kind), points) in zip(question.attacks, grid.items(), strict=True):
-        rows = {at: found[run] for at, found in points.items() if run in found}
-        if len(rows) < 2:
+    for attack, ((_, kind), points) in zip(question.attacks, question.runs.items(), strict=True):
+        rows = [points[at].get(run) for at in points]
+        if sum(row is not None for row in rows) < 2:
             continue
         about = {"title": "Accuracy", "xlabel": attack.label, "ylabel": "accuracy (%)", "percent": True, "series": []}
         chart = charts.setdefault(kind, about | {"x": list(points), "places": attack.places})
-        values, errors = ([getattr(rows.get(at), name, None) for at in points] for name in ("value", "standard_error"))
-        y, error = ([None if v is None else _finite(round(100 * v, 1)) for v in column] for column in (values, errors))
-        chart["series"].append({"name": attack.title, "y": y, "error": error})
+        y, error = ([_rounded(row, name) for row in rows] for name in ("value", "standard_error"))
+        ends = {
+            name: [
+                None if v is None or e is None else min(100, max(0, v + sign * e))
+                for v, e in zip(y, error, strict=True)
+            ]
+            for name, sign in (("low", -1.96), ("high", 1.96))
+        }
+        chart["series"].append({"name": attack.title, "y": y, "error": error, **ends})
     return list(charts.values())
+
+
+def _rounded(row: Any, name: str) -> float | None:
+    value = getattr(row, name, math.nan)
+    return None if math.isnan(value) else round(100 * value, 1)
 
 
 def example_rows(examples: Examples) -> Iterator[dict[str, str]]:
@@ -140,19 +131,18 @@ def example_rows(examples: Examples) -> Iterator[dict[str, str]]:
         change, factor = magnified_difference(clean, found[:_IMAGES])
         rows[name] = found[:_IMAGES], "; ".join(map(outcome_name, examples.broken_at[name][:_IMAGES]))
         rows[f"{name}, change ×{factor}"] = change, ""
-    for title, (images, caption) in rows.items():
-        file = io.BytesIO()
-        Image.fromarray(np.round(255 * side_by_side(images)).astype(np.uint8)).save(file, format="png", optimize=True)
-        picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-        yield {"title": title.replace("_", " "), "picture": picture, "caption": caption}
+    yield from (_row(title, *row) for title, row in rows.items())
+
+
+def _row(title: str, images: NDArray[Any], caption: str) -> dict[str, str]:
+    file = io.BytesIO()
+    Image.fromarray(np.round(255 * side_by_side(images)).astype(np.uint8)).save(file, format="png", optimize=True)
+    picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return {"title": title.replace("_", " "), "picture": picture, "caption": caption}
 
 
 def training_curves(metrics: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
-    """metrics.csv as charts over epochs, metrics of one kind together; the final test is no point of a curve.
-
-    Args:
-        metrics: rows of the file.
-    """
+    """Charts of metrics.csv over epochs, metrics of one kind together; the final test is no point of a curve."""
     rows = [row for row in metrics if "epoch" in row]
     kinds: dict[str, list[str]] = {}
     for metric in dict.fromkeys(name for row in rows for name in row):
@@ -165,11 +155,10 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> list[dict[str, An
     for kind, names in sorted(kinds.items(), key=lambda pair: pair[0] not in ("loss", "accuracy")):
         some = [row for row in rows if any(metric in row for metric in names)]
         some = [some[at] for at in np.unique(np.linspace(0, len(some) - 1, min(_POINTS, len(some))).astype(int))]
-        series = [{"name": name, "y": [_finite(row.get(name)) for row in some]} for name in names]
+        columns = {name: [row.get(name, math.nan) for row in some] for name in names}
+        series = [
+            {"name": n, "y": [float(f"{v:.6g}") if math.isfinite(v) else None for v in y]} for n, y in columns.items()
+        ]
         epochs = [int(row["epoch"]) + 1 for row in some]
         charts.append({"title": kind, "x": epochs, "xlabel": "epoch", "ylabel": kind, "series": series})
     return charts
-
-
-def _finite(value: float | None) -> float | None:
-    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None

@@ -27,6 +27,13 @@ class GradientNorm:
 
     Raises:
         UserError: an unknown norm.
+
+    Examples:
+        >>> from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
+        >>> protocol = EvaluationProtocol(measures={"gradient": GradientNorm(norm="l1")})
+        >>> report = evaluate_robustness(nn.Flatten().eval(), torch.ones(1, 3, 1, 1), torch.tensor([0]), protocol)
+        >>> report.measures["gradient"]["value"].round(3)
+        array([1.333])
     """
 
     norm: NormName = "l2"
