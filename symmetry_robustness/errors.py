@@ -9,5 +9,5 @@ class UserError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line; its type where it says nothing."""
+    """Message of an error in one line; its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__

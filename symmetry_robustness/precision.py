@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import torch
 
-# Where torch keeps what float32 may be rounded to inside of convolutions and products, and what stands for not at all.
+# Torch settings of the precision inside of float32 convolutions and products, and their values that mean exact.
 _backends: Any = torch.backends
 _PLACES: Final = (
     _backends.cudnn.conv,

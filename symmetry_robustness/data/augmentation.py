@@ -28,12 +28,12 @@ class RandomCropFlip:
             raise UserError(f"data.augmentation.padding must not be negative, got {self.padding}; 0 shifts nothing")
 
     def __call__(self, images: Tensor, generator: torch.Generator, rows: slice, batch_size: int) -> Tensor:
-        """Augment one rank's share of a batch.
+        """Augment one rank's rows of a batch.
 
         Args:
-            images: (B, C, H, W), the rows `rows` of a batch shared by all ranks.
-            generator: On the CPU; draws for the whole batch, so that a share's draws do not depend on the sharing.
-            rows: The share.
+            images: (B, C, H, W), the rows `rows` of a batch that is divided among the ranks.
+            generator: On the CPU; draws for the whole batch, so that the result does not depend on the number of ranks.
+            rows: The rows of this rank.
             batch_size: Images of the batch over all ranks.
 
         Returns:

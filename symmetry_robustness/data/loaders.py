@@ -20,7 +20,7 @@ class Split:
 
     Args:
         name: What tables and loggers call it.
-        images: uint8 (M, 3, H, W), shared with the other splits of the same file.
+        images: uint8 (M, 3, H, W), the tensor of all splits of the same file.
         labels: int64 (M,).
         indices: int64 (N,), the rows of this split in ascending order.
         transform: Changes images, uint8 (B, 3, H, W), as they are gathered, so that transformed test sets cost no

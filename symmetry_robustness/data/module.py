@@ -136,7 +136,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def provenance(self) -> str:
-        """What exactly the images are, to be stated beside every number measured on them."""
+        """Description of the images, to be stated beside every number measured on them."""
         return self.origin if self.test_transform is None else f"{self.origin}; test images {self.test_transform}"
 
     def __str__(self) -> str:

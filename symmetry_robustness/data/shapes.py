@@ -108,7 +108,7 @@ def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.G
 
 
 def _coverage(labels: Tensor, style: ShapeStyle, generator: torch.Generator) -> Tensor:
-    """The share of each pixel that the shape covers, (N, 1, 32, 32) in [0, 1]."""
+    """The fraction of each pixel that the shape covers, (N, 1, 32, 32) in [0, 1]."""
     count, fine = len(labels), SIZE * _SAMPLES
     angle = _uniform(0, 2 * math.pi, (count, 1, 1), generator)
     if style.pose == "upright":  # drawn nevertheless, so that nothing else of the images changes

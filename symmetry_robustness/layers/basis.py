@@ -1,4 +1,4 @@
-"""Bases of equivariant kernels, solved for by escnn and kept on disk; the only module that knows escnn."""
+"""Bases of equivariant kernels, solved by escnn and cached on disk; the only module that imports escnn."""
 
 import contextlib
 import functools
@@ -45,7 +45,7 @@ class SteerableBasis(NamedTuple):
 
 @functools.cache
 def steerable_basis(group: str, in_representation: str, out_representation: str, kernel_size: int) -> SteerableBasis:
-    """Basis of equivariant kernels; found once per process, kept between processes, never to be changed in place.
+    """Basis of equivariant kernels; solved once and cached in memory and on disk; never change it in place.
 
     Raises:
         UserError: unknown group or representation, or an even kernel size.
@@ -70,7 +70,7 @@ def steerable_basis(group: str, in_representation: str, out_representation: str,
         lambda: _computed_basis(in_type, out_type, kernel_size),
         accept,
     )
-    # Whatever device or mode the caller is in, the tensors are ordinary ones.
+    # Ordinary tensors in any device context and mode of the caller.
     with torch.device("cpu"), torch.inference_mode(False):
         return SteerableBasis(torch.from_numpy(arrays["filters"]), torch.from_numpy(arrays["deviation"]))
 

@@ -1,4 +1,4 @@
-"""Plain convolutions: the block that stems, trunks and scale branches share, and what steerable ones export to."""
+"""Plain convolutions: the block of stems, trunks and scale branches, and the export of steerable ones."""
 
 from torch import Tensor, nn
 

@@ -46,14 +46,14 @@ def field_nonlinearity(field_type: FieldType, kind: Nonlinearity) -> nn.Module:
             raise UserError(
                 f"nonlinearity relu does not commute with the turns of {field_type.representation}; choose norm"
             )
-        return nn.ReLU()  # in place, autograd would copy: what the norm puts out is a view
+        return nn.ReLU()  # not in place: the output of the norm is a view, which autograd would copy
     return direct_sum(
         field_type, lambda part: nn.ReLU() if part.kind == "trivial" else NormReLU(part.fields, part.size)
     )
 
 
 class InnerBatchNorm(nn.Module):
-    """Batch norm over trivial or regular fields: the channels of a field, which the group permutes, share statistics.
+    """Batch norm over trivial or regular fields, with common statistics for the channels of a field.
 
     A plain batch norm, for which the components of a field are further pixels; no number is moved in memory.
 
@@ -94,7 +94,7 @@ class VectorBatchNorm(nn.Module):
     Args:
         fields: number of vectors.
         eps: added to the mean square.
-        momentum: share of the batch in the running mean square.
+        momentum: weight of the batch in the running mean square.
     """
 
     running_square: Tensor

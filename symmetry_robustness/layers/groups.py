@@ -1,6 +1,6 @@
 """The groups C_N and D_N: their elements, and what these do to images and to fields.
 
-An element is a number. 0 to N-1 are the rotations by so many N-ths of a full turn, counter-clockwise; N + k, in D_N, is
+Elements are numbers: 0 to N-1 are the rotations by that many N-ths of a turn, counter-clockwise; N + k, in D_N, is
 the reflection of left and right followed by rotation k. A field is a feature map on which the group acts: it moves with
 the image, and its channels are mixed by the matrices of a representation,
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.validation import require_positive
 
-# The basis of a larger group takes long, and kernels of a few pixels hardly tell its rotations apart.
+# Bases of larger groups take long, and kernels of a few pixels hardly distinguish their rotations.
 MAX_ORDER = 16
 
 Kind = Literal["trivial", "regular", "irrep"]

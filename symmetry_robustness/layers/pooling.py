@@ -1,4 +1,4 @@
-"""Pools over pixels that commute with the group, and pools over the group that leave nothing for it to change."""
+"""Pools over pixels that commute with the group, and pools over the group whose output it leaves unchanged."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ def field_pool(field_type: FieldType, kind: Pool) -> nn.Module:
 
 
 def group_pool(field_type: FieldType) -> nn.Module:
-    """What the group leaves alone in each field: a trivial field for each part, see `GroupPool` and `NormPool`."""
+    """Invariant of each field, a trivial field for each part; see `GroupPool` and `NormPool`."""
     return direct_sum(field_type, lambda part: NormPool(part.size) if part.frequency else GroupPool(part.size))
 
 

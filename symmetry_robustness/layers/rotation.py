@@ -117,7 +117,7 @@ class RotationConv(nn.Module):
         return F.conv2d(features, kernel, self._expand_bias(), self.stride, padding=self.kernel_size // 2)
 
     def permute_fields(self, features: Tensor, angle: float, scale: float = 1.0) -> Tensor | None:
-        """What a rotation does to the channels of the output, see `FieldType.permute_fields`."""
+        """Act with a rotation on the channels of the output; see `FieldType.permute_fields`."""
         return self.out_type.permute_fields(features, angle, scale)
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ class MultiScaleConv(nn.Module):
     """One convolution block per scale, each with its own weights: many scales are seen, none is exchangeable.
 
     Each block sees the image resized by its scale (bilinear) and its features are resized back. Because the weights
-    are not shared over the scales, resizing the image does not permute the output: this is no equivariant layer.
+    are not shared over the scales, resizing the image does not permute the output: the layer is not equivariant.
 
     Args:
         channels: of each scale; the output has channels · len(scales).
@@ -218,7 +218,7 @@ class ScaleConv(nn.Module):
 
 
 class PerScaleConv(nn.Module):
-    """What a `ScaleConv` exports to: one plain convolution per scale, its kernel fixed.
+    """Export of a `ScaleConv`: one plain convolution per scale, its kernel fixed.
 
     Args:
         kernels: of the scales, as `ScaleConv.expand` gives them.
@@ -238,7 +238,7 @@ class PerScaleConv(nn.Module):
 
 
 def downsample_fields(features: Tensor, group: ScaleGroup) -> Tensor:
-    """What shrinking an image by one step of the group does to its fields.
+    """Act on fields as shrinking the image by one step of the group does.
 
     Args:
         features: (B, order · fields, H, W), the features of an image.

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.validation import require_positive
 
-# A filter reaches so many σ from its centre. Cut off at 2 σ, the equivariance error of a lifting convolution is 0.03 in
+# Radius of a filter in units of σ. Cut off at 2 σ, the equivariance error of a lifting convolution is 0.03 in
 # place of 0.002; at 3 σ it is hardly less.
 REACH = 2.5
-# Beyond any image of ours; keeps what a file asks for from filling the memory.
+# Beyond any image of ours; bounds the memory that a file can ask for.
 MAX_SCALES, MAX_RADIUS = 16, 31
 
 
@@ -32,7 +32,7 @@ class ScaleGroup:
         degree: of the highest Hermite polynomial along each axis; a filter has (degree + 1)² coefficients.
 
     Raises:
-        UserError: a setting that cannot be, or filters that are too large or too small for it.
+        UserError: an invalid setting, or filters that are too large or too small for it.
     """
 
     scales: int = 3

@@ -1,4 +1,4 @@
-"""Checks of settings that several layers share."""
+"""Validation of settings that several layers have."""
 
 from symmetry_robustness.errors import UserError
 

@@ -13,7 +13,7 @@ from torch import nn
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models.trust import require_trusted
 
-# What a checkpoint file may ask to be built: classes of ours that only hold layers.
+# Packages of ours whose classes a checkpoint may name; they only hold layers.
 TRUSTED_PACKAGES = ("symmetry_robustness.models", "symmetry_robustness.layers")
 
 
@@ -25,7 +25,7 @@ def build_network(config: DictConfig | Mapping[str, Any]) -> nn.Module:
             `image_size` and is not given one gets `data.image_size`, if the root states it.
 
     Raises:
-        UserError: a setting is missing, unknown or cannot be.
+        UserError: a setting is missing, unknown or invalid.
 
     Examples:
         >>> from symmetry_robustness import load_config

@@ -19,7 +19,7 @@ from symmetry_robustness.models.network import Trunk, build_trunk, classifier
 class EquivariantNetwork(nn.Sequential):
     """Images (B, 3, H, W) in [0, 1] to logits (B, num_classes): equivariant up to its head.
 
-    `field_types` says how the group acts on what each part puts out, by the part's name ("stem", "trunk.0", …); it
+    `field_types` states how the group acts on the output of each part, by the part's name ("stem", "trunk.0", …); it
     holds for the exported network, too.
 
     Args:
@@ -33,13 +33,13 @@ class EquivariantNetwork(nn.Sequential):
         mean: of the normalisation, in [0, 1] pixels; one value or one per channel.
         std: likewise.
         image_size: height and width; even at every pool.
-        representation: of all fields: trivial, regular, irrepK (vectors that turn K times as fast as the image), or
+        representation: of all fields: trivial, regular, irrepK (vectors that rotate K times as fast as the image), or
             several joined by +, as in "trivial+irrep1".
         nonlinearity: "relu" for fields whose channels the group permutes (trivial and regular), "norm" for all.
         pool: "max" for the same fields, "average" for all.
 
     Raises:
-        UserError: a setting that cannot be, or an image size at which the pools break the symmetry.
+        UserError: an invalid setting, or an image size at which the pools break the symmetry.
     """
 
     def __init__(

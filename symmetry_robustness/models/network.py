@@ -1,4 +1,4 @@
-"""The network that every stem is judged in: normalise → stem → trunk → head."""
+"""The network that compares stems: normalise → stem → trunk → head."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class Network(nn.Sequential):
         image_size: height and width; how many pools fit depends on it.
 
     Raises:
-        UserError: an entry of the trunk, the number of pools or of classes cannot be.
+        UserError: an entry of the trunk, the number of pools or of classes is invalid.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class RotoScaleNetwork(nn.Sequential):
         image_size: height and width; how many pools fit depends on it.
 
     Raises:
-        UserError: a setting that cannot be.
+        UserError: an invalid setting.
     """
 
     def __init__(
@@ -65,5 +65,5 @@ class RotoScaleNetwork(nn.Sequential):
 
 
 def _block(convolution: nn.Module, fields: int, group: ScaleGroup) -> nn.Sequential:
-    """A convolution to so many fields of the group, inner batch norm, ReLU."""
+    """A convolution to fields of the group, inner batch norm, ReLU."""
     return nn.Sequential(convolution, InnerBatchNorm(fields, group.order), nn.ReLU(inplace=True))

@@ -20,7 +20,7 @@ from symmetry_robustness.layers.validation import require_positive
 
 
 def channels_of(stem: nn.Module) -> int:
-    """Number of channels that a stem puts out.
+    """Number of output channels of a stem.
 
     Raises:
         UserError: the module does not state it.
@@ -68,7 +68,7 @@ class ScaleStem(nn.Sequential):
 
     Args:
         fields: number of filters, each seen at every scale.
-        pooled: whether only the largest response over the scales is kept, so that channels = fields; otherwise
+        pooled: whether only the largest response over the scales is passed on, so that channels = fields; otherwise
             channels = fields · scales. Pooling hides which scale answered, but an image that shrinks loses one scale
             and gains another, and with few scales the maximum shows it.
         scales: number of scales.
@@ -89,7 +89,7 @@ class ParallelStem(nn.Module):
 
     Args:
         branches: named stems.
-        fused_channels: if given, a 1×1 convolution, batch norm and ReLU follow, to so many channels.
+        fused_channels: if given, a 1×1 convolution to that many channels, batch norm and ReLU follow.
 
     Raises:
         UserError: no branch, or a width that is no positive whole number.
@@ -123,7 +123,7 @@ class CascadedStem(nn.Module):
     Args:
         channels: of both, a multiple of the number of group elements.
         group: C_N or D_N.
-        fused_channels: if given, a 1×1 convolution, batch norm and ReLU follow, to so many channels.
+        fused_channels: if given, a 1×1 convolution to that many channels, batch norm and ReLU follow.
 
     Raises:
         UserError: unknown group, or channels that do not divide into its fields.

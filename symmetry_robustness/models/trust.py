@@ -17,7 +17,7 @@ def require_trusted(
         node: plain container, not yet instantiated.
         name: of the node, for messages; "model".
         packages: modules of this project, whose classes the node may name.
-        trusted: packages and modules of the caller's own, whose classes it may name as well; they are imported for it.
+        trusted: packages and modules of the caller's own, whose classes it may name as well; this imports them.
         base: class of which all that it names must be subclasses.
 
     Raises:
