@@ -14,7 +14,7 @@ from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource
 
-LossName = Literal["cross_entropy", "margin", "dlr"]
+LossName = Literal["cross_entropy", "rounded_cross_entropy", "margin", "dlr"]
 
 
 class GradientAttack(UpdateRule):
@@ -74,7 +74,8 @@ class PGD(GradientAttack):
         restarts: independent runs, the strongest result counts; for a targeted attack inside the evaluator the number
             of target classes, most likely first.
         momentum: fraction of the accumulated direction that each step keeps; 0 for none.
-        loss: "cross_entropy" (its direction, without the rounding of saturated softmax), "margin" or "dlr".
+        loss: "cross_entropy" (its direction, without the rounding of saturated softmax), "margin" or "dlr";
+            "rounded_cross_entropy" rounds as torch does and re-enacts scripts that saturate.
         targeted: labels are the classes to be reached.
         iterate: "last" returns the last iterate, "best" the one that does most harm.
 

@@ -56,4 +56,9 @@ def _without(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.masked_fill(one_hot(labels, logits.shape[1]).bool(), -torch.inf)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": _log_odds, "margin": _margin, "dlr": _dlr}
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": _log_odds,
+    "rounded_cross_entropy": cross_entropy,
+    "margin": _margin,
+    "dlr": _dlr,
+}
