@@ -24,7 +24,9 @@ class KeepsActivations(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
 @pytest.mark.parametrize(
-    "wrap", [weight_norm, spectral_norm, KeepsActivations, nn.utils.parametrizations.weight_norm], ids=str
+    "wrap",
+    [weight_norm, spectral_norm, KeepsActivations, nn.utils.parametrizations.weight_norm],
+    ids=["weight_norm", "spectral_norm", "kept activations", "parametrisation"],
 )
 def test_layers_that_hold_computed_tensors_are_exported(wrap):
     first = wrap(nn.Conv2d(3, 4, 3))
