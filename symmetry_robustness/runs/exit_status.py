@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +57,9 @@ def run_guarded(command: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):  # pydoc and others wrap a Ctrl-C
+            print("interrupted", file=sys.stderr)
+            return 130
         if isinstance(error, BrokenPipeError) and _reader_has_left():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
             return 128 + signal.SIGPIPE if status is None else status
@@ -77,12 +80,16 @@ def _reader_has_left() -> bool:
 
 def user_message(error: BaseException) -> str | None:
     """The one line for a user's mistake, if `error` or anything it was raised from is one; else None."""
+    mistake = next((cause for cause in _causes(error) if isinstance(cause, UserError)), None)
+    return one_line(mistake) if mistake else _composition_message(error) or _file_message(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and every error that it was raised from."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, UserError):
-            return one_line(cause)
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    return _composition_message(error) or _file_message(error)
 
 
 def _composition_message(error: BaseException) -> str | None:

@@ -1,13 +1,12 @@
-"""`symrob evaluate` killed at twenty random moments, started twice at once, and started again when done."""
+"""`symrob evaluate` killed at twenty places, started twice at once, and started again when done."""
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +18,10 @@ from omegaconf import OmegaConf
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.robustness import RobustnessReport
 
-# What the command prints when it begins a stage, in the order of the stages, and in how many shares it does each.
+# The stages of the command, and in how many shards it does each.
 STAGES = {"attacks": 16, "CLEVER": 2, "gradient_norm": 8, "symmetry": 8, "checks": 1}
-# In which stage the command is killed each time; "" is while it still loads.
-KILLS = ["", "", *["attacks"] * 9, *["CLEVER"] * 4, "symmetry", *["checks"] * 4]
-# Up to which part of loading, or of a share, it may have come by then: so far that some shares are finished, and not so
-# far that a stage is over before its last kill.
-MOMENTS = {"": 0.5, "attacks": 3.0, "CLEVER": 0.9, "symmetry": 4.0, "checks": 0.5}
+# The command is killed each time when so many shards are there: twice while it still loads, then in every stage.
+KILLS = [0, 0, 1, 2, 4, 6, 8, 10, 12, 14, 15, 16, 17, 18, 20, 24, 28, 32, 34, 34]
 
 pytestmark = pytest.mark.slow
 
@@ -108,14 +104,13 @@ class Life(NamedTuple):
     output: Path
     launcher: subprocess.Popen[str]
 
-    def wait_for(self, *texts: str) -> float:
-        """Seconds until one of the texts was printed, or the process has ended."""
+    def wait_for(self, reached: Callable[[], bool]) -> None:
+        """Returns at once when the command has come so far; fails if it has ended before."""
         started = time.monotonic()
-        while not any(text in self.output.read_text() for text in texts):
+        while not reached():
             os.kill(self.process, 0)
             assert time.monotonic() - started < 120
             time.sleep(0.002)
-        return time.monotonic() - started
 
     def end(self) -> int:
         """The status as `os.waitpid` gives it."""
@@ -139,66 +134,59 @@ def live(launcher: subprocess.Popen[str], words: list[str], output: Path) -> Lif
     return Life(int(launcher.stdout.readline()), output, launcher)
 
 
-class Undisturbed(NamedTuple):
-    """The report of a run that nobody killed, and the seconds that its loading and a share of each stage took."""
-
-    report: Path
-    seconds: dict[str, float]
-
-
 @pytest.fixture(scope="module")
-def undisturbed(run: Path, launcher: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+def undisturbed(run: Path, launcher: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run that nobody killed."""
     life = live(launcher, command(run, "name=undisturbed"), tmp_path_factory.mktemp("undisturbed") / "output")
-    seconds = {"": life.wait_for("attacks: 0 of")}
-    ends = [*(f"{stage}: 0 of" for stage in list(STAGES)[1:]), "report:"]
-    for stage, after in zip(STAGES, ends, strict=True):
-        seconds[stage] = life.wait_for(after) / STAGES[stage]
     assert life.end() == 0
     assert "CLEVER: 2 of 2 images" in life.output.read_text()
     assert not (run / "robustness" / "undisturbed.partial").exists()
-    return Undisturbed(run / "robustness" / "undisturbed.json", seconds)
+    return run / "robustness" / "undisturbed.json"
 
 
-def test_killed_at_twenty_random_moments_ends_with_the_same_numbers(
-    run: Path, undisturbed: Undisturbed, launcher: subprocess.Popen[str], tmp_path: Path
+def test_killed_at_twenty_places_ends_with_the_same_numbers(
+    run: Path, undisturbed: Path, launcher: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     words, partial = command(run, "name=killed"), run / "robustness" / "killed.partial"
-    draw, found = random.Random(20), []
-    for stage in KILLS:
+
+    def finished() -> int:
+        return len(list(partial.glob("*/*.json")))
+
+    found = []
+    for shards in KILLS:
         life = live(launcher, words, tmp_path / "output")
-        if stage:  # or a later one, if nothing of it is left to do
-            life.wait_for(*[f"{title}: " for title in list(STAGES)[list(STAGES).index(stage) :]])
-        time.sleep(draw.uniform(0, MOMENTS[stage] * undisturbed.seconds[stage]))
+        life.wait_for(lambda shards=shards: finished() >= shards)
         os.kill(life.process, signal.SIGKILL)
         assert life.end() == signal.SIGKILL, life.output.read_text()
         assert not (run / "robustness" / "killed.json").exists()
-        found.append(len(list(partial.glob("*/*.json"))))
-    print(f"shares finished at each kill: {found}")
+        found.append(finished())
+    print(f"shards finished at each kill: {found}")
     assert len(found) == 20
+    assert all(count >= shards for count, shards in zip(found, KILLS, strict=True))
     assert found == sorted(found)
-    assert 0 < found[KILLS.index("CLEVER") - 1] < STAGES["attacks"]
+    assert 0 < found[2] < STAGES["attacks"]
     assert found[-1] == sum(STAGES.values()) - STAGES["checks"]
     finish(words)
-    equal(run / "robustness" / "killed.json", undisturbed.report)
+    equal(run / "robustness" / "killed.json", undisturbed)
     assert not partial.exists()
 
 
-def test_two_processes_share_the_work(run: Path, undisturbed: Undisturbed) -> None:
+def test_two_processes_share_the_work(run: Path, undisturbed: Path) -> None:
     words = command(run, "name=shared")
     processes = [begin(words, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert any("report:" in output for output in outputs)
-    equal(run / "robustness" / "shared.json", undisturbed.report)
+    equal(run / "robustness" / "shared.json", undisturbed)
     assert not (run / "robustness" / "shared.partial").exists()
 
 
-def test_a_finished_report_is_kept_unless_overwrite_is_set(run: Path, undisturbed: Undisturbed) -> None:
-    before = undisturbed.report.read_bytes()
+def test_a_finished_report_is_kept_unless_overwrite_is_set(run: Path, undisturbed: Path) -> None:
+    before = undisturbed.read_bytes()
     assert "already evaluated" in finish(command(run, "name=undisturbed"))
     refusal = finish(command(run, "num_images=64", "name=undisturbed"), status=2)
     assert "another num_images; choose another name=… or set overwrite=true" in refusal
-    assert undisturbed.report.read_bytes() == before
+    assert undisturbed.read_bytes() == before
     # Shares of other settings lie in a folder of their own and are left alone.
     foreign = run / "robustness" / "small.partial" / "0123456789abcdef"
     foreign.mkdir(parents=True)

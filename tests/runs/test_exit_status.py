@@ -35,3 +35,14 @@ def test_an_interruption_has_the_shell_s_status(capsys: pytest.CaptureFixture[st
         raise KeyboardInterrupt
 
     assert run_guarded(command) == 130
+
+
+def test_a_wrapped_ctrl_c_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("problem while importing") from error
+
+    assert run_guarded(command) == 130
+    assert capsys.readouterr().err == "interrupted\n"

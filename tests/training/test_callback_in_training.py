@@ -100,7 +100,7 @@ def test_checks_during_training_are_cheap_and_full_at_the_end(tmp_path: Path) ->
 def test_checks_that_did_not_pass_are_lines_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Training(tmp_path).fit(1)
     (line,) = [m for m in caplog.messages if m.startswith("validation-epoch=000: check protocol_settings")]
-    assert line.endswith("warned: only what an attack returns counts, not the iterates before")
+    assert line.endswith("warned: only images that attacks return count, not the iterates before")
 
 
 class Interruption(pl.Callback):

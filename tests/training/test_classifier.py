@@ -47,7 +47,7 @@ class Counting(nn.Sequential):
         layer.expand_weight = counted  # type: ignore[method-assign]
 
     def forward(self, images: Tensor) -> Tensor:
-        self.calls.append((kept._PERIOD.get(), torch.is_grad_enabled()))
+        self.calls.append((kept._TOKEN.get(), torch.is_grad_enabled()))
         return super().forward(images)  # type: ignore[no-any-return]
 
 
