@@ -75,14 +75,14 @@ def measure_key(measure: str, array: str) -> str:
 
 
 def epsilon_name(epsilon: float) -> str:
-    """An epsilon as a fraction of 255 where it is one, in decimals otherwise.
+    """An epsilon of up to 64/255 as a fraction of 255 where it is one, in decimals otherwise.
 
     Examples:
-        >>> epsilon_name(8 / 255), epsilon_name(0.005)
-        ('8/255', '0.005')
+        >>> epsilon_name(8 / 255), epsilon_name(0.005), epsilon_name(0.5)
+        ('8/255', '0.005', '0.5')
     """
     steps = round(2 * 255 * epsilon) / 2
-    return f"{steps:g}/255" if steps and abs(255 * epsilon - steps) < 1e-3 else f"{epsilon:.4g}"
+    return f"{steps:g}/255" if 0 < steps <= 64 and abs(255 * epsilon - steps) < 1e-3 else f"{epsilon:.4g}"
 
 
 def protocol_settings(settings: Settings) -> dict[str, Any]:
