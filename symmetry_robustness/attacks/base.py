@@ -1,5 +1,6 @@
 """The contract of an attack: properties that the evaluator asks, and update rules that it can drive itself."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -20,6 +21,7 @@ from symmetry_robustness.attacks.validation import (
     forward,
     predict,
 )
+from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import RandomSource, keyed_generator
 
@@ -88,9 +90,20 @@ def as_attack(attack: AttackCall) -> Attack:
     Examples:
         >>> as_attack(lambda network, images, labels, threat, generator: images).steps is None
         True
+
+    Raises:
+        UserError: where the callable does not take the arguments of an attack.
     """
     if isinstance(attack, Attack):
         return attack
+    try:
+        inspect.signature(attack).bind(None, None, None, None, generator=None)
+    except TypeError as error:
+        raise UserError(
+            f"attack {attack!r} must take (network, images, labels, threat, generator=None): {error}"
+        ) from None
+    except ValueError:  # a callable whose signature Python does not know
+        pass
     names = ("steps", "minimizes_norm", "is_random", "update_rule")
     return _CalledAttack(attack, **{name: getattr(attack, name, getattr(Attack, name)) for name in names})
 

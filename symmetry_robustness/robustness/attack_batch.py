@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import Attack, AttackCall, UpdateRule, as_attack, run_rule
 from symmetry_robustness.attacks.threat import TOLERANCE
-from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.attacks.validation import forward, predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import keyed_generator
@@ -156,9 +156,10 @@ def _call(batch: EvaluationBatch, name: str, attack: Attack, rows: IntArray, eps
     if attack.update_rule is not None:  # mode and images are judged by soundness checks, not refused
         returned = run_rule(batch.network, images, labels, threat, attack.update_rule, source)
     else:
-        with float32(images.device), _unchanged(batch.network, name):
+        with torch.enable_grad(), float32(images.device), _unchanged(batch.network, name):
             # Copies: an attack that writes to its arguments must not reach the images it is judged by.
-            returned = attack(batch.network, images.clone(), labels.clone(), threat, generator=source)
+            network = _Forward(batch.network)
+            returned = attack(network, images.clone(), labels.clone(), threat, generator=source)
     if not isinstance(returned, Tensor) or returned.shape != images.shape:
         found = f"the shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else type(returned).__name__
         raise UserError(
@@ -181,20 +182,42 @@ def _call(batch: EvaluationBatch, name: str, attack: Attack, rows: IntArray, eps
     return _Judged(counted, threat.distance(returned, images).cpu().numpy(), returned, violation)
 
 
+class _Forward(nn.Module):
+    """A network as an attack calls it: through `forward`, so that in-place layers and float64 weights work."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.training = network, network.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        return forward(self.network, images)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.network, name)  # attacks on features look for layers
+
+
 @contextlib.contextmanager
 def _unchanged(network: nn.Module, attack: str) -> Iterator[None]:
-    """Restore the modes that an attack has changed, and refuse one that changes weights.
+    """Restore the modes and gradients that an attack has changed, and refuse one that changes weights.
 
     Raises:
         UserError: where weights have been written to.
     """
     modes = [(module, module.training) for module in network.modules()]
     weights = [(name, weight, weight._version) for name, weight in network.named_parameters()]
+    gradients = [(weight, weight.grad) for weight in network.parameters()]
+    for weight, _ in gradients:
+        weight.grad = None  # so that `backward` adds to no tensor of the caller
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+        for weight, gradient in gradients:
+            weight.grad = gradient
     changed = [name for name, weight, version in weights if weight._version != version]
     if changed:
         raise UserError(f"attack {attack} changes the network ({changed[0]}); let the attack work on a copy of it")

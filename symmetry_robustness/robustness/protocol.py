@@ -94,6 +94,7 @@ class EvaluationProtocol:
         for name, attack in self.attacks.items():
             if not callable(attack) or isinstance(attack, type):
                 raise UserError(f"attack {name} must be an attack, got {attack!r}; give it a _target_ such as PGD")
+            as_attack(attack)
             if name == "clean" or not str(name).isidentifier():
                 raise UserError(f"attacks: {name!r} cannot name an attack; use letters, digits and _, and not clean")
         self._check_measures()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks import FGSM, PGD, Attack, ThreatModel, TorchAttack, UpdateRule, as_attack
 from symmetry_robustness.attacks.base import Memory, Pass
+from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
 from symmetry_robustness.robustness.sharding import default_shard_size
 
@@ -163,3 +164,38 @@ def test_shards_are_large_where_the_evaluator_drives_all_attacks() -> None:
     own = EvaluationProtocol(attacks={"a": Driven(RandomSearch()), "b": FGSM()})
     called = EvaluationProtocol(attacks={"a": plain, "b": FGSM()})
     assert default_shard_size(own, device) > default_shard_size(called, device)
+
+
+def own_fgsm(
+    network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: object = None
+) -> Tensor:
+    moved = images.clone().requires_grad_()
+    nn.functional.cross_entropy(network(moved), labels).backward()
+    assert moved.grad is not None
+    return (images + threat.epsilon * moved.grad.sign()).clamp(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["plain", "in place", "float64", "no_grad"])
+def test_a_callable_meets_networks_as_our_attacks_do_and_leaves_no_gradients(kind: str) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    network = {"in place": nn.Sequential(nn.ReLU(inplace=True), plain), "float64": plain.double()}.get(kind, plain)
+    images = torch.rand(12, 3, 8, 8)
+    with torch.no_grad():
+        labels = network(images.to(next(network.parameters()).dtype, copy=True)).argmax(1)
+    weight = next(network.parameters())
+    weight.grad = mine = torch.ones_like(weight)
+    protocol = EvaluationProtocol(attacks={"own": own_fgsm, "fgsm": FGSM()}, epsilons=GRID)
+    with torch.set_grad_enabled(kind != "no_grad"):
+        report = evaluate_robustness(network, images, labels, protocol)
+    assert np.isfinite(report.minimal_epsilon["own"]).any()
+    for epsilon in GRID:
+        np.testing.assert_array_equal(report.correct("own", epsilon), report.correct("fgsm", epsilon))
+    assert weight.grad is mine
+    assert bool((mine == 1).all())
+    assert all(other.grad is None for other in list(network.parameters())[1:])
+
+
+def test_a_callable_of_other_arguments_is_refused_where_the_protocol_is_made() -> None:
+    with pytest.raises(UserError, match=r"must take \(network, images, labels, threat, generator=None\)"):
+        EvaluationProtocol(attacks={"own": lambda network, images, labels, threat: images}, epsilons=GRID)
