@@ -14,7 +14,8 @@ from symmetry_robustness.results.files import read_content
 from .test_report import make
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-OLD = sorted(EXPERIMENTS.glob("*/runs/*/robustness/*.json"))
+RESULTS = sorted(EXPERIMENTS.glob("*/runs/*/robustness/*.json"))
+OLD = [path for path in RESULTS if json.loads(path.read_text())["format"] == 1]
 
 
 @pytest.fixture(scope="module")
