@@ -46,3 +46,12 @@ def test_a_wrapped_ctrl_c_is_one_line_too(capsys: pytest.CaptureFixture[str]) ->
 
     assert run_guarded(command) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_circle_of_errors_ends() -> None:
+    first, second = RuntimeError("first"), UserError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert user_message(first) == "second"
+    second.__cause__ = None
+    first.__cause__, first.__context__ = None, first
+    assert user_message(first) is None
