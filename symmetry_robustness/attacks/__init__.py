@@ -4,6 +4,7 @@ from symmetry_robustness.attacks.base import Attack, UpdateRule, as_attack
 from symmetry_robustness.attacks.gradient import FGSM, PGD, GradientAttack
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.torchattacks import TorchAttack
+from symmetry_robustness.attacks.transfer import TransferPGD
 
 LibraryAttack = TorchAttack  # the name of earlier configurations
 
@@ -15,6 +16,7 @@ __all__ = [
     "LibraryAttack",
     "ThreatModel",
     "TorchAttack",
+    "TransferPGD",
     "UpdateRule",
     "as_attack",
     "parse_epsilon",
