@@ -81,5 +81,5 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "noise_attack": "Random noise breaks hardly any image that the attacks leave standing.",
     "transfer_attack": "Images crafted on a copy that hides no gradients break hardly any that is left standing.",
     "gradient_free_attack": "A search without gradients (Square) breaks hardly any image that is left standing.",
-    "clever_below_distance": "CLEVER, an estimated lower bound, stays below the length of changes that broke images.",
+    "bounds_below_distance": "Estimated lower bounds stay below the length of changes that broke images.",
 }

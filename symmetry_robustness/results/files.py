@@ -20,6 +20,8 @@ from symmetry_robustness.results.plots import Curve, Distribution, Plot, plots_t
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 FORMAT: Final = 2
+# Checks whose name has changed.
+_CHECKS: Final[Mapping[str, str]] = {"clever_below_distance": "bounds_below_distance"}
 _Count = Annotated[int, Field(ge=0, le=2**62)]
 
 
@@ -127,7 +129,7 @@ def read_content(path: Path) -> dict[str, Any]:
     if found not in (1, FORMAT):
         raise UserError(f"report {base} has format {found}, expected {FORMAT} or 1; evaluate again")
     try:
-        mapping: dict[str, Any] = _from_format_1(content) if found == 1 else content
+        mapping: dict[str, Any] = _renamed(_from_format_1(content) if found == 1 else content)
         ReportFile.model_validate(mapping)
     except ValidationError as error:
         first = error.errors()[0]
@@ -205,6 +207,15 @@ def _from_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
     described = {name: _measure_from_format_1(measure) for name, measure in measures.items()}
     new = {key: value for key, value in content.items() if key != "clever"}
     return new | {"format": FORMAT, "settings": settings | {"measures": described}, "measures": means}
+
+
+def _renamed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Content with the names and statements of this version, for files that earlier builds wrote."""
+    measures = dict(content["settings"].get("measures", {}))
+    if measures.get("clever", {}).get("class") == "Clever":
+        measures["clever"] = {"title": "CLEVER", "headline": "value", **measures["clever"]}
+    checks = [{**check, "name": _CHECKS.get(check["name"], check["name"])} for check in content["checks"]]
+    return {**content, "settings": {**content["settings"], "measures": measures}, "checks": checks}
 
 
 def _measure_from_format_1(measure: Mapping[str, Any]) -> dict[str, Any]:

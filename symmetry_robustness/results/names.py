@@ -27,7 +27,7 @@ SOUND: Final[Settings] = {
 }
 # Settings of a protocol that change no number: those of checks, and how a measure is shown.
 _CHECKING: Final = ("checks", "expected_clean_accuracy")
-_SHOWING: Final = ("plots", "means", "lower_bound", "upper_bound")
+_SHOWING: Final = ("title", "plots", "means", "headline", "lower_bound", "upper_bound")
 _PAPER: Final[Settings] = {
     "attacks.fgsm.class": "FGSM",
     "attacks.pgd.class": "PGD",
@@ -64,14 +64,14 @@ def metric_key(attack: str, norm: str, epsilon: float) -> str:
     return f"{prefix}.{norm}_{epsilon:.4g}"
 
 
-def measure_key(measure: str, array: str) -> str:
-    """Key of a measure's mean in summaries; the score of CLEVER has one of its own.
+def measure_key(measure: str, array: str, headline: str | None = None) -> str:
+    """Key of a measure's mean in summaries; that of its headline, the array which stands for it, is its name.
 
     Examples:
-        >>> measure_key("symmetry", "turn.correct"), measure_key("clever", "value")
-        ('measures.symmetry.turn.correct', 'clever')
+        >>> measure_key("symmetry", "turn.correct"), measure_key("score", "value", headline="value")
+        ('measures.symmetry.turn.correct', 'score')
     """
-    return "clever" if (measure, array) == ("clever", "value") else f"measures.{measure}.{array}"
+    return measure if array == headline else f"measures.{measure}.{array}"
 
 
 def epsilon_name(epsilon: float) -> str:

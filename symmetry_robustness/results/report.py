@@ -188,6 +188,12 @@ class RobustnessReport:
         """Figures that a measure declares of its arrays."""
         return plots_from_plain(self._measure_settings(measure).get("plots", ()))
 
+    @property
+    def headlines(self) -> dict[str, str]:
+        """Titles by name of the measures with a headline; the name is the key of its mean in summaries."""
+        summary, measures = self.summary(), {name: self._measure_settings(name) for name in self.measures}
+        return {n: settings.get("title") or n for n, settings in measures.items() if n in summary}
+
     def summary(self) -> dict[str, float]:
         """Flat scalars: clean accuracy, robust accuracy by attack and epsilon, worst case, means of measures."""
         result = {"clean_accuracy": self.clean_accuracy}
@@ -195,7 +201,8 @@ class RobustnessReport:
             for epsilon in self.epsilons:
                 result[metric_key(name, self.norm, epsilon)] = self.accuracy(name, epsilon).value
         for name, means in self.measured_means().items():
-            result |= {measure_key(name, array): mean.value for array, mean in means.items()}
+            headline = self._measure_settings(name).get("headline")
+            result |= {measure_key(name, array, headline): mean.value for array, mean in means.items()}
         return result
 
     def _require(self, attack: str) -> None:

@@ -18,6 +18,8 @@ _CHOICES: Final = {
     "mode": ("evaluation", "training_statistics"),
     "outside": ("discard", "count"),
 }
+# Names in logs and summaries that no measure with a headline may take.
+_TAKEN: Final = ("clean", "clean_accuracy", "images", "checks_failed", "checks_warned", "share_of_epoch")
 
 
 @final
@@ -122,6 +124,8 @@ class EvaluationProtocol:
                 )
             if not str(name).isidentifier():
                 raise UserError(f"measures: {name!r} cannot name a measure; use letters, digits and _")
+            if getattr(measure, "headline", None) and name in _TAKEN:
+                raise UserError(f"measures: {name!r} is the name of another number; choose another name")
             if measure.images is not None and measure.images < 1:
                 raise UserError(
                     f"measures.{name}.images must be at least 1, got {measure.images}; leave it out for all"

@@ -32,14 +32,14 @@ class RobustnessCallback(pl.Callback):
 
     Attacks run on an exported copy of the network, draw from their own generators and leave gradients alone, so
     training with and without the callback gives bit-identical weights. Logged are robust/{attack}/{norm}_{epsilon},
-    robust/worst_case/…, robust/clean and robust/clever, by which a checkpoint may be chosen, with robust/images,
-    robust/checks_failed and robust/checks_warned; and after every epoch robust/share_of_epoch, the time of all
-    evaluations so far over that of the training without validation. During training only the cheap soundness checks
-    run. Under DDP each rank evaluates a shard, without padding, and the per-example results are gathered; rank 0
-    decides when and on how many images.
+    robust/worst_case/…, robust/clean and robust/{measure} for a measure with a headline, by which a checkpoint may be
+    chosen, with robust/images, robust/checks_failed and robust/checks_warned; and after every epoch
+    robust/share_of_epoch, the time of all evaluations so far over that of the training without validation. During
+    training only the cheap soundness checks run. Under DDP each rank evaluates a shard, without padding, and the
+    per-example results are gathered; rank 0 decides when and on how many images.
 
     Args:
-        protocol: attacks, epsilons, CLEVER.
+        protocol: attacks, epsilons, measures.
         every_n_epochs: the highest frequency; 0 evaluates only at the end.
         split: of the images during training: train, validation or test; None for the validation split, or the training
             split if there is none. Test images may be watched, but no checkpoint may be chosen by them.
@@ -101,7 +101,8 @@ class RobustnessCallback(pl.Callback):
     @property
     def metric_names(self) -> set[str]:
         """Names of the metrics of an evaluated epoch by which a checkpoint can be chosen."""
-        protocol, keys = self.protocol, ["clean_accuracy"] + ["clever"] * ("clever" in self.protocol.measures)
+        protocol, measures = self.protocol, self.protocol.measures.items()
+        keys = ["clean_accuracy", *(name for name, measure in measures if getattr(measure, "headline", None))]
         for attack in (*protocol.attacks, WORST_CASE):
             keys += [metric_key(attack, protocol.norm, epsilon) for epsilon in protocol.grid]
         return {f"robust/{tracked_name(key)}" for key in keys}

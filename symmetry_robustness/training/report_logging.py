@@ -25,13 +25,13 @@ def tracked_name(key: str) -> str:
 
 
 def describe(report: RobustnessReport) -> str:
-    """One line: clean accuracy, each attack's at the largest epsilon, CLEVER, and counts of checks."""
+    """One line: clean accuracy, each attack's at the largest epsilon, headlines of measures, and counts of checks."""
     parts = [f"{len(report)} images, clean {report.clean_accuracy:.3f}"]
     for name in report.minimal_epsilon:
         largest = report.epsilons[-1]
         parts.append(f"{name} {report.accuracy(name, largest).value:.3f} at {largest:.4g}")
-    if "clever" in (scalars := report.summary()):
-        parts.append(f"CLEVER {scalars['clever']:.3f}")
+    scalars = report.summary()
+    parts += [f"{title} {scalars[measure]:.3f}" for measure, title in report.headlines.items()]
     counts = [f"{count} {status}" for status, count in count_checks(report.checks).items() if count]
     return ", ".join([*parts, f"checks: {', '.join(counts)}"])
 

@@ -102,3 +102,17 @@ def test_failed_write_leaves_the_old_report(report: RobustnessReport, tmp_path: 
             report.save(tmp_path, "r")
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_of_the_present_format_gains_what_its_build_left_unsaid(tmp_path: Path) -> None:
+    report = next(report for report in map(RobustnessReport.load, OLD) if report.headlines)
+    path = report.save(tmp_path, "r")
+    content = json.loads(path.read_text())
+    for statement in ("title", "headline"):
+        content["settings"]["measures"]["clever"].pop(statement)
+    content["checks"].append({"name": "clever_below_distance", "status": "warned", "evidence": "1 of 4"})
+    path.write_text(json.dumps(content))
+    again = RobustnessReport.load(path)
+    assert again.headlines == report.headlines == {"clever": "CLEVER"}
+    assert again.checks[-1].name == "bounds_below_distance"
+    assert again.checks[-1].explanation

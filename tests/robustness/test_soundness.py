@@ -120,7 +120,7 @@ def test_the_cheap_checks_attack_nothing_again(
     assert set(found.values()) == {"passed"}
     expensive = {"longer_attack", "other_loss", "noise_attack", "transfer_attack", "gradient_free_attack"}
     expensive |= {"zero_at_large_epsilon", "sees_whole_range"}
-    assert set(EXPLANATIONS) - set(found) == expensive | {"clever_below_distance"}
+    assert set(EXPLANATIONS) - set(found) == expensive | {"bounds_below_distance"}
 
 
 def test_checks_are_the_same_twice(
@@ -364,13 +364,13 @@ def test_clever_is_held_against_distances_in_its_norm(
     measures = {"l2": MinimalDistance(norm="l2", smallest=0.02, largest=5.12, images=20)}
     protocol = dataclasses.replace(protocol, clever=clever, clever_images=10, measures=measures)
     report = evaluate_robustness(trained, *sample, protocol)
-    check = {check.name: check for check in report.checks}["clever_below_distance"]
+    check = {check.name: check for check in report.checks}["bounds_below_distance"]
     assert check.status == "passed"
     clever_arrays = report.measures["clever"]
     higher = {**report.measures, "clever": {**clever_arrays, "value": clever_arrays["value"] + 10}}
     raised = dataclasses.replace(report, measures=higher)
     found = {check.name: check for check in derived.add_derived_checks(raised, protocol.attacks).checks}[
-        "clever_below_distance"
+        "bounds_below_distance"
     ]
     assert found.status == "warned"
 

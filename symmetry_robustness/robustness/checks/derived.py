@@ -71,7 +71,7 @@ def _bounds_check(report: RobustnessReport) -> Check | None:
         distance, value = shortest[rows], found[settings["lower_bound"]][bounded]
         known = np.isfinite(distance) & (distance > 0)
         exceeding, total = exceeding + int((value > distance)[known].sum()), total + int(known.sum())
-    return clever_below_distance(exceeding, total) if total else None
+    return bounds_below_distance(exceeding, total) if total else None
 
 
 def _shortest_changes(report: RobustnessReport, norm: str | None) -> npt.NDArray[np.float64]:
@@ -219,8 +219,8 @@ def _accuracy_after_renaming(labels: npt.NDArray[np.int64], predictions: npt.NDA
     return float(table[rows, columns].sum() / len(labels))
 
 
-def clever_below_distance(exceeding: int, total: int) -> Check:
-    """CLEVER estimates a lower bound, so it should not exceed the length of a change that broke the image."""
+def bounds_below_distance(exceeding: int, total: int) -> Check:
+    """An estimated lower bound should not exceed the length of a change that broke the image."""
     share = exceeding / total if total else 0.0
     status: Status = "passed" if share <= 0.05 else "warned"
-    return Check("clever_below_distance", status, f"{exceeding} of {total} scores exceed the distance of an attack")
+    return Check("bounds_below_distance", status, f"{exceeding} of {total} scores exceed the distance of an attack")

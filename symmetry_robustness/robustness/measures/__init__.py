@@ -1,1 +1,1 @@
-"""Measures beside attacks: CLEVER, gradient norm, removed pixels, smallest distances, equivariance."""
+"""Measures beside attacks: bounds of distances, gradient norm, removed pixels, smallest distances, equivariance."""

@@ -15,8 +15,8 @@ from symmetry_robustness.results.plots import plots_to_plain
 IntArray = npt.NDArray[np.int64]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-# Attributes a measure may have beside its settings, with what holds for one that has none of them.
-_OPTIONAL: Final[Mapping[str, Any]] = {"plots": (), "means": None, "lower_bound": None, "upper_bound": None}
+# Attributes that a measure may have beside its settings and `plots`.
+_OPTIONAL: Final = ("title", "means", "headline", "lower_bound", "upper_bound")
 
 
 class MeasureInputs(NamedTuple):
@@ -54,10 +54,12 @@ class Measure(Protocol):
     Its results for an image depend on the network, the image, its number, the seed and the settings alone.
 
     Beside these two members a measure may have the attributes `plots` (figures of its arrays, see `results.plots`),
-    `means` (names of the arrays whose means are reported; without it all), `passes` (network passes for each image, by
-    which work is divided), and `lower_bound` or `upper_bound`: the name of an array (M,) of lengths in its setting
-    `norm` below which no perturbation, or at which one, changes the prediction. Where a boolean array `saturated` (M,)
-    holds, an upper bound is none. Images whose gradient is not finite may be marked in a boolean array `nonfinite`.
+    `title` (in tables), `means` (names of the arrays whose means are reported; without it all), `headline` (the array
+    that stands for the measure: its mean has the measure's name in summaries and logs, and may choose a checkpoint),
+    `passes` (network passes for each image, by which work is divided), and `lower_bound` or `upper_bound`: the name of
+    an array (M,) of lengths in its setting `norm` below which no perturbation, or at which one, changes the prediction.
+    Where a boolean array `saturated` (M,) holds, an upper bound is none. Images whose gradient is not finite may be
+    marked in a boolean array `nonfinite`.
     """
 
     @property
@@ -76,12 +78,11 @@ class Measure(Protocol):
 def describe_measure(measure: Measure) -> dict[str, Any]:
     """A measure as plain values: class, settings, and how its arrays are shown."""
     settings: dict[str, Any] = asdict(measure) if is_dataclass(measure) and not isinstance(measure, type) else {}
-    shown = {name: getattr(measure, name, default) for name, default in _OPTIONAL.items()}
-    shown = {name: value for name, value in shown.items() if value is not None}
+    stated = {name: value for name in _OPTIONAL if (value := getattr(measure, name, None)) is not None}
     return {
         "class": type(measure).__name__,
         **{name: plain(value) for name, value in settings.items()},
         "images": measure.images,
-        **{name: plain(value) for name, value in shown.items()},
-        "plots": plain(plots_to_plain(shown["plots"])),
+        **{name: plain(value) for name, value in stated.items()},
+        "plots": plain(plots_to_plain(getattr(measure, "plots", ()))),
     }

@@ -118,7 +118,9 @@ class Clever:
     batch_size: int = 128
     images: int | None = None
 
+    title: ClassVar = "CLEVER"
     means: ClassVar = ("value",)
+    headline: ClassVar = "value"
     lower_bound: ClassVar = "value"
     plots: ClassVar = (Distribution("value", "CLEVER score"),)
 
