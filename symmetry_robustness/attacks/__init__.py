@@ -1,5 +1,6 @@
 """Attacks on classifiers of images in [0, 1]: threat models, gradient attacks, any attack of torchattacks by name."""
 
+from symmetry_robustness.attacks.apgd import APGD
 from symmetry_robustness.attacks.base import Attack, UpdateRule, as_attack
 from symmetry_robustness.attacks.gradient import FGSM, PGD, GradientAttack
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
@@ -9,6 +10,7 @@ from symmetry_robustness.attacks.transfer import TransferPGD
 LibraryAttack = TorchAttack  # the name of earlier configurations
 
 __all__ = [
+    "APGD",
     "FGSM",
     "PGD",
     "Attack",

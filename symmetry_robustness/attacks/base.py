@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.losses import LOSSES, Loss
+from symmetry_robustness.attacks.losses import LOSSES, Loss, classes_needed
 from symmetry_robustness.attacks.norms import per_image
-from symmetry_robustness.attacks.threat import ThreatModel
+from symmetry_robustness.attacks.threat import TOLERANCE, ThreatModel
 from symmetry_robustness.attacks.validation import (
     check_evaluation_mode,
     check_gradients_exist,
@@ -115,14 +115,16 @@ Memory = dict[str, Tensor]
 class Pass(NamedTuple):
     """One pass of iterates through the network, as an update rule sees it.
 
-    `images` (B, C, H, W) are the centres of the balls, `epsilon` (B,) their radii, `labels` (B,) those of the loss,
-    `step` (B,) the number of steps taken before, `logits` (B, K) and `gradient` (B, C, H, W) of the loss those at the
-    iterates; the gradient is zero for a rule without gradients.
+    `images` (B, C, H, W) are the centres of the balls, `epsilon` (B,) their radii, `labels` (B,) the true classes,
+    `targets` (B,) the classes to be reached (the true ones for a rule that has none), `step` (B,) the number of steps
+    taken before, `logits` (B, K) and `gradient` those that `UpdateRule.evaluate` gives at the iterates; the gradient is
+    zero where a step needs none.
     """
 
     images: Tensor
     epsilon: Tensor
     labels: Tensor
+    targets: Tensor
     step: Tensor
     logits: Tensor
     gradient: Tensor
@@ -137,17 +139,26 @@ class UpdateRule(Attack):
 
     steps: int
     restarts: int = 1
-    """Independent runs; of a targeted rule the number of target classes, most likely first."""
+    """Independent runs; of a targeted rule the number of target classes at most, most likely first."""
     random_start: bool = False
     """Whether `start` draws random numbers; a rule that does not starts at the image and gets no generators."""
     targeted: bool = False
-    """Whether the labels of the loss are the classes to be reached."""
+    """Whether the loss has classes to be reached; a call gets them in place of the true labels."""
     uses_gradient: bool = True
     """Whether steps need the gradient of the loss."""
+    gradient_every: int = 1
+    """Steps from one gradient to the next; those between see logits only."""
+    draws: int = 1
+    """Passes that are averaged for each step, for a network that is random."""
     iterate: Literal["last", "best"] = "last"
     """Which iterate a call returns; the evaluator counts all of them."""
     loss: str | Loss = "cross_entropy"
     """Loss to ascend, by name or as a function."""
+
+    @property
+    def min_classes(self) -> int:
+        """Number of classes from which on the attack is defined."""
+        return classes_needed(self.loss, targeted=self.targeted)
 
     @abstractmethod
     def start(self, threat: ThreatModel, images: Tensor, epsilon: Tensor, source: RandomSource) -> Memory:
@@ -156,6 +167,14 @@ class UpdateRule(Attack):
     @abstractmethod
     def step(self, threat: ThreatModel, result: Pass, memory: Memory) -> Memory:
         """Next iterates, inside the ball, and all else that the rule remembers."""
+
+    def evaluate(
+        self, network: nn.Module, iterate: Tensor, labels: Tensor, targets: Tensor, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and gradient (B, C, H, W) of the loss, multiplied by `scale`, at iterates: means over draws."""
+        aims = targets if self.targeted else None
+        found = [loss_gradient(network, iterate, labels, self.loss, aims, scale=scale) for _ in range(self.draws)]
+        return found[0] if self.draws == 1 else (_mean([pair[0] for pair in found]), _mean([pair[1] for pair in found]))
 
     @property
     def is_random(self) -> bool:  # type: ignore[override]
@@ -190,12 +209,26 @@ class UpdateRule(Attack):
         images = check_images(images, threat.bounds)
         labels = check_labels(labels, images)
         check_evaluation_mode(network)
-        return run_rule(network, images, labels, threat, self, generator)
+        if not self.targeted:
+            return run_rule(network, images, labels, threat, self, generator)
+        runs = self.restarts if self.random_start else 1
+        # To be left is the class predicted; the next likely one where that is already the one to be reached.
+        leaving = likely_targets(predict(network, images), labels, 1)[:, 0] if len(images) else labels
+        return run_rule(network, images, leaving, threat, self, generator, labels[:, None].expand(-1, runs))
 
 
-def attack_loss(loss: str | Loss, logits: Tensor, labels: Tensor, targeted: bool = False) -> Tensor:
-    """Loss to ascend, (B,), of logits (B, K); with `targeted` the labels are the classes to be reached."""
-    return (LOSSES[loss] if isinstance(loss, str) else loss)(logits, labels, targeted)
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean(0)
+
+
+def likely_targets(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The most likely classes other than the label, (B, T), most likely first; at most `count` and all there are."""
+    return logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1][:, :count]
+
+
+def attack_loss(loss: str | Loss, logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Loss to ascend, (B,), of logits (B, K); `targets` (B,) are the classes to be reached, None for any other."""
+    return (LOSSES[loss] if isinstance(loss, str) else loss)(logits, labels, targets)
 
 
 def loss_gradient(
@@ -203,8 +236,8 @@ def loss_gradient(
     images: Tensor,
     labels: Tensor,
     loss: str | Loss = "cross_entropy",
+    targets: Tensor | None = None,
     *,
-    targeted: bool = False,
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, K) and the gradient (B, ...) of the loss, summed over images and multiplied by `scale`.
@@ -219,7 +252,7 @@ def loss_gradient(
     with torch.enable_grad(), float32(images.device):
         variable = images.detach().requires_grad_()
         logits = forward(network, variable)
-        losses = attack_loss(loss, logits, labels, targeted)
+        losses = attack_loss(loss, logits, labels, targets)
         gradient = None
         if losses.requires_grad:
             (gradient,) = torch.autograd.grad(losses.sum() * scale, variable, allow_unused=True)
@@ -243,10 +276,14 @@ def _stronger(first: _Candidate | None, second: _Candidate) -> _Candidate:
     return _Candidate(chosen, first.success | second.success, torch.where(better, second.loss, first.loss))
 
 
-def _judge(rule: UpdateRule, images: Tensor, logits: Tensor, labels: Tensor) -> _Candidate:
-    reached = logits.argmax(1) == labels
-    loss = attack_loss(rule.loss, logits, labels, rule.targeted)
-    return _Candidate(images, reached if rule.targeted else ~reached, loss)
+def _judge(
+    rule: UpdateRule, threat: ThreatModel, centres: Tensor, images: Tensor, logits: Tensor, labels: Tensor, aims: Tensor
+) -> _Candidate:
+    prediction = logits.argmax(1)
+    success = prediction == aims if rule.targeted else prediction != labels
+    if rule.minimizes_norm:
+        return _Candidate(images, success, -threat.distance(images, centres))
+    return _Candidate(images, success, attack_loss(rule.loss, logits, labels, aims if rule.targeted else None))
 
 
 def run_rule(
@@ -256,21 +293,44 @@ def run_rule(
     threat: ThreatModel,
     rule: UpdateRule,
     generator: RandomSource | None = None,
+    targets: Tensor | None = None,
 ) -> Tensor:
-    """The strongest result (B, C, H, W) of all restarts, for a caller that has checked network, images and labels."""
+    """The strongest result (B, C, H, W) of all runs, for a caller that has checked network, images and labels.
+
+    Args:
+        network: images to logits.
+        images: (B, C, H, W).
+        labels: (B,) true classes, or those predicted.
+        threat: norm, epsilon and bounds.
+        rule: the attack.
+        generator: for random starts.
+        targets: (B, R) classes to be reached in each of R runs; for a targeted rule the most likely ones without it.
+    """
     images = images.detach()
     if images.is_inference() and not torch.is_inference_mode_enabled():
         images = images.clone()
     source = keyed_generator(0) if generator is None else generator
+    if targets is None and rule.targeted and len(images):
+        targets = likely_targets(predict(network, images), labels, rule.restarts)
+    runs = [labels] * (rule.restarts if rule.random_start else 1) if targets is None else list(targets.unbind(1))
     best: _Candidate | None = None
-    for _ in range(rule.restarts if rule.random_start else 1):
-        best = _stronger(best, _run_once(network, images, labels, threat, rule, source))
+    for aims in runs:
+        best = _stronger(best, _run_once(network, images, labels, aims, threat, rule, source))
     assert best is not None  # restarts >= 1
+    if rule.minimizes_norm:
+        inside = best.success & (-best.loss <= threat.epsilon * (1 + TOLERANCE))
+        return torch.where(per_image(inside, images), best.images, images)
     return best.images
 
 
 def _run_once(
-    network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, rule: UpdateRule, source: RandomSource
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    aims: Tensor,
+    threat: ThreatModel,
+    rule: UpdateRule,
+    source: RandomSource,
 ) -> _Candidate:
     """One run of all steps; the strongest iterate, or the last."""
     epsilon = images.new_full((len(images),), threat.epsilon)
@@ -278,22 +338,21 @@ def _run_once(
     best: _Candidate | None = None
     for step in range(rule.steps):
         iterate = memory["iterate"]
-        if rule.uses_gradient:
+        if rule.uses_gradient and step % rule.gradient_every == 0:
             # The mean, as in the usual implementations, so that results agree with theirs to the last bit.
-            scale = 1 / max(len(labels), 1)
-            logits, gradient = loss_gradient(network, iterate, labels, rule.loss, targeted=rule.targeted, scale=scale)
+            logits, gradient = rule.evaluate(network, iterate, labels, aims, 1 / max(len(labels), 1))
         else:
             logits, gradient = predict(network, iterate), torch.zeros_like(iterate)
         if step == 0:
             check_logits(logits)
         if rule.iterate == "best":
-            best = _stronger(best, _judge(rule, iterate, logits, labels))
-        result = Pass(images, epsilon, labels, torch.full_like(labels, step), logits, gradient)
+            best = _stronger(best, _judge(rule, threat, images, iterate, logits, labels, aims))
+        result = Pass(images, epsilon, labels, aims, torch.full_like(labels, step), logits, gradient)
         memory = rule.step(threat, result, memory)
     iterate = memory["iterate"]
     if rule.iterate == "last" and rule.restarts == 1:
         return _Candidate(iterate, torch.zeros_like(labels, dtype=torch.bool), torch.zeros_like(epsilon))
-    return _stronger(best, _judge(rule, iterate, predict(network, iterate), labels))
+    return _stronger(best, _judge(rule, threat, images, iterate, predict(network, iterate), labels, aims))
 
 
 def describe_settings(settings: object) -> dict[str, Any]:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.attacks.base import Memory, Pass, UpdateRule
-from symmetry_robustness.attacks.losses import LOSSES
+from symmetry_robustness.attacks.losses import check_loss
 from symmetry_robustness.attacks.norms import per_image
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
+from symmetry_robustness.attacks.validation import check_count
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource
 
-LossName = Literal["cross_entropy", "rounded_cross_entropy", "margin", "dlr"]
+LossName = Literal["cross_entropy", "rounded_cross_entropy", "margin", "difference", "dlr"]
 
 
 class GradientAttack(UpdateRule):
@@ -56,11 +57,6 @@ class GradientAttack(UpdateRule):
         return changed | {"iterate": threat.project(moved, result.images, result.epsilon)}
 
 
-def _check_loss(loss: str) -> None:
-    if loss not in LOSSES:
-        raise UserError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}; choose one of them")
-
-
 @final
 @dataclass(frozen=True)
 class PGD(GradientAttack):
@@ -74,7 +70,8 @@ class PGD(GradientAttack):
         restarts: independent runs, the strongest result counts; for a targeted attack inside the evaluator the number
             of target classes, most likely first.
         momentum: fraction of the accumulated direction that each step keeps; 0 for none.
-        loss: "cross_entropy" (its direction, without the rounding of saturated softmax), "margin" or "dlr";
+        loss: "cross_entropy" (its direction, without the rounding of saturated softmax), "margin", "dlr", or for a
+            targeted attack "difference" (of the target's and the label's logit);
             "rounded_cross_entropy" rounds as torch does and re-enacts scripts that saturate.
         targeted: labels are the classes to be reached.
         iterate: "last" returns the last iterate, "best" the one that does most harm.
@@ -99,8 +96,7 @@ class PGD(GradientAttack):
 
     def __post_init__(self) -> None:
         for name, count in (("steps", self.steps), ("restarts", self.restarts)):
-            if count != int(count) or count < 1:
-                raise UserError(f"{name} must be a whole number of at least 1, got {count}; set it to 1 or more")
+            check_count(name, count)
         if self.step_size is not None and self.relative_step_size is not None:
             raise UserError(f"step_size {self.step_size} and relative_step_size {self.relative_step_size}; give one")
         for name, size in (("step_size", self.step_size), ("relative_step_size", self.relative_step_size)):
@@ -108,7 +104,7 @@ class PGD(GradientAttack):
                 parse_epsilon(size, name)
         if self.momentum < 0:
             raise UserError(f"momentum must not be negative, got {self.momentum}; 0 is none, 1 keeps everything")
-        _check_loss(self.loss)
+        check_loss(self.loss, targeted=self.targeted)
         if self.iterate not in ("last", "best"):
             raise UserError(f"iterate must be last or best, got {self.iterate!r}; choose one of them")
         if self.restarts > 1 and not (self.random_start or self.targeted):
@@ -140,7 +136,7 @@ class FGSM(GradientAttack):
     steps = 1
 
     def __post_init__(self) -> None:
-        _check_loss(self.loss)
+        check_loss(self.loss, targeted=self.targeted)
 
     def step_length(self, epsilon: Tensor) -> Tensor:
         """The radius."""

@@ -102,6 +102,16 @@ def check_gradients_exist(caller: str) -> None:
         raise UserError(f"{caller} called inside torch.inference_mode, where no gradients exist; call it outside")
 
 
+def check_count(name: str, count: int) -> None:
+    """Refuse a setting that counts and is no whole number of at least 1.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if count != int(count) or count < 1:
+        raise UserError(f"{name} must be a whole number of at least 1, got {count}; set it to 1 or more")
+
+
 def device_of(network: nn.Module, images: Tensor) -> torch.device:
     """The device of a network; that of the images for a network without tensors."""
     return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)

@@ -69,7 +69,10 @@ class EvaluationBatch(NamedTuple):
 
 
 class AttackResult(NamedTuple):
-    """Result of one attack on the N images of a window; (N,) each, `fooled` (N, E) only when judged by epsilon."""
+    """Result of one attack on the N images of a window; (N,) each, `fooled` (N, E) only when judged by epsilon.
+
+    `passes` through the network are known of attacks that the evaluator drives.
+    """
 
     minimal_epsilon: FloatArray
     distance: FloatArray
@@ -78,6 +81,7 @@ class AttackResult(NamedTuple):
     fooled: BoolArray | None = None
     gradients: int = 0
     nonfinite: int = 0
+    passes: IntArray | None = None
 
 
 def apply_attack(batch: EvaluationBatch, name: str, attack: AttackCall) -> AttackResult:
@@ -134,7 +138,10 @@ def _drive(batch: EvaluationBatch, name: str, rule: UpdateRule) -> AttackResult:
             f"attack {name}: an iterate leaves its {protocol.norm} ball or the bounds by {result.excess:.3g}"
         )
     adversarial = {int(attacked[row]): image for row, image in result.adversarial.items()}
-    return AttackResult(minimal_epsilon, distance, adversarial, violations, None, result.gradients, result.nonfinite)
+    passes = np.zeros(len(images), dtype=np.int64)
+    passes[attacked] = result.passes
+    cost = result.gradients, result.nonfinite, passes
+    return AttackResult(minimal_epsilon, distance, adversarial, violations, None, *cost)
 
 
 class _Judged(NamedTuple):

@@ -5,6 +5,9 @@ image are numbered, all restarts of the smallest epsilon first, and the answer i
 are independent of each other (each starts at the image, or at a random point drawn for this image and restart), so the
 answer depends neither on the batch nor on the order of work, and at every epsilon an image survives only if the plain
 attack at that epsilon, and at every smaller one, does not break it.
+
+A rule that minimises the norm has one item for each run, whatever the grid; all are finished, and the answer is the
+shortest change that any iterate found.
 """
 
 from collections import deque
@@ -17,8 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.base import Memory, Pass, UpdateRule, loss_gradient
-from symmetry_robustness.attacks.threat import ThreatModel
+from symmetry_robustness.attacks.base import Memory, Pass, UpdateRule, likely_targets
+from symmetry_robustness.attacks.threat import TOLERANCE, ThreatModel
 from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.rng import keyed_generator
 
@@ -51,14 +54,16 @@ class CleanPass(NamedTuple):
 class SearchResult:
     """Result per image, (N,), of a search.
 
-    `position` is the index of the smallest epsilon at which the image broke (number of epsilons if never), `distance`
-    the norm of the perturbation that broke it (inf if none). `excess` is the largest amount by which a successful
-    iterate left its ball or the bounds; `gradients` counts images whose gradient was taken, `nonfinite` those among
-    them whose gradient was not finite.
+    `position` is the index of the smallest epsilon at which the image broke (number of epsilons if never; the largest
+    for a rule that minimises the norm), `distance` the norm of the perturbation that broke it (inf if none), `passes`
+    how often the image went through the network. `excess` is the largest amount by which a successful iterate left its
+    ball or the bounds; `gradients` counts images whose gradient was taken, `nonfinite` those among them whose gradient
+    was not finite.
     """
 
     position: IntArray
     distance: FloatArray
+    passes: IntArray
     adversarial: dict[int, Tensor]
     excess: float
     gradients: int
@@ -96,7 +101,7 @@ class ContinuousBatching:
         clean: CleanPass | None = None,
         num_epsilons: IntArray | None = None,
         keep: Sequence[int] = (),
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> SearchResult:
         """Attack each image at the smallest epsilon, then at larger ones until it breaks.
 
@@ -107,15 +112,16 @@ class ContinuousBatching:
             clean: the network at the images, if known.
             num_epsilons: (N,) at how many epsilons, the smallest first, each image is attacked; without it at all.
             keep: rows whose adversarial image is wanted.
-            progress: called with the number of finished images.
+            progress: called with the number of finished images, those under way as fractions.
         """
         engine = _Engine(self, images, labels, indices, clean, num_epsilons, keep)
         while engine.advance():
             if progress is not None:
                 progress(engine.finished())
         return SearchResult(
-            position=engine.queue.limit // self.rule.restarts,
+            position=engine.positions(),
             distance=engine.distance,
+            passes=engine.passes,
             adversarial=engine.adversarial,
             excess=engine.excess,
             gradients=engine.gradients,
@@ -170,7 +176,7 @@ class _Slots:
         self.images = torch.empty((capacity, *images.shape[1:]), device=device).to(memory_format=torch.channels_last)
         self.epsilon = torch.ones(capacity, device=device)
         self.labels = torch.zeros(capacity, dtype=torch.int64, device=device)
-        self.loss_targets = torch.zeros_like(self.labels)
+        self.targets = torch.zeros_like(self.labels)
         self.steps_taken = torch.zeros_like(self.labels)
         # Idle slots pass through the network where the batch is fixed.
         self.memory: Memory = {"iterate": torch.zeros_like(self.images)}
@@ -197,7 +203,7 @@ class _Slots:
             array[targets] = array[moved]
         if len(moved):
             to, source = (torch.as_tensor(index, device=self.labels.device) for index in (targets, moved))
-            fixed = (self.images, self.epsilon, self.labels, self.loss_targets, self.steps_taken)
+            fixed = (self.images, self.epsilon, self.labels, self.targets, self.steps_taken)
             for tensor in (*fixed, *self.memory.values()):
                 tensor[to] = tensor[source]
         self.count = remaining
@@ -220,13 +226,18 @@ class _Engine:
         self.images, self.labels = images, labels
         self.indices = np.arange(len(images)) if indices is None else indices
         self.gradients = 0
+        self.passes: IntArray = np.zeros(len(images), dtype=np.int64)
         self.nonfinite = torch.zeros((), dtype=torch.int64, device=images.device)
-        self.loss_targets = self._loss_targets(clean)
+        self.targets = self._targets(clean)
+        self.runs = self.targets.shape[1]
         shared = not (self.rule.random_start or self.rule.targeted)
         self.first = self._first_pass(clean) if shared else None
         if num_epsilons is None:
             num_epsilons = np.full(len(images), len(search.threats))
-        self.queue = _Queue(num_epsilons * self.rule.restarts)
+        if self.rule.minimizes_norm:  # attacks once, in the largest ball
+            num_epsilons, self.threat = np.minimum(num_epsilons, 1), search.threats[-1]
+        self.grid = np.array([threat.epsilon for threat in search.threats], dtype=np.float32)
+        self.queue = _Queue(num_epsilons * self.runs)
         items = int(self.queue.limit.sum())
         self.slots = _Slots(images, search.batch_size if search.fixed_batch else max(1, min(search.batch_size, items)))
         self.distance: FloatArray = np.full(len(images), np.inf)
@@ -239,8 +250,9 @@ class _Engine:
         if clean is not None and (self.rule.loss == "cross_entropy" or not self.rule.uses_gradient):
             return clean
         self.gradients += len(self.images) if self.rule.uses_gradient else 0
+        self.passes += self.rule.draws
         parts = [
-            self._logits_and_gradient(x.contiguous(memory_format=torch.channels_last), y)
+            self._logits_and_gradient(x.contiguous(memory_format=torch.channels_last), y, y)
             for x, y in zip(
                 torch.split(self.images, self.search.batch_size),
                 torch.split(self.labels, self.search.batch_size),
@@ -252,22 +264,31 @@ class _Engine:
             return CleanPass(self.images.new_zeros(0, 1), torch.zeros_like(self.images))
         return CleanPass(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
-    def _logits_and_gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits_and_gradient(self, images: Tensor, labels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if not self.rule.uses_gradient:
             return predict(self.search.network, images), torch.zeros_like(images)
-        return loss_gradient(self.search.network, images, labels, self.rule.loss, targeted=self.rule.targeted)
+        return self.rule.evaluate(self.search.network, images, labels, targets)
 
-    def _loss_targets(self, clean: CleanPass | None) -> Tensor:
-        """Labels of the loss, (N, restarts): the true one, or the most likely wrong ones, repeated if too few."""
+    def _targets(self, clean: CleanPass | None) -> Tensor:
+        """Classes to be reached, (N, runs): the most likely wrong ones, the true one for a rule without."""
         if not (self.rule.targeted and len(self.images)):
             return self.labels[:, None].expand(-1, self.rule.restarts)
         logits = predict(self.search.network, self.images) if clean is None else clean.logits
-        others = logits.scatter(1, self.labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
-        return others[:, torch.arange(self.rule.restarts, device=others.device) % others.shape[1]]
+        return likely_targets(logits, self.labels, self.rule.restarts)
 
-    def finished(self) -> int:
-        """Images with nothing left to do."""
-        return int(((self.queue.active == 0) & (self.queue.cursor >= self.queue.limit)).sum())
+    def finished(self) -> float:
+        """Images with nothing left to do, and fractions of those under way."""
+        queue, slots = self.queue, self.slots
+        steps = (queue.cursor - queue.active).astype(float)
+        np.add.at(steps, slots.row[: slots.count], slots.step[: slots.count] / (self.rule.steps + 1))
+        over = (queue.active == 0) & (queue.cursor >= queue.limit)
+        return float(np.where(over, 1.0, steps / np.maximum(queue.limit, 1)).clip(0, 1).sum())
+
+    def positions(self) -> IntArray:
+        """Index, (N,), of the smallest epsilon at which each image broke, as far as this is known."""
+        if self.rule.minimizes_norm:
+            return len(self.grid) - np.isfinite(self.distance).astype(np.int64)
+        return self.queue.limit // self.runs
 
     def advance(self) -> bool:
         """Fill the slots, take one pass through the network, judge and step; False when nothing is left."""
@@ -277,11 +298,15 @@ class _Engine:
             return False
         busy = slice(slots.count)
         logits, gradient = self._evaluate(busy)
+        np.add.at(self.passes, slots.row[busy], self.rule.draws)
         wrong = misclassified(logits, slots.labels[busy]).cpu().numpy()
-        over = wrong | (slots.step[busy] >= self.rule.steps)
-        self._record(np.flatnonzero(wrong))
-        over |= slots.item[busy] > self.queue.limit[slots.row[busy]]
-        if gradient is not None and not over.all():
+        over = slots.step[busy] >= self.rule.steps
+        if self.rule.minimizes_norm:
+            self._record_shortest(np.flatnonzero(wrong))
+        else:
+            self._record(np.flatnonzero(wrong))
+            over |= wrong | (slots.item[busy] > self.queue.limit[slots.row[busy]])
+        if not over.all():
             self._step(busy, logits, gradient)
         slots.step[busy] += 1
         slots.steps_taken[busy] += 1
@@ -294,24 +319,56 @@ class _Engine:
 
     def _step(self, rows: slice, logits: Tensor, gradient: Tensor) -> None:
         slots = self.slots
-        targets, taken = slots.loss_targets[rows], slots.steps_taken[rows]
-        result = Pass(slots.images[rows], slots.epsilon[rows], targets, taken, logits, gradient)
+        labels, targets, taken = slots.labels[rows], slots.targets[rows], slots.steps_taken[rows]
+        result = Pass(slots.images[rows], slots.epsilon[rows], labels, targets, taken, logits, gradient)
         memory = {name: values[rows] for name, values in slots.memory.items()}
         slots.remember(rows, self.rule.step(self.threat, result, memory))
 
-    def _evaluate(self, busy: slice) -> tuple[Tensor, Tensor | None]:
-        """Pass the iterates through the network; gradients only if some slot still has a step to take."""
-        slots = self.slots
+    def _evaluate(self, busy: slice) -> tuple[Tensor, Tensor]:
+        """Pass the iterates through the network; gradients for those slots that need one for their next step."""
+        slots, rule = self.slots, self.rule
         rows = slice(None) if self.search.fixed_batch else busy
         iterate = slots.memory["iterate"][rows]
-        if not (slots.step[busy] < self.rule.steps).any():
-            return predict(self.search.network, iterate)[busy], None
-        logits, gradient = self._logits_and_gradient(iterate, slots.loss_targets[rows])
-        gradient = gradient[busy]
-        if self.rule.uses_gradient:
-            self.gradients += slots.count
-            self.nonfinite += (~torch.isfinite(gradient.flatten(1).sum(1))).sum()  # stays on the device
-        return logits[busy], gradient
+        need = rule.uses_gradient & (slots.step[busy] < rule.steps) & (slots.step[busy] % rule.gradient_every == 0)
+        if not need.any():
+            draws = [predict(self.search.network, iterate)[busy] for _ in range(rule.draws)]
+            return torch.stack(draws).mean(0) if rule.draws > 1 else draws[0], torch.zeros_like(iterate[busy])
+        self.gradients += int(need.sum())
+        if need.all() or self.search.fixed_batch or rule.gradient_every == 1:
+            logits, gradient = self._logits_and_gradient(iterate, slots.labels[rows], slots.targets[rows])
+            logits, gradient = logits[busy], gradient[busy]
+        else:
+            logits, gradient = self._evaluate_apart(iterate, need)
+        self.nonfinite += (~torch.isfinite(gradient.flatten(1).sum(1))).sum()  # stays on the device
+        return logits, gradient
+
+    def _evaluate_apart(self, iterate: Tensor, need: BoolArray) -> tuple[Tensor, Tensor]:
+        """The same where some slots need a gradient and others only logits."""
+        slots, device = self.slots, iterate.device
+        some, rest = (torch.as_tensor(np.flatnonzero(mask), device=device) for mask in (need, ~need))
+        found, slopes = self._logits_and_gradient(iterate[some], slots.labels[some], slots.targets[some])
+        logits = found.new_empty((len(iterate), found.shape[1]))
+        logits[some], logits[rest] = found, predict(self.search.network, iterate[rest])
+        gradient = slopes.new_zeros((len(iterate), *slopes.shape[1:]))
+        gradient[some] = slopes
+        return logits, gradient
+
+    def _record_shortest(self, hits: IntArray) -> None:
+        """Note successes inside the largest ball that are shorter than those before."""
+        if not len(hits):
+            return
+        slots = self.slots
+        chosen = torch.as_tensor(hits, device=slots.labels.device)
+        iterate, images = slots.memory["iterate"][chosen], slots.images[chosen]
+        distance = self.threat.distance(iterate, images).cpu().numpy()
+        everywhere = torch.full_like(slots.epsilon[chosen], torch.inf)
+        self.excess = max(self.excess, float(self.threat.excess(iterate, images, everywhere).max()))
+        largest = self.threat.epsilon * (1 + TOLERANCE)
+        for position, (row, length) in enumerate(zip(slots.row[hits], distance, strict=True)):
+            if length <= largest and length < self.distance[row]:
+                self.distance[row] = length
+                if row in self.keep:
+                    self.adversarial[int(row)] = iterate[position].clone(memory_format=torch.contiguous_format)
 
     def _record(self, hits: IntArray) -> None:
         """Note successes, each unless an earlier item of the same image has succeeded."""
@@ -344,12 +401,12 @@ class _Engine:
         slots.row[new], slots.item[new] = np.array(taken).T
         slots.count = new.stop
         rows = torch.as_tensor(slots.row[new], device=self.images.device)
-        position, restart = np.divmod(slots.item[new], rule.restarts)
-        epsilons = np.array([threat.epsilon for threat in self.search.threats], dtype=np.float32)[position]
+        position, restart = np.divmod(slots.item[new], self.runs)
+        epsilons = self.grid[-1:].repeat(len(taken)) if rule.minimizes_norm else self.grid[position]
         slots.images[new] = self.images[rows]
         slots.labels[new] = self.labels[rows]
         slots.epsilon[new] = torch.as_tensor(epsilons, device=self.images.device)
-        slots.loss_targets[new] = self.loss_targets[rows, torch.as_tensor(restart, device=self.images.device)]
+        slots.targets[new] = self.targets[rows, torch.as_tensor(restart, device=self.images.device)]
         slots.step[new] = 0
         slots.steps_taken[new] = 0
         keys = zip(self.indices[slots.row[new]], restart, strict=True) if rule.random_start else ()

@@ -45,6 +45,7 @@ def strongest_attack(attacks: Mapping[str, AttackCall]) -> PGD:
     """PGD with the steps and the loss of the protocol's gradient attack with most steps; 40 steps where it has none."""
     rules = [as_attack(attack).update_rule for attack in attacks.values()]
     own = [rule for rule in rules if rule is not None and rule.uses_gradient and not rule.targeted]
+    own = [rule for rule in own if not rule.minimizes_norm]
     longest = max(own, key=lambda rule: rule.steps, default=PGD())
     return PGD(steps=longest.steps, loss=cast(LossName, longest.loss) if longest.loss in LOSSES else "cross_entropy")
 
