@@ -212,8 +212,7 @@ class UpdateRule(Attack):
         if not self.targeted:
             return run_rule(network, images, labels, threat, self, generator)
         runs = self.restarts if self.random_start else 1
-        # To be left is the class predicted; the next likely one where that is already the one to be reached.
-        leaving = likely_targets(predict(network, images), labels, 1)[:, 0] if len(images) else labels
+        leaving = class_to_leave(network, images, labels)
         return run_rule(network, images, leaving, threat, self, generator, labels[:, None].expand(-1, runs))
 
 
@@ -224,6 +223,11 @@ def _mean(values: list[Tensor]) -> Tensor:
 def likely_targets(logits: Tensor, labels: Tensor, count: int) -> Tensor:
     """The most likely classes other than the label, (B, T), most likely first; at most `count` and all there are."""
     return logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)[:, :-1][:, :count]
+
+
+def class_to_leave(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """The class predicted, (B,); the next likely one where that is already the one to be reached."""
+    return likely_targets(predict(network, images), targets, 1)[:, 0] if len(images) else targets
 
 
 def attack_loss(loss: str | Loss, logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:

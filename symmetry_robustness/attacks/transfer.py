@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from symmetry_robustness.attacks.base import Attack, Pass, loss_gradient
+from symmetry_robustness.attacks.base import Attack, Pass, class_to_leave, loss_gradient
 from symmetry_robustness.attacks.gradient import PGD, LossName
 from symmetry_robustness.attacks.norms import per_image
 from symmetry_robustness.attacks.threat import ThreatModel
@@ -18,6 +18,8 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource, keyed_generator, sample
 
 View = Callable[[Tensor], Tensor]
+# Labels (B,) and the classes to be reached (B,), None where any other will do.
+Classes = tuple[Tensor, Tensor | None]
 
 
 @final
@@ -134,6 +136,7 @@ class TransferPGD(Attack):
         images = check_images(images, threat.bounds).detach()
         labels = check_labels(labels, images)
         check_evaluation_mode(network)
+        classes = (class_to_leave(network, images, labels), labels) if self.targeted else (labels, None)
         source, ascent = keyed_generator(0) if generator is None else generator, self.ascent
         epsilon = images.new_full((len(images),), threat.epsilon)
         ahead = self.momentum * ascent.step_length(epsilon) / threat.geometry.length(torch.ones_like(images))
@@ -141,13 +144,13 @@ class TransferPGD(Attack):
         for step in range(self.steps):
             iterate = memory["iterate"]
             point = iterate + per_image(ahead, images) * memory["velocity"] if self.lookahead else iterate
-            logits, gradient = self._gradient(network, point, labels, source)
+            logits, gradient = self._gradient(network, point, classes, source)
             if step == 0:
                 check_logits(logits)
             direction = smoothed(gradient + variance if self.neighbours else gradient, self._window)
-            result = Pass(images, epsilon, labels, torch.full_like(labels, step), logits, direction)
+            result = Pass(images, epsilon, labels, labels, torch.full_like(labels, step), logits, direction)
             if self.neighbours:
-                variance = self._neighbouring(network, point, labels, threat, source) - gradient
+                variance = self._neighbouring(network, point, classes, threat, source) - gradient
                 variance = torch.nan_to_num(variance, nan=0.0, posinf=0.0, neginf=0.0)
             memory = ascent.step(threat, result, memory)
         return memory["iterate"]
@@ -157,24 +160,25 @@ class TransferPGD(Attack):
         return gaussian_window(self.kernel, self.kernel_deviations)
 
     def _neighbouring(
-        self, network: nn.Module, point: Tensor, labels: Tensor, threat: ThreatModel, source: RandomSource
+        self, network: nn.Module, point: Tensor, classes: Classes, threat: ThreatModel, source: RandomSource
     ) -> Tensor:
         """Mean gradient (B, C, H, W) at uniform draws from a ball around each point."""
         total = torch.zeros_like(point)
         for _ in range(self.neighbours):
             noise = threat.geometry.sample(point.shape, source, point.device)
             moved = point + self.neighbour_radius * threat.epsilon * noise
-            total += self._gradient(network, moved, labels, source)[1]
+            total += self._gradient(network, moved, classes, source)[1]
         return total / self.neighbours
 
     def _gradient(
-        self, network: nn.Module, point: Tensor, labels: Tensor, source: RandomSource
+        self, network: nn.Module, point: Tensor, classes: Classes, source: RandomSource
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, K) of the first view, and the gradient (B, C, H, W) averaged over scales."""
-        scale = 1 / max(len(labels), 1)  # as PGD, so that results agree to the last bit
+        scale = 1 / max(len(point), 1)  # as PGD, so that results agree to the last bit
         views = [self._view(point, exponent, source) for exponent in range(self.scales)]
         seen = [network if view is None else _Seen(network, view) for view in views]
-        found = [loss_gradient(one, point, labels, self.loss, targeted=self.targeted, scale=scale) for one in seen]
+        labels, targets = classes
+        found = [loss_gradient(one, point, labels, self.loss, targets, scale=scale) for one in seen]
         return found[0][0], torch.stack([gradient for _, gradient in found]).mean(0)
 
     def _view(self, images: Tensor, exponent: int, source: RandomSource) -> View | None:
