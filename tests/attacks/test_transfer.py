@@ -167,7 +167,7 @@ def test_gradients_of_views_are_those_of_finite_differences() -> None:
             losses.append(functional.cross_entropy(smooth(view(at.double())), labels))
         return torch.stack(losses).mean()
 
-    _, gradient = attack._gradient(smooth, images, labels, keyed_generator(3))
+    _, gradient = attack._gradient(smooth, images, (labels, None), keyed_generator(3))
     step = torch.zeros_like(images)
     step[0, 1, 2, 3] = 1 / 64
     with torch.no_grad():
