@@ -24,6 +24,7 @@ from symmetry_robustness.errors import UserError, one_line
 _PACKAGE = Path(__file__).resolve().parents[1]
 _NAME = re.compile(r"(?!\.)[\w.=,+\- ()]{1,100}")
 _NO_LIST = {"list_type", "sequence_str", "tuple_type"}  # of pydantic's errors
+_USUAL_PARTS = {"model/branch": "multiscale", "model/trunk": "plain"}  # which names and titles do not mention
 _RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -113,9 +114,13 @@ def check_targets(node: DictConfig, path: str) -> None:
 
 
 def _network_name(choices: typing.Mapping[str, Any]) -> str:
-    """The model's name, with its scale branch unless that is the paper's."""
-    branch = choices.get("model/branch", "multiscale")
-    return str(choices["model"]) if branch == "multiscale" else f"{choices['model']}_{branch}"
+    """The model's name, and its parts that are not the usual ones."""
+    return "_".join([str(choices["model"]), *_unusual_parts(choices)])
+
+
+def _unusual_parts(choices: typing.Mapping[str, Any]) -> list[str]:
+    """The scale branch unless it is the paper's, and the trunk unless it is the model's own."""
+    return [name for part, usual in _USUAL_PARTS.items() if (name := str(choices.get(part, usual))) != usual]
 
 
 def _take_title(model: Any, choices: typing.Mapping[str, Any]) -> str:
@@ -126,9 +131,10 @@ def _take_title(model: Any, choices: typing.Mapping[str, Any]) -> str:
     if not isinstance(model, DictConfig) or model._is_none():
         return ""
     with open_dict(model):
-        title = str((model.pop("title", None) or {}).get(choices["model"], ""))
-    branch = choices.get("model/branch", "multiscale")
-    return title if branch == "multiscale" or not title else f"{title}, {branch.replace('_', ' ')}"
+        titles = model.pop("title", None) or {}
+    title = str(titles.get(choices["model"], ""))
+    parts = [str(titles.get(part, part.replace("_", " "))) for part in _unusual_parts(choices)]
+    return ", ".join([title, *parts]) if title else ""
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -20,14 +20,14 @@ from symmetry_robustness.layers.validation import require_positive
 
 
 def channels_of(stem: nn.Module) -> int:
-    """Number of output channels of a stem.
+    """Number of output channels of a stem, or of a trunk that is no list.
 
     Raises:
         UserError: the module does not state it.
     """
     channels = getattr(stem, "out_channels", None)
     if not isinstance(channels, int):
-        raise UserError(f"stem {type(stem).__name__} has no number of channels; set self.out_channels in its __init__")
+        raise UserError(f"{type(stem).__name__} has no number of channels; set self.out_channels in its __init__")
     return channels
 
 

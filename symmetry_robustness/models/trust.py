@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from symmetry_robustness.errors import UserError
 
-_ORDERS = ("_convert_", "_recursive_")  # Hydra's own keys that call nothing
+_ORDERS = ("_convert_", "_recursive_", "_partial_")  # Hydra's own keys that call nothing
 
 
 def require_trusted(
@@ -25,6 +25,8 @@ def require_trusted(
     """
     if isinstance(trusted, str):
         raise UserError(f"trusted must be a list of modules, got {trusted!r}; write [{trusted!r}]")
+    if isinstance(node, Mapping) and "_partial_" in node:
+        raise UserError(f"{name} of the file is only a part of one ('_partial_'); do not trust the file")
     _require_trusted(node, name, tuple(f"{module}." for module in (*packages, *trusted)), base)
 
 

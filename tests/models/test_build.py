@@ -68,7 +68,7 @@ def test_a_missing_number_of_classes_ends_in_one_line(compose_model):
 def test_a_parallel_stem_needs_branches_that_state_their_width():
     with pytest.raises(UserError, match="branches must not be empty"):
         ParallelStem({})
-    with pytest.raises(UserError, match="stem ReLU has no number of channels"):
+    with pytest.raises(UserError, match="ReLU has no number of channels"):
         ParallelStem({"conv": nn.ReLU()})
 
 
