@@ -2,7 +2,9 @@
 
 from symmetry_robustness.attacks.apgd import APGD
 from symmetry_robustness.attacks.base import Attack, UpdateRule, as_attack
+from symmetry_robustness.attacks.fab import FAB
 from symmetry_robustness.attacks.gradient import FGSM, PGD, GradientAttack
+from symmetry_robustness.attacks.square import Square
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.torchattacks import TorchAttack
 from symmetry_robustness.attacks.transfer import TransferPGD
@@ -11,11 +13,13 @@ LibraryAttack = TorchAttack  # the name of earlier configurations
 
 __all__ = [
     "APGD",
+    "FAB",
     "FGSM",
     "PGD",
     "Attack",
     "GradientAttack",
     "LibraryAttack",
+    "Square",
     "ThreatModel",
     "TorchAttack",
     "TransferPGD",
