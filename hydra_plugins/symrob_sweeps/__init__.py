@@ -69,10 +69,10 @@ class SweepLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Plan and run."""
-        from symmetry_robustness.sweeps.plan import run_sweep
+        from symmetry_robustness.sweeps.plan import planned_jobs, run_sweep
 
         returns = super().launch(job_overrides, initial_job_idx)
-        run_sweep(returns, self._executor, self._on_error)
+        run_sweep(planned_jobs(returns), self._executor, self._on_error)
         return returns
 
 

@@ -1,14 +1,12 @@
 """`symrob COMMAND …`: finds the command and runs it."""
 
 import importlib
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
+from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.exit_status import MISTAKE, run_guarded
+from symmetry_robustness.runs.signals import interrupt_ends_process
 
 _COMMANDS = {
     "train": "train a network, evaluate its robustness after each epoch (Hydra; -m for sweeps)",
@@ -45,32 +43,11 @@ def _run(argv: list[str]) -> int:
         print(usage())
         return 0 if argv else MISTAKE
     if argv[0] not in _COMMANDS:
-        print(f"symrob: unknown command {argv[0]!r}; choose from {', '.join(_COMMANDS)}", file=sys.stderr)
-        return MISTAKE
-    return _command(argv[0])(argv[1:])
-
-
-def _command(name: str) -> Callable[[list[str]], int]:
-    """Import a command, for seconds in which Ctrl-C ends the process at once.
-
-    As an exception it would be lost if it reached Python within a lock of its imports; nothing is written yet.
-    """
-    handled = threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    try:
-        if handled:
-            signal.signal(signal.SIGINT, _end)
-        command: Callable[[list[str]], int] = importlib.import_module(f"symmetry_robustness.app.{name}").main
-        return command
-    finally:
-        if handled:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"interrupted\n")  # Python's buffers may be in the middle of a line
-    os._exit(130)
+        raise UserError(f"unknown command {argv[0]!r}; choose from {', '.join(_COMMANDS)}")
+    with interrupt_ends_process():
+        command = importlib.import_module(f"symmetry_robustness.app.{argv[0]}")
+    status: int = command.main(argv[1:])
+    return status
 
 
 if __name__ == "__main__":

@@ -70,6 +70,17 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
         UserError: a value that is missing, cannot be resolved, or is not what its class declares.
         InstantiationException: a protocol that its classes refuse, from the UserError that says why.
     """
+    config = resolve_config(config, choices)
+    check_classes(config)
+    return config
+
+
+def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None = None) -> DictConfig:
+    """Fill in names and resolve every interpolation; no class is imported.
+
+    Raises:
+        UserError: a value that is missing, cannot be resolved, or is wrong whatever the classes declare.
+    """
     choices = HydraConfig.get().runtime.choices if choices is None else choices
     config = config.copy()
     if "model" in config:
@@ -92,15 +103,14 @@ def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=…")
+    return config
+
+
+def check_classes(config: DictConfig) -> None:
+    """Check every value by the class of its `_target_`, which is imported for it; raises as `finalize_config`."""
     check_targets(config, "")
     if config.robustness:
         instantiate(config.robustness, _convert_="all")  # attacks validate their own settings
-    epochs = OmegaConf.select(config, "trainer.max_epochs")
-    if epochs is not None and epochs < 1:
-        raise UserError(
-            f"trainer.max_epochs must be at least 1, got {epochs}; robustness of a checkpoint: symrob evaluate"
-        )
-    return config
 
 
 def check_targets(node: DictConfig, path: str) -> None:

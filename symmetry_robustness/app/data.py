@@ -1,6 +1,5 @@
 """`symrob data NAME`: downloads an official data set, or accepts an existing one."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from symmetry_robustness.app.arguments import Parser
 from symmetry_robustness.data.archives import CIFAR10, CIFAR100
 from symmetry_robustness.data.corruptions import CIFAR10C_ARCHIVE, CIFAR100C_ARCHIVE
 from symmetry_robustness.data.download import ask_zenodo, fetch, unpack
@@ -65,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: if it could not be put in place.
     """
-    parser = argparse.ArgumentParser(prog="symrob data", description="Download, check and unpack an official data set.")
+    parser = Parser(prog="symrob data", description="Download, check and unpack an official data set.")
     parser.add_argument("name", choices=sorted(ARCHIVES))
     parser.add_argument("--root", type=Path, default=Path("data"), help="directory to hold it (default: data)")
     parser.add_argument("--url", default="", help="a mirror of the archive; its checksum must be the official one")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     archive = ARCHIVES[arguments.name]
     if arguments.url:
         archive = replace(archive, url=arguments.url)

@@ -1,6 +1,5 @@
 """`symrob doctor`: what this machine offers the commands, and what to fix."""
 
-import argparse
 import os
 import sys
 import threading
@@ -13,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from symmetry_robustness.app import doctor_checks
+from symmetry_robustness.app.arguments import Parser
 from symmetry_robustness.app.doctor_checks import WANDB_S, Finding
 from symmetry_robustness.runs.exit_status import run_guarded
 
@@ -25,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if there is a problem.
     """
-    parser = argparse.ArgumentParser(prog="symrob doctor", description="Show what this machine offers and what to fix.")
+    parser = Parser(prog="symrob doctor", description="Show what this machine offers and what to fix.")
     root = os.environ.get("SYMROB_DATA", "data")
     parser.add_argument("--root", type=Path, default=Path(root), help=f"directory of the data sets (default: {root})")
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="directory of runs (default: outputs)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     online = InBackground(doctor_checks.wandb)
     topics: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": doctor_checks.versions,

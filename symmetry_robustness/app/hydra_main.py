@@ -4,14 +4,17 @@ import sys
 from collections.abc import Callable, Sequence
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from symmetry_robustness.app.arguments import Parser
 from symmetry_robustness.app.config import config_directory
 from symmetry_robustness.app.schema import register_schemas
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.exit_status import run_guarded
 
+DETACH = "--detach"
 _PLANNING = "hydra_plugins.symrob_sweeps."
 
 
@@ -39,6 +42,10 @@ def run_hydra(
     for name in ("hydra.run.dir", "hydra.sweep.dir"):
         if f"{name}=" in argv:
             raise UserError(f"{name} is empty; name a directory, or leave it out")
+    parser = Parser(f"symrob {app}", parents=[get_args_parser()], add_help=False)
+    if plan:
+        parser.add_argument(DETACH, action="store_true")  # never left to Hydra, see `app/train.py`
+    parser.parse_args(argv)
     register_schemas()
     sys.argv = [f"symrob-{app}", *argv]
     statuses: list[int] = []

@@ -1,6 +1,5 @@
 """`symrob report RUN… --output DIR`: tables, figures and a page from runs, sweeps or saved reports."""
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any, Final
 import pandas as pd
 from rich.console import Console
 
+from symmetry_robustness.app.arguments import Parser
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.aggregate import Summary, at_chance, summarize
 from symmetry_robustness.reporting.claims import Outcome, claims_table, judge_claims, load_claims
@@ -37,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 is the wrapper's for a user's mistake.
     """
-    parser = argparse.ArgumentParser(prog="symrob report", description="tables and figures from run directories")
+    parser = Parser(prog="symrob report", description="tables and figures from run directories")
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="directory of a run, a sweep or saved reports"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where tables and figures go")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     runs, problems = find_runs(arguments.runs)
     frame = frame_of(runs, problems)
     for problem in frame.attrs["problems"]:

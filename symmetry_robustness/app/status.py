@@ -18,6 +18,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from symmetry_robustness.app.arguments import Parser
 from symmetry_robustness.app.status_view import console, counts, forecast, sweep_view
 from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, whatever became of the jobs.
     """
-    parser = argparse.ArgumentParser(prog="symrob status", description="progress of sweeps")
+    parser = Parser(prog="symrob status", description="progress of sweeps")
     parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP", help="directory of a sweep, or of a run")
     parser.add_argument("--json", action="store_true", help="print all that is known, once, an object per sweep")
     parser.add_argument(
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action=argparse.BooleanOptionalAction,
         help="continue until all jobs have ended; default on a terminal",
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     reader, output = _Reader(arguments.sweeps), console()
     live = output.is_terminal and not output.is_dumb_terminal
     if arguments.json:

@@ -13,16 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
-from symmetry_robustness.app.config import finalize_config
-from symmetry_robustness.app.hydra_main import is_sweep, run_hydra
+from symmetry_robustness.app.config import check_classes, resolve_config
+from symmetry_robustness.app.hydra_main import DETACH, is_sweep, run_hydra
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.directory import create_run, find_run, is_done, refresh_run
-from symmetry_robustness.runs.exit_status import MISTAKE, RESUMABLE, run_guarded
-from symmetry_robustness.runs.process import run_job
+from symmetry_robustness.runs.directory import check_free, create_run, find_run, is_done, refresh_run
+from symmetry_robustness.runs.exit_status import RESUMABLE, run_guarded
+from symmetry_robustness.runs.settings import check_monitor, check_settings
+from symmetry_robustness.runs.signals import interrupt_ends_process
 from symmetry_robustness.sweeps.executor import runs_here
-from symmetry_robustness.sweeps.plan import PlannedJob, find_sweep
-
-_DETACH = "--detach"
+from symmetry_robustness.sweeps.local import LocalExecutor
+from symmetry_robustness.sweeps.plan import PlannedJob, find_sweep, run_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,12 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = Command(argv)
-    flags = ["hydra.launcher.executor.detach=true" if word == _DETACH else word for word in argv]
+    flags = ["hydra.launcher.executor.detach=true" if word == DETACH else word for word in argv]
     try:
         status = run_hydra("train", command.run, flags, plan=command.plan)
     except ConfigCompositionException as error:
         if "executor.detach" in str(error):
-            raise UserError(f"{_DETACH}: only jobs of a cluster run detached; add hydra/launcher=slurm") from error
+            raise UserError(f"{DETACH}: only jobs of a cluster run detached; add hydra/launcher=slurm") from error
         raise
     finally:
         command.remove_empty_directory()
@@ -64,21 +64,23 @@ class Command:
 
     def run(self, config: DictConfig) -> int:
         """Run the job of a composed configuration here and now; returns its exit status."""
-        if is_sweep():
-            job = self.plan(config)
-            job.write()
-            directory = job.directory
-        else:
-            self.made = Path(HydraConfig.get().runtime.output_dir)
-            if _DETACH in self.argv or not runs_here(HydraConfig.get().launcher or {}):
-                raise UserError("a single job runs on this machine; add -m, a sweep may be of one job")
-            directory = self._single(_checked(config))
-        status = run_job(directory)
-        status = 128 - status if status < 0 else status  # as shells say that a signal ended it
-        if status not in (0, MISTAKE):  # the job itself has printed a user's mistake
-            resumable = "was interrupted; the same command with resume=auto resumes it"
-            how = resumable if status in RESUMABLE else f"ended with exit status {status}; see its log.txt"
-            print(f"error: the job in {directory} {how}", file=sys.stderr)
+        if is_sweep():  # under a launcher of Hydra or a plugin, which knows no plans
+            run_sweep([self.plan(config)], LocalExecutor(), "continue")
+            return 0
+        self.made = Path(HydraConfig.get().runtime.output_dir)
+        if DETACH in self.argv or not runs_here(HydraConfig.get().launcher or {}):
+            raise UserError("a single job runs on this machine; add -m, a sweep may be of one job")
+        if config.resume != "auto":
+            check_free(self.made)
+        directory = self._single(_checked(config))
+        from symmetry_robustness.runs.main import main as run_job
+
+        status = run_job([str(directory)])
+        if status in RESUMABLE:
+            print(
+                f"error: the job in {directory} was interrupted; the same command with resume=auto resumes it",
+                file=sys.stderr,
+            )
         return status
 
     def plan(self, config: DictConfig) -> PlannedJob:
@@ -133,12 +135,14 @@ class Command:
 
 def _checked(config: DictConfig) -> DictConfig:
     """The configuration completed, resolved and checked; no run directory is created for a job that is refused."""
-    from symmetry_robustness.runs.settings import check_settings
-    from symmetry_robustness.runs.train import robustness_callback
-    from symmetry_robustness.training import wandb_logger
-
-    config = finalize_config(config)
-    check_settings(config, robustness_callback(config), here=runs_here(HydraConfig.get().launcher or {}))
+    here = runs_here(HydraConfig.get().launcher or {})
+    config = resolve_config(config)
+    check_settings(config, here=here)
+    with interrupt_ends_process():
+        from symmetry_robustness.runs.train import robustness_callback
+        from symmetry_robustness.training import wandb_logger
+    check_classes(config)
+    check_monitor(config, robustness_callback(config))
     if config.logger.wandb:
         wandb_logger.validate(**config.logger.wandb)
     return config

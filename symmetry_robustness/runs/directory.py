@@ -1,6 +1,5 @@
 """A run directory: its files, and how a run is created, found and refreshed."""
 
-import errno
 import hashlib
 import json
 import secrets
@@ -42,32 +41,39 @@ def create_run(config: DictConfig, directory: Path, command: list[str]) -> None:
         command: the argv the user typed.
 
     Raises:
-        UserError: the directory already holds a run or other files, or is the current one; nothing is overwritten.
+        UserError: the directory cannot become one, see `check_free`; nothing is overwritten.
     """
-    if directory.is_dir() and directory.samefile(".") and not any(directory.iterdir()):
-        raise UserError(
-            f"{directory} is the current directory, which a run cannot replace; "
-            "name a new one (hydra.run.dir=…) and leave out hydra.job.chdir"
-        )
+    check_free(directory)
     unfinished = unused(directory.absolute())
     try:
         write_json(unfinished / PROVENANCE, _provenance(config, command), durable=True)
         replace_file(unfinished / CONFIG, OmegaConf.to_yaml(config), durable=True)
         try:
             unfinished.rename(directory)
-        except OSError as error:
-            if (directory / CONFIG).exists():
-                raise UserError(
-                    f"{directory} already holds a run; resume it (resume=auto) or choose another directory "
-                    "(hydra.run.dir=…)"
-                ) from error
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY):
-                raise
-            raise UserError(
-                f"{directory} is not empty; choose a new directory for the run (hydra.run.dir=…)"
-            ) from error
+        except OSError:
+            check_free(directory)  # another process was faster
+            raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_free(directory: Path) -> None:
+    """Refuse a directory that cannot become a run directory.
+
+    Raises:
+        UserError: it holds a run or other files, or is the current one.
+    """
+    if (directory / CONFIG).exists():
+        raise UserError(
+            f"{directory} already holds a run; resume it (resume=auto) or choose another directory (hydra.run.dir=…)"
+        )
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise UserError(f"{directory} is not empty; choose a new directory for the run (hydra.run.dir=…)")
+    if directory.is_dir() and directory.samefile("."):
+        raise UserError(
+            f"{directory} is the current directory, which a run cannot replace; "
+            "name a new one (hydra.run.dir=…) and leave out hydra.job.chdir"
+        )
 
 
 def refresh_run(config: DictConfig, directory: Path, command: list[str]) -> None:

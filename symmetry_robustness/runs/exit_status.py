@@ -44,11 +44,13 @@ def run_guarded(command: Callable[[], int]) -> int:
     """Run a command; its mistakes by the user end with one line on standard error, other errors pass.
 
     Returns:
-        The command's exit status; 2 for a user's mistake, 130 after Ctrl-C, 141 if the reader of standard output left
-        before the command had ended.
+        The command's exit status; 2 for a user's mistake or a closed standard output, 130 after Ctrl-C, 141 if the
+        reader of standard output left before the command had ended.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would otherwise print and exit by itself
-    open_standard_streams()
+    if open_standard_streams():
+        print("error: standard output is closed; send it to a file, or to /dev/null", file=sys.stderr)
+        return MISTAKE
     status = None
     try:
         status = command()

@@ -1,88 +1,117 @@
-"""Settings that a job refuses before its run directory is created."""
+"""Settings that a job refuses before its run directory is created; torch is imported where one of them needs it."""
 
 import copy
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
 from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.training import Classifier, RobustnessCallback
+
+if TYPE_CHECKING:
+    from symmetry_robustness.training import Classifier, RobustnessCallback
 
 # Settings of the Trainer that follow from others, or that resuming and reporting rely on.
 _OWN: Final = ("callbacks", "default_root_dir", "enable_progress_bar", "logger", "plugins", "precision")
-# Settings of the Trainer that stop training, validation or test before the images are used up.
-_CUTS: Final = ("fast_dev_run", "overfit_batches", "max_time", "barebones")
-_LIMITS: Final = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
+# Settings of the Trainer that leave out images, and what to choose instead.
+_SIZES: Final = "data.train_size, data.test_size, trainer.max_epochs or trainer.max_steps"
+_CUTS: Final = {
+    **dict.fromkeys(("fast_dev_run", "overfit_batches", "max_time", "barebones"), _SIZES),
+    "limit_train_batches": "data.train_size",
+    "limit_val_batches": "data.validation_size=0",
+    "limit_test_batches": "data.test_size",
+}
 # Weights stay float32: attacks and exported networks rely on it.
 _PRECISIONS: Final = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
-def check_settings(config: DictConfig, robustness: RobustnessCallback | None, *, here: bool) -> None:
+def check_settings(config: DictConfig, *, here: bool) -> None:
     """Refuse settings with which the job could not run, or would report other numbers than their names say.
 
     Args:
         config: of the job.
-        robustness: the callback of `config.robustness`.
         here: whether the job runs on this machine; of another one nothing is known.
 
     Raises:
         UserError: a setting that is refused.
     """
-    _check_trainer(config)
-    check_devices(config, here=here)
-    _check_monitor(config, robustness)
-
-
-def _check_trainer(config: DictConfig) -> None:
     trainer = config.trainer
     for name in _OWN:
         if name in trainer:
             remedy = "choose compute.precision" if name == "precision" else "leave it out"
             raise UserError(f"trainer.{name}={trainer[name]} would be overruled by the job; {remedy}")
-    for name in _CUTS:
-        if trainer.get(name):
+    for name, choice in _CUTS.items():
+        value = trainer.get(name)
+        whole = value == 1.0 and isinstance(value, float) if name.startswith("limit_") else not value
+        if value is not None and not whole:
             raise UserError(
-                f"trainer.{name}={trainer[name]} would cut loops short, and results would not be of the whole data; "
-                "leave it out, and choose data.train_size, data.test_size, trainer.max_epochs or trainer.max_steps"
+                f"trainer.{name}={value} would leave out images that results are named after; "
+                f"leave it out, and choose {choice}"
             )
-    for name in _LIMITS:
-        if trainer.get(name) not in (None, 1.0) or isinstance(trainer.get(name), int):
-            remedy = "data.validation_size=0" if name == "limit_val_batches" else f"data.{name.split('_')[1]}_size"
-            raise UserError(
-                f"trainer.{name}={trainer[name]} would leave out images that results are named after; "
-                f"leave it out, and choose {remedy}"
-            )
-    if trainer.get("max_steps", -1) == 0:
+    if trainer.get("max_epochs") is not None and isinstance(trainer.max_epochs, int) and trainer.max_epochs < 1:
+        raise UserError(
+            f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}; "
+            "robustness of a checkpoint: symrob evaluate"
+        )
+    if trainer.get("max_steps") == 0:
         raise UserError("trainer.max_steps=0 leaves the network untrained; leave it out, or choose at least 1")
+    if str(config.compute.precision) not in _PRECISIONS:
+        raise UserError(f"compute.precision must be one of {', '.join(_PRECISIONS)}, got {config.compute.precision}")
+    if config.checkpoint.mode not in ("min", "max"):
+        raise UserError(f"checkpoint.mode must be min or max, got {config.checkpoint.mode!r}")
+    check_devices(trainer, here=here)
 
 
-def check_devices(config: DictConfig, *, here: bool) -> None:
-    """Refuse a precision or devices that do not exist.
+def check_devices(trainer: DictConfig, *, here: bool) -> None:
+    """Refuse devices that do not exist.
 
     Args:
-        config: of the job.
-        here: whether it runs on this machine; of another one nothing is known.
+        trainer: settings of the Trainer.
+        here: whether the job runs on this machine; of another one nothing is known.
 
     Raises:
-        UserError: a precision, number of devices or accelerator that cannot be.
+        UserError: a number of devices or an accelerator that cannot be.
     """
-    chosen, accelerator = str(config.compute.precision), config.trainer.get("accelerator", "auto")
-    if chosen not in _PRECISIONS:
-        raise UserError(f"compute.precision must be one of {', '.join(_PRECISIONS)}, got {chosen}")
-    if here and accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(f"trainer.accelerator={accelerator}, but no CUDA device is found; use trainer=cpu")
-    devices = config.trainer.get("devices", "auto")
-    if devices in (0, "0", []):
+    accelerator, devices = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
+    count = device_count(devices)
+    if count == 0:
         raise UserError(f"trainer.devices={devices} leaves nothing to compute on; the least is trainer.devices=1")
-    others = torch.cuda.is_available() or torch.backends.mps.is_available()
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and here and not others)
-    number = int(devices) if isinstance(devices, int) or str(devices).isdecimal() else 0
-    if on_cpu and devices != "auto" and number < 1:
+    on_cpu = accelerator == "cpu"
+    if here and accelerator in ("gpu", "cuda", "auto"):
+        import torch
+
+        if accelerator == "auto":
+            on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+        elif not torch.cuda.is_available():
+            raise UserError(f"trainer.accelerator={accelerator}, but no CUDA device is found; use trainer=cpu")
+    if on_cpu and devices != "auto" and str(devices) != str(count):
         raise UserError(f"trainer.devices={devices} is no number of processes on a CPU; two are trainer.devices=2")
 
 
-def _check_monitor(config: DictConfig, robustness: RobustnessCallback | None) -> None:
+def device_count(devices: Any) -> int | None:
+    """Number of devices in Lightning's notation, such as 2, "2", "0,3" or [0, 3]; None for all there are.
+
+    Raises:
+        UserError: no such notation.
+    """
+    if devices in ("auto", "-1", -1):
+        return None
+    if isinstance(devices, int) or (isinstance(devices, str) and devices.isdecimal()):
+        return int(devices)
+    if isinstance(devices, str) and "," not in devices:
+        raise UserError(f"trainer.devices={devices} is no number of devices; set a number, or -1 for all")
+    return len([part for part in devices.split(",") if part] if isinstance(devices, str) else devices)
+
+
+def check_monitor(config: DictConfig, robustness: "RobustnessCallback | None") -> None:
+    """Refuse a `checkpoint.monitor` that cannot choose a checkpoint.
+
+    Args:
+        config: of the job.
+        robustness: the callback of `config.robustness`.
+
+    Raises:
+        UserError: a metric that is never measured after an epoch, or one of test images.
+    """
     monitor = config.checkpoint.monitor
     if monitor is None:
         return
@@ -93,8 +122,6 @@ def _check_monitor(config: DictConfig, robustness: RobustnessCallback | None) ->
         raise UserError(f"checkpoint.monitor={monitor} cannot choose; take one of {', '.join(sorted(known))}")
     if monitor in measured and robustness and robustness.split == "test":
         raise UserError(f"checkpoint.monitor={monitor} would choose by test images; leave out callback.split=test")
-    if config.checkpoint.mode not in ("min", "max"):
-        raise UserError(f"checkpoint.mode must be min or max, got {config.checkpoint.mode!r}")
     every, setting = monitor_interval(config, robustness)
     if every is None:
         raise UserError(f"checkpoint.monitor={monitor} needs a value after an epoch; leave out {setting}=null")
@@ -106,7 +133,7 @@ def _check_monitor(config: DictConfig, robustness: RobustnessCallback | None) ->
         )
 
 
-def monitor_interval(config: DictConfig, robustness: RobustnessCallback | None) -> tuple[int | None, str]:
+def monitor_interval(config: DictConfig, robustness: "RobustnessCallback | None") -> tuple[int | None, str]:
     """Epochs between two values of `checkpoint.monitor`, None if it has none after an epoch, and the setting for it."""
     kind = config.checkpoint.monitor.partition("/")[0]
     if kind == "robust" and robustness:
@@ -117,7 +144,7 @@ def monitor_interval(config: DictConfig, robustness: RobustnessCallback | None) 
 
 
 def check_batches(
-    classifier: Classifier, image_shape: tuple[int, int, int], images: int, batch_size: int, world_size: int
+    classifier: "Classifier", image_shape: tuple[int, int, int], images: int, batch_size: int, world_size: int
 ) -> None:
     """Refuse a batch that gives a rank a single image, if the training cannot take one.
 
@@ -151,7 +178,9 @@ def check_batches(
     )
 
 
-def _takes_one_image(classifier: Classifier, image_shape: tuple[int, int, int]) -> bool:
+def _takes_one_image(classifier: "Classifier", image_shape: tuple[int, int, int]) -> bool:
+    import torch
+
     network = copy.deepcopy(classifier.network).train()
     image = torch.zeros(1, *image_shape)
     with torch.random.fork_rng(devices=[]):

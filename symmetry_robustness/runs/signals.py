@@ -1,17 +1,21 @@
 """Signals that end a job, and Slurm's part in them."""
 
+import contextlib
 import logging
 import os
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
 log = logging.getLogger(__name__)
 
-# Slurm's warning before the time limit; SIGTERM is preemption, `scontrol requeue`, `kill`; SIGINT is Ctrl-C.
+# Slurm's warning before the time limit; SIGTERM is preemption, `scontrol requeue`, `kill`; SIGINT is Ctrl-C; SIGHUP is
+# a terminal that was closed.
 WARNINGS: Final = (signal.SIGUSR1, signal.SIGUSR2)
-_HANDLED: Final = (signal.SIGINT, signal.SIGTERM, *WARNINGS)
+_HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
 # Signals that a job process is started with blocked, until it can handle them.
 BLOCKED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -50,7 +54,8 @@ class Signals:
     def install(self) -> None:
         """Install the handlers, also in place of Lightning's for SIGTERM, which communicates between ranks."""
         for number in _HANDLED:
-            signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
     def end_if_received(self) -> None:
@@ -69,6 +74,28 @@ class Signals:
         self.received = self.received or signal.Signals(number)
         if not self.waiting:
             self.end_if_received()
+
+
+@contextlib.contextmanager
+def interrupt_ends_process() -> Iterator[None]:
+    """Let Ctrl-C end the process at once while it imports and has written nothing.
+
+    As an exception it would be lost if it reached Python within a lock of its imports.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted\n")  # Python's buffers may be in the middle of a line
+    os._exit(128 + number)
 
 
 def slurm_job() -> str | None:

@@ -33,23 +33,29 @@ def last_line(path: Path) -> str | None:
     return next((line for line in reversed(lines) if line), None)
 
 
-def open_standard_streams() -> None:
+def open_standard_streams() -> bool:
     """Make standard input, output and error usable in every process.
 
     A closed one becomes /dev/null, so that no file or pipe gets its number; a character that the terminal's encoding
     lacks is printed as a similar one, or as `?`, instead of raising UnicodeEncodeError.
+
+    Returns:
+        Whether standard output was closed.
     """
+    output_closed = False
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            output_closed |= number == 1
         stream = getattr(sys, name)
         if stream is None:
             stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
         if number and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=_SIMILAR)
+    return output_closed
 
 
 def _similar(error: UnicodeError) -> tuple[str, int]:

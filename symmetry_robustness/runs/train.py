@@ -19,7 +19,6 @@ from pytorch_lightning.loggers import Logger
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models import build_network
 from symmetry_robustness.precision import fastest_precision
-from symmetry_robustness.reporting.tables import show_run
 from symmetry_robustness.runs.directory import CHECKPOINTS, PROGRESS, SUMMARY
 from symmetry_robustness.runs.exit_status import write_outcome
 from symmetry_robustness.runs.heartbeat import Heartbeat
@@ -61,7 +60,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     Returns:
         The summary: status, clean_accuracy on the test set(s), robust accuracies, CLEVER, parameters.
     """
-    check_devices(config, here=True)
+    check_devices(config.trainer, here=True)
     pl.seed_everything(config.seed, verbose=False)
     datamodule = instantiate(config.data)
     datamodule.setup("test")  # a file that is missing or altered must show before the training, not after it
@@ -242,6 +241,8 @@ def _finish(directory: Path, summary: dict[str, Any], errors: Mapping[Path, str 
     write_json(directory / SUMMARY, summary)
     log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
     try:
+        from symmetry_robustness.reporting.tables import show_run  # pandas, which the training need not wait for
+
         show_run(directory)
     except (Exception, SystemExit) as error:  # the terminal is gone, for example; the run is done nevertheless
         log.warning("the results cannot be shown (%s)", one_line(error))

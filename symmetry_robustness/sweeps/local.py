@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, TypeVar, final
 
-import torch
-
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.exit_status import RESUMABLE
 from symmetry_robustness.runs.process import JobProcess, RunningJobs, forwarded_signals
@@ -115,6 +113,8 @@ def _part(devices: list[Device], index: int, parts: int) -> tuple[Device, ...]:
 
 
 def _gpus() -> list[str]:
+    import torch
+
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
 

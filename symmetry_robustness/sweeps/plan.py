@@ -66,23 +66,21 @@ class PlannedJob:
             write_json(row, content | {"planned": datetime.now(UTC).isoformat(timespec="seconds")}, durable=True)
 
 
-def run_sweep(returns: Sequence[JobReturn], executor: Executor, on_error: OnError) -> None:
+def run_sweep(planned: Sequence[PlannedJob], executor: Executor, on_error: OnError) -> None:
     """Write the planned jobs and run those that are not done.
 
     Args:
-        returns: of planning: for each job the planned job, or the error that refused it.
-        executor: runs the jobs.
+        planned: the jobs.
+        executor: runs them.
         on_error: whether a failed job ends the sweep.
 
     Raises:
-        UserError: a job was refused, or the executor refuses them; nothing was written and none has started.
+        UserError: the executor refuses the jobs; nothing was written and none has started.
     """
     if on_error not in ("continue", "stop"):
         raise UserError(f"hydra.launcher.on_error must be continue or stop, got {on_error!r}")
-    if not returns:
+    if not planned:
         raise UserError("the sweep has no jobs; a range or list of values is empty")
-    _raise_refusal(returns)
-    planned: list[PlannedJob] = [job.return_value for job in returns]
     sweep = planned[0].sweep
     jobs = {job.directory: job for job in planned}  # two spellings of one job are one job
     missing = {directory: job.config for directory, job in jobs.items() if not is_done(directory)}
@@ -97,9 +95,13 @@ def run_sweep(returns: Sequence[JobReturn], executor: Executor, on_error: OnErro
         executor.run([*missing], snapshot(sweep), on_error)
 
 
-def _raise_refusal(returns: Sequence[JobReturn]) -> None:
-    """Raise the error of the first job that was refused, a user's mistake with the overrides of that job."""
-    common = set.intersection(*(set(job.overrides or ()) for job in returns))
+def planned_jobs(returns: Sequence[JobReturn]) -> list[PlannedJob]:
+    """The jobs that Hydra's launcher had planned.
+
+    Raises:
+        UserError: the first job that was refused, with its overrides; another error is raised as it is.
+    """
+    common = set.intersection(*(set(job.overrides or ()) for job in returns)) if returns else set()
     for job in returns:
         if job.status is JobStatus.FAILED:
             error = job._return_value  # the public property prints before it raises
@@ -107,6 +109,7 @@ def _raise_refusal(returns: Sequence[JobReturn]) -> None:
                 raise error
             own = " ".join(word for word in job.overrides or () if word not in common)
             raise UserError(f"{error} ({f'job {own}; ' if own else ''}none has started)") from error
+    return [job.return_value for job in returns]
 
 
 def record_sweep(sweep: Path, argv: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.runs.settings import device_count
 
 _SETTING = "hydra.launcher.executor"
 
@@ -53,14 +54,3 @@ def requested_resources(trainer: Mapping[str, Any], job: str, **configured: int 
                 f"leave {name} out, or set trainer.{own}={value}"
             )
     return wanted
-
-
-def device_count(devices: Any) -> int | None:
-    """Number of devices in Lightning's notation, such as 2, "2", "0,3" or [0, 3]; None for all there are."""
-    if isinstance(devices, int) or (isinstance(devices, str) and devices.isdecimal()):
-        return None if int(devices) == -1 else int(devices)
-    if devices in ("auto", "-1"):
-        return None
-    if isinstance(devices, str) and "," not in devices:
-        raise UserError(f"trainer.devices={devices} is no number of devices; set a number, or -1 for all")
-    return len([part for part in devices.split(",") if part] if isinstance(devices, str) else devices)

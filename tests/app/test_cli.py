@@ -19,6 +19,43 @@ def test_no_command_and_an_unknown_one_are_refused(capsys: pytest.CaptureFixture
     assert "unknown command 'trian'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("status", "SWEEP"),
+        ("status --jsn x", "unknown option --jsn, did you mean --json?"),
+        ("report x --ouput=y", "unknown option --ouput, did you mean --output?"),
+        ("data cifar11", "'cifar10'"),
+        ("train --detahc", "unknown option --detahc, did you mean --detach?"),
+        ("evaluate --cfg nope", "'nope'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(words: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert named in line
+    assert f"`symrob {words.split()[0]} --help`" in line
+
+
+REFUSED = [
+    "seed=-1",
+    "trainer.max_epochs=0",
+    "+trainer.fast_dev_run=true",
+    "resume=maybe",
+    "--detahc",
+    "hydra.run.dir=.",
+]
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_a_refusal_that_needs_no_torch_does_not_import_it(word: str) -> None:
+    code = "import sys; from symmetry_robustness.app.cli import main; s = main(['train', *sys.argv[1:]]);"
+    code += "print(s, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n", done.stderr
+
+
 # Python drops what is raised in a callback of its import locks; so does this finder, while the command is imported.
 SWALLOWING = """
 import signal, sys

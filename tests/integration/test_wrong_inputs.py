@@ -161,14 +161,14 @@ def test_a_gpu_that_is_not_there_is_refused_where_jobs_run_here(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_may_be_elsewhere() -> None:
     config = load_config("train", ["trainer=slurm"])
-    check_devices(config, here=False)
+    check_devices(config.trainer, here=False)
     with pytest.raises(UserError, match=r"trainer\.accelerator=gpu"):
-        check_devices(config, here=True)
+        check_devices(config.trainer, here=True)
 
 
 @pytest.mark.parametrize("devices", ["1", "'2'", "auto", "[0,1]", "-1"])
 def test_numbers_of_gpus_are_left_to_the_machine_that_has_them(devices: str) -> None:
-    check_devices(load_config("train", ["trainer=slurm", f"trainer.devices={devices}"]), here=False)
+    check_devices(load_config("train", ["trainer=slurm", f"trainer.devices={devices}"]).trainer, here=False)
 
 
 @pytest.mark.parametrize(("words", "named"), IN_THE_JOB.values(), ids=IN_THE_JOB.keys())

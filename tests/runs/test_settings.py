@@ -7,7 +7,7 @@ from torch import nn
 
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.settings import check_batches, check_settings, monitor_interval
+from symmetry_robustness.runs.settings import check_batches, check_monitor, monitor_interval
 from symmetry_robustness.runs.train import best_checkpoint, robustness_callback
 from symmetry_robustness.training import Classifier, CleanAndFGSM, CrossEntropy, Objective
 
@@ -57,7 +57,7 @@ def configured(*words: str) -> DictConfig:
 def test_a_monitor_that_is_measured_every_other_epoch_chooses_among_those_epochs(tmp_path) -> None:  # type: ignore[no-untyped-def]
     config = configured("checkpoint.monitor=validation/accuracy", "+trainer.check_val_every_n_epoch=2")
     callback = robustness_callback(config)
-    check_settings(config, callback, here=True)
+    check_monitor(config, callback)
     assert monitor_interval(config, callback) == (2, "trainer.check_val_every_n_epoch")
     (best,) = best_checkpoint(config, tmp_path, callback)
     assert best._every_n_epochs == 2  # type: ignore[attr-defined]
@@ -74,4 +74,4 @@ def test_a_monitor_that_is_measured_every_other_epoch_chooses_among_those_epochs
 def test_a_monitor_that_is_never_measured_is_refused(words: list[str]) -> None:
     config = configured(*words)
     with pytest.raises(UserError, match=r"checkpoint\.monitor"):
-        check_settings(config, robustness_callback(config), here=True)
+        check_monitor(config, robustness_callback(config))

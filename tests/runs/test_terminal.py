@@ -41,7 +41,7 @@ def test_a_reader_that_leaves_ends_the_command_without_a_traceback(
     assert (done.returncode, done.stderr) == (status, b"")
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
 def test_closed_streams_are_none_of_a_command_s_business(closed: str, tmp_path: Path) -> None:
     code = "import os; from symmetry_robustness.runs.exit_status import run_guarded as run;"
     code += "run(lambda: print('shown') or open('found', 'w').write(str(os.pipe()[0])))"
@@ -49,6 +49,13 @@ def test_closed_streams_are_none_of_a_command_s_business(closed: str, tmp_path: 
     assert done.returncode == 0
     assert int((tmp_path / "found").read_text()) > 2  # nothing else has the number of a standard stream
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("also", ["", "<&-"])
+def test_a_closed_standard_output_is_an_error_of_the_caller(also: str, tmp_path: Path) -> None:
+    done = shell(f"{SYMROB} --help >&- {also}", tmp_path)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert done.stderr.startswith(b"error: standard output is closed")
 
 
 def test_text_is_made_printable() -> None:
