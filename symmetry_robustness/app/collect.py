@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,11 +25,9 @@ from symmetry_robustness.runs.provenance import PROVENANCE
 from symmetry_robustness.sweeps.plan import JOBS, recorded_argv
 from symmetry_robustness.sweeps.status import JobState, sweep_states
 
-Row = dict[str, str]
 _MOST: Final = 30  # rows of a kind on a terminal; the files hold all
 _NO_RESULTS: Final = ("status", "name", "group", "seed", "data")  # of summary.json
 _FIRST, _LAST = ("key", "job", "network", "seed", "state"), ("error", "log", "directory")  # columns around the results
-_TITLES: Final = {"clean_accuracy": "clean %", "clever": "CLEVER"}
 # Text that Hydra's grammar reads as a string without quotes.
 _PLAIN: Final = re.compile(r"(?!(?:null|true|false|nan|inf)$)[./]*[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
 
@@ -69,6 +67,8 @@ def collect(sweep: Path, output: Path | None = None) -> int:
     """
     states, terminal, now = sweep_states(sweep), console(), time.time()
     done, trouble = [state for state in states if state.state == "done"], in_trouble(states)
+    if done:
+        terminal.print(_results_table(done, terminal.width))
     lines: list[Text | str] = []
     for state in trouble[:_MOST]:
         mark, style = MARKS[state.state]
@@ -76,14 +76,16 @@ def collect(sweep: Path, output: Path | None = None) -> int:
         lines += [] if state.log is None else [Text(f"  {state.log}", "dim")]
     if len(trouble) > _MOST:
         lines.append(Text(f"… and {len(trouble) - _MOST:,} more in the files", "dim"))
-    if done:
-        terminal.print(_results_table(done, terminal.width))
     for line in [*lines, counts(states), *_remedies(sweep, states)]:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
     rows = [result_row(state) for state in states]
-    output = output or sweep / "results.csv"
     columns = [*_FIRST, *dict.fromkeys(name for row in rows for name in row if name not in _FIRST + _LAST), *_LAST]
-    replace_file(output, _comma_separated(rows, columns))
+    output = output or sweep / "results.csv"
+    content = io.StringIO()
+    writer = csv.DictWriter(content, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(output, content.getvalue())
     cells = [[table_formats.Cell(row.get(name, "")) for name in columns] for row in rows]
     table = table_formats.Table(sweep.resolve().name, columns, cells, fixed=len(columns))
     replace_file(output.with_suffix(".md"), table_formats.markdown(table))
@@ -91,7 +93,7 @@ def collect(sweep: Path, output: Path | None = None) -> int:
     return 0 if len(done) == len(states) else 1
 
 
-def result_row(state: JobState) -> Row:
+def result_row(state: JobState) -> dict[str, str]:
     """The identity of a job, its outcome, and the numbers of its summary, as strings."""
     summary = state.results or {}
     seed = summary.get("seed", (read_mapping(state.directory / PROVENANCE) or {}).get("seed"))
@@ -117,48 +119,36 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
-def _comma_separated(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _results_table(done: Sequence[JobState], width: int) -> Table:
     """Clean accuracies of done jobs and those against the worst of the attacks, as far as there is room."""
-    found = [_numbers(state.results or {}) for state in done]
-    names = dict.fromkeys(name for numbers in found for name in numbers)
-    shown = ["clean_accuracy", *(name for name in names if name.startswith("worst_case."))]
-    shown += ["clever"] if "clever" in names else []
-    job = min(max(len(state.label) for state in done), width // 2)
+    found = [(state.label, _numbers(state.results or {})) for state in done]
+    worst = dict.fromkeys(name for _, row in found for name in row if name.startswith("worst_case."))
+    job = min(max(len(label) for label, _ in found), width // 2)
+    shown = ["clean_accuracy", *worst][: max(1, (width - job) // 15)]
     left_out = f"{len(done) - _MOST:,} more in the files" if len(done) > _MOST else None
     table = Table(title="done", caption=left_out, title_justify="left", caption_justify="left")
     table.add_column("job", no_wrap=True, max_width=job)
-    shown = shown[: max(1, (width - job) // 15)]
     for name in shown:
-        table.add_column(_TITLES.get(name) or f"{name.removeprefix('worst_case.')} %", justify="right")
-    for state, numbers in [*zip(done, found, strict=True)][:_MOST]:
-        values = [(name, numbers[name]) if name in numbers else None for name in shown]
-        cells = ["" if v is None else f"{v[1]:.3f}" if v[0] == "clever" else f"{100 * v[1]:.1f}" for v in values]
-        table.add_row(Text(state.label), *cells)
+        table.add_column(f"{name.removeprefix('worst_case.').removesuffix('_accuracy')} %", justify="right")
+    for label, numbers in found[:_MOST]:
+        table.add_row(Text(label), *(f"{100 * numbers[name]:.1f}" if name in numbers else "" for name in shown))
     return table
 
 
-def _remedies(sweep: Path, states: Sequence[JobState]) -> list[str]:
+def _remedies(sweep: Path, states: Sequence[JobState]) -> Iterator[str]:
     """The commands that run or watch the jobs that are not done."""
-    running = sum(state.state == "running" for state in states)
-    status = shlex.join(["symrob", "status", str(sweep)])
-    lines = [f"{running} still running: watch with `{status}`, collect again later"] if running else []
+    if running := sum(state.state == "running" for state in states):
+        status = shlex.join(["symrob", "status", str(sweep)])
+        yield f"{running} still running: watch with `{status}`, collect again later"
     commands = [_command(sweep, state) for state in states if state.state not in ("running", "done")]
-    known = [command for command in commands if command]
-    if known:
-        distinct = [*dict.fromkeys(known)]
+    distinct = [*dict.fromkeys(command for command in commands if command)]
+    unknown = commands.count(None)
+    if distinct:
         again = "command again runs" if len(distinct) == 1 else "commands again run"
-        lines += [f"the same {again} only what is missing ({len(known)}):", *(f"  {command}" for command in distinct)]
-    if unknown := len(commands) - len(known):
-        lines.append(f"the command they were started with, given again, runs only what is missing ({unknown})")
-    return lines
+        yield f"the same {again} only what is missing ({len(commands) - unknown}):"
+        yield from (f"  {command}" for command in distinct)
+    if unknown:
+        yield f"the command they were started with, given again, runs only what is missing ({unknown})"
 
 
 def _command(sweep: Path, state: JobState) -> str | None:

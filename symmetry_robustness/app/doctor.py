@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from symmetry_robustness.app import doctor_checks
 from symmetry_robustness.app.arguments import Parser
@@ -20,7 +18,7 @@ _STYLE: Final = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Examine everything and print the findings.
+    """Examine everything and print a line for each finding.
 
     Returns:
         0; 1 if there is a problem.
@@ -30,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(root), help=f"directory of the data sets (default: {root})")
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="directory of runs (default: outputs)")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    online = InBackground(doctor_checks.wandb)
+    online = in_background(doctor_checks.wandb)
     topics: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": doctor_checks.versions,
         "devices": doctor_checks.devices,
@@ -39,10 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "output": lambda: doctor_checks.output(arguments.output.expanduser()),
         "kernel cache": doctor_checks.kernel_cache,
         "training": doctor_checks.batch_and_attack,
-        "W&B": online.result,
+        "W&B": online,
     }
     findings = [finding for topic, check in topics.items() for finding in examine(topic, check)]
-    show(findings, Console())
+    console = Console()
+    for finding in findings:
+        console.print(f"{finding.status:<8}", style=_STYLE[finding.status], end=" ")
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        console.print(f"{finding.topic}: {finding.found}{remedy}", markup=False, highlight=False, soft_wrap=True)
     return 1 if any(finding.status == "problem" for finding in findings) else 0
 
 
@@ -57,34 +59,19 @@ def examine(topic: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]
     return findings
 
 
-def show(findings: Sequence[Finding], console: Console) -> None:
-    """Print a table on a terminal, a line for each finding elsewhere."""
-    if not console.is_terminal:
-        for finding in findings:
-            remedy = f"; {finding.remedy}" if finding.remedy else ""
-            print(f"{finding.status:<8} {finding.topic}: {finding.found}{remedy}")
-        return
-    table = Table("", "topic", "found", "remedy")
-    for finding in findings:
-        status = f"[{_STYLE[finding.status]}]{finding.status}[/]"
-        table.add_row(status, *(escape(text) for text in (finding.topic, finding.found, finding.remedy)))
-    console.print(table)
+def in_background(check: Callable[[], Iterator[Finding]]) -> Callable[[], Iterator[Finding]]:
+    """Start the check of W&B, which a name server may never answer; returns a check that does not wait for it long."""
+    findings: list[Finding] = []
+    thread = threading.Thread(target=lambda: findings.extend(examine("W&B", check)), daemon=True)
+    thread.start()
 
-
-class InBackground:
-    """A check that may never end, such as a name server without an answer: started early, and not waited for long."""
-
-    def __init__(self, check: Callable[[], Iterator[Finding]]) -> None:
-        self._findings: list[Finding] = []
-        self._thread = threading.Thread(target=lambda: self._findings.extend(examine("W&B", check)), daemon=True)
-        self._thread.start()
-
-    def result(self) -> Iterator[Finding]:
-        """The findings."""
-        self._thread.join(WANDB_S + 2)
-        if self._thread.is_alive():
+    def result() -> Iterator[Finding]:
+        thread.join(WANDB_S + 2)
+        if thread.is_alive():
             yield Finding("W&B", "warning", "runs would be offline, the network does not answer", "WANDB_MODE=offline")
-        yield from list(self._findings)
+        yield from list(findings)
+
+    return result
 
 
 if __name__ == "__main__":

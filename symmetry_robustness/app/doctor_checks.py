@@ -1,6 +1,5 @@
 """The examinations of `symrob doctor`."""
 
-import fcntl
 import os
 import platform
 import shutil
@@ -22,6 +21,7 @@ from symmetry_robustness.data.archives import CIFAR10, CIFAR100
 from symmetry_robustness.data.corruptions import CIFAR10C_ARCHIVE, CIFAR100C_ARCHIVE
 from symmetry_robustness.data.integrity import CHECKSUMS, check_files
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import locked, replace_file
 from symmetry_robustness.layers.disk_cache import cache_folder
 from symmetry_robustness.models import build_network
 from symmetry_robustness.precision import fastest_precision
@@ -34,8 +34,15 @@ Status = Literal["ok", "warning", "problem"]
 WANDB_S: Final = 5.0
 _SINFO_S: Final = 3.0
 _ENOUGH_GB, _LITTLE_GB = 5.0, 0.5  # of disk: a run of the paper's size needs some hundred megabytes
+_DISTRIBUTION: Final = "symmetry-robustness"
 _REQUIRED: Final = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _APART: Final = {"escnn": "rotation layers", "torchattacks": "LibraryAttack and robustness=strong"}
+_ARCHIVES: Final = {
+    "CIFAR-10": CIFAR10.archive,
+    "CIFAR-100": CIFAR100.archive,
+    "CIFAR-10-C": CIFAR10C_ARCHIVE,
+    "CIFAR-100-C": CIFAR100C_ARCHIVE,
+}
 _SLURM: Final = ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel", "sinfo")
 
 
@@ -58,15 +65,10 @@ class Finding:
 
 def versions() -> Iterator[Finding]:
     """This package, Python and the packages they need."""
-    python = platform.python_version()
-    if (3, 11) <= sys.version_info[:2] <= (3, 14):
-        yield Finding("Python", "ok", f"{python}, symmetry-robustness {package_version('symmetry-robustness')}")
-    else:
-        yield Finding("Python", "problem", python, "use Python 3.11 to 3.14")
+    yield Finding("Python", "ok", f"{sys.version.split()[0]}, symmetry-robustness {package_version(_DISTRIBUTION)}")
     found = {name: package_version(name) for name in _REQUIRED}
-    lacking = [name for name, version in found.items() if version is None]
     yield Finding("packages", "ok", ", ".join(f"{name} {version}" for name, version in found.items() if version))
-    if lacking:
+    if lacking := [name for name, version in found.items() if version is None]:
         yield Finding("packages", "problem", f"not installed: {', '.join(lacking)}", "make setup")
     for name, use in _APART.items():
         version = package_version(name)
@@ -135,14 +137,8 @@ def wandb() -> Iterator[Finding]:
 
 def data(root: Path) -> Iterator[Finding]:
     """The data sets in place, and whether they are complete."""
-    archives = {
-        "CIFAR-10": CIFAR10.archive,
-        "CIFAR-100": CIFAR100.archive,
-        "CIFAR-10-C": CIFAR10C_ARCHIVE,
-        "CIFAR-100-C": CIFAR100C_ARCHIVE,
-    }
     yield Finding("shapes", "ok", "drawn by code, always there")
-    for title, archive in archives.items():
+    for title, archive in _ARCHIVES.items():
         directory = root / archive.folder
         if not directory.is_dir():
             yield Finding(title, "ok", f"not in {root}; {archive.download_command(root)} gets it")
@@ -163,7 +159,10 @@ def output(directory: Path) -> Iterator[Finding]:
     elsewhere = "choose another place with output=…"
     try:
         with tempfile.TemporaryDirectory(prefix=".symrob-doctor-", dir=existing) as name:
-            works = {"locks of files (flock)": _locks(Path(name)), "replacing files": _replaces(Path(name))}
+            works = {
+                "locks of files (flock)": _locks(Path(name, "lock")),
+                "replacing files": _replaces(Path(name, "new")),
+            }
     except OSError as error:
         yield Finding("output", "problem", f"{existing} cannot be written ({error.strerror})", elsewhere)
         return
@@ -178,29 +177,26 @@ def output(directory: Path) -> Iterator[Finding]:
     )
 
 
-def _locks(directory: Path) -> bool:
+def _locks(path: Path) -> bool:
     """Whether a lock keeps a second opener out, and lets it in afterwards."""
-    with (directory / "lock").open("w") as first, (directory / "lock").open("w") as second:
-        try:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(first, fcntl.LOCK_UN)
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        with locked(path):
+            try:
+                with locked(path):
+                    return False
+            except BlockingIOError:
+                pass
+        with locked(path):
             return True
+    except OSError:
         return False
 
 
-def _replaces(directory: Path) -> bool:
-    """Whether a file takes another's place, and a directory refuses one that is taken."""
-    old, new = directory / "old", directory / "new"
-    old.write_text("old")
-    new.write_text("new")
-    new.replace(old)
-    return old.read_text() == "new" and not new.exists()
+def _replaces(path: Path) -> bool:
+    """Whether a file takes another's place."""
+    replace_file(path, "old")
+    replace_file(path, "new")
+    return path.read_text() == "new" and not any(path.parent.glob(".*.tmp"))
 
 
 def kernel_cache() -> Iterator[Finding]:

@@ -32,7 +32,7 @@ from symmetry_robustness.results.names import WORST_CASE, epsilon_name
 from symmetry_robustness.results.report import Estimate, share_estimate
 from symmetry_robustness.robustness import RobustnessReport, Worker, evaluate_in_shards
 from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS
-from symmetry_robustness.runs.snapshot import package_digest
+from symmetry_robustness.runs.provenance import package_digest
 
 _SPLITS: Final = ("train", "validation", "test")
 

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
     from symmetry_robustness.robustness import Progress
 
 _INTERVAL_S: Final = 30.0  # between two lines where there is no terminal
-_TITLES: Final = {"clever": "CLEVER"}
 
 
 def duration(seconds: float) -> str:
@@ -39,8 +38,7 @@ class Speed:
     def describe(self, done: float, total: int) -> str:
         """Speed and time left; empty until they are known."""
         now = self._clock()
-        if self._first is None:
-            self._first = done, now
+        self._first = self._first or (done, now)
         images, seconds = done - self._first[0], now - self._first[1]
         if images <= 0 or seconds <= 0:
             return ""
@@ -55,13 +53,13 @@ def shown_progress(console: Console | None = None) -> "Iterator[Callable[[Progre
         yield line_reporter()
         return
     text = TextColumn("{task.description}"), TextColumn("{task.fields[speed]}")
-    tasks: dict[str, tuple[TaskID, Speed]] = {}
     with Bars(text[0], BarColumn(), MofNCompleteColumn(), text[1], console=console) as bars:
+        stages = {}
 
         def report(state: "Progress") -> None:
-            if state.stage not in tasks:
-                tasks[state.stage] = bars.add_task(_title(state.stage), total=state.total, speed=""), Speed()
-            task, speed = tasks[state.stage]
+            if state.stage not in stages:
+                stages[state.stage] = bars.add_task(_title(state.stage), total=state.total, speed=""), Speed()
+            task, speed = stages[state.stage]
             bars.update(task, completed=state.done, speed=speed.describe(state.done, state.total))
 
         yield report
@@ -93,5 +91,4 @@ def line_reporter(
 
 
 def _title(stage: str) -> str:
-    name = stage.removeprefix("measures.")
-    return _TITLES.get(name, name)
+    return stage.removeprefix("measures.").replace("_", " ")

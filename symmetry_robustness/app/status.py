@@ -1,16 +1,11 @@
 """`symrob status SWEEP…`: the progress of sweeps, from their files alone."""
 
-import argparse
 import contextlib
 import json
-import os
-import select
 import sys
-import termios
 import time
-import tty
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +14,10 @@ from rich.live import Live
 from rich.text import Text
 
 from symmetry_robustness.app.arguments import Parser
-from symmetry_robustness.app.status_view import console, counts, forecast, sweep_view
+from symmetry_robustness.app.status_view import console, sweep_view
 from symmetry_robustness.runs.exit_status import run_guarded
-from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.eta import seconds_left
+from symmetry_robustness.sweeps.slurm_queue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.status import JobState, sweep_states
 
 States = dict[Path, list[JobState]]
@@ -32,31 +27,24 @@ _SLURM_PAUSE_S: Final = 30.0  # between two calls of squeue
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show sweeps live on a terminal, until q, Ctrl-C or their end; once elsewhere.
+    """Show sweeps live on a terminal, until Ctrl-C or their end; once elsewhere.
 
     Returns:
         0, whatever became of the jobs.
     """
-    parser = Parser(prog="symrob status", description="progress of sweeps")
+    parser = Parser(prog="symrob status", description="progress of sweeps, until they end or Ctrl-C")
     parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP", help="directory of a sweep, or of a run")
     parser.add_argument("--json", action="store_true", help="print all that is known, once, an object per sweep")
-    parser.add_argument(
-        "--watch",
-        action=argparse.BooleanOptionalAction,
-        help="continue until all jobs have ended; default on a terminal",
-    )
+    parser.add_argument("--no-watch", action="store_true", help="print the progress once, as without a terminal")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     reader, output = _Reader(arguments.sweeps), console()
-    live = output.is_terminal and not output.is_dumb_terminal
     if arguments.json:
         print(json.dumps([_as_json(sweep, states) for sweep, states in reader().items()]))
-    elif arguments.watch is False or (arguments.watch is None and not live):
+    elif arguments.no_watch or not output.is_terminal or output.is_dumb_terminal:
         for sweep, states in reader().items():
             output.print(sweep_view(sweep, states, output.width), soft_wrap=True)
-    elif live:
-        _watch(output, reader)
     else:
-        _log(reader)
+        _watch(output, reader)
     return 0
 
 
@@ -83,65 +71,20 @@ class _Reader:
         return self._queue
 
 
-def _have_ended(states: States) -> bool:
-    return not any(state.state in ("running", "queued") for jobs in states.values() for state in jobs)
-
-
 def _watch(output: Console, reader: _Reader) -> None:
-    """Update a screen until q, Ctrl-C or the end, and leave its last content on the terminal."""
+    """Update a screen until Ctrl-C or the end, and leave its last content on the terminal."""
 
     def view() -> Group:
         height = output.height // len(states) - 1
         return Group(*(sweep_view(sweep, jobs, output.width, height) for sweep, jobs in states.items()))
 
     states = reader()
-    with contextlib.suppress(KeyboardInterrupt):
-        if not _have_ended(states):
-            with _keyboard() as quits, Live(console=output, screen=True, auto_refresh=False) as live:
-                live.update(Group(view(), Text("q quits", "dim")), refresh=True)
-                while not (quits(reader.pause) or _have_ended(states)):
-                    states = reader()
-                    live.update(Group(view(), Text("q quits", "dim")), refresh=True)
-    output.print(view())
-
-
-def _log(reader: _Reader) -> None:
-    """Print a line whenever a job has changed its state, until all have ended."""
-    before: list[str] = []
-    with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            states, now = reader(), time.time()
-            lines = [f"{sweep}: {counts(jobs).plain}" for sweep, jobs in states.items()]
-            if lines != before:
-                for line, jobs in zip(lines, states.values(), strict=True):
-                    print(time.strftime("%H:%M:%S", time.localtime(now)), line, forecast(jobs, now), flush=True)
-            before = lines
-            if _have_ended(states):
-                return
+    with contextlib.suppress(KeyboardInterrupt), Live(console=output, screen=True, auto_refresh=False) as live:
+        while any(state.state in ("running", "queued") for jobs in states.values() for state in jobs):
+            live.update(Group(view(), Text("Ctrl-C ends the watching, no job", "dim")), refresh=True)
             time.sleep(reader.pause)
-
-
-@contextlib.contextmanager
-def _keyboard() -> Iterator[Callable[[float], bool]]:
-    """A function that waits for some seconds and returns whether q was pressed meanwhile."""
-    keys = sys.stdin.fileno()
-    if not sys.stdin.isatty():
-        yield lambda seconds: bool(select.select([], [], [], seconds)[0])
-        return
-    before = termios.tcgetattr(keys)
-    tty.setcbreak(keys)
-
-    def quits(seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while select.select([keys], [], [], max(0.0, end - time.monotonic()))[0]:
-            if os.read(keys, 1) in (b"q", b"Q", b""):
-                return True
-        return False
-
-    try:
-        yield quits
-    finally:
-        termios.tcsetattr(keys, termios.TCSADRAIN, before)
+            states = reader()
+    output.print(view())
 
 
 def _as_json(sweep: Path, states: Sequence[JobState]) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _composition_message(error: BaseException) -> str | None:
 
 
 def _empty_parent_message(error: BaseException) -> str | None:
-    """An override of a key under a node that is null or empty, as `robustness.clever=null` under robustness=none.
+    """An override of a key under a node that is null or empty, as `robustness.checks=full` under robustness=none.
 
     OmegaConf reports it as an AssertionError, Hydra with the advice to append the key.
     """

@@ -1,7 +1,6 @@
 """progress.json: shows that a run is alive, and its progress."""
 
 import json
-import logging
 import math
 import os
 import socket
@@ -16,8 +15,6 @@ import pytorch_lightning as pl
 from symmetry_robustness.runs.signals import slurm_job
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.throughput import ThroughputMonitor
-
-log = logging.getLogger(__name__)
 
 _EVERY_S: Final = 5.0
 
@@ -37,19 +34,10 @@ class Heartbeat(pl.Callback):
     ) -> None:
         self._metrics, self._throughput, self._every_s = metrics, throughput, every_s
         self._file = BestEffortFile(path)
-        self._progress: dict[str, Any] = {
-            "phase": "starting",
-            "epoch": 0,
-            "max_epochs": None,
-            "step": 0,
-            "steps": None,
-            "images_per_second": None,
-            "metric": None,
-            "started": time.time(),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "slurm_job_id": slurm_job(),
-        }
+        unknown = dict.fromkeys(("max_epochs", "steps", "images_per_second", "metric"))
+        process = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job_id": slurm_job()}
+        self._progress: dict[str, Any] = {"phase": "starting", "epoch": 0, "step": 0, **unknown, **process}
+        self._progress["started"] = time.time()
         self._woken, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -65,13 +53,13 @@ class Heartbeat(pl.Callback):
             self._thread.join(self._every_s)
 
     def _beat(self) -> None:
-        while True:
+        ended = False
+        while not ended:
             ended = self._ended.is_set()
             self._woken.clear()
             self._file.write(json.dumps(self._progress | {"updated": time.time()}) + "\n")
-            if ended:
-                return
-            self._woken.wait(self._every_s)
+            if not ended:
+                self._woken.wait(self._every_s)
 
     def _enter(self, phase: str, trainer: pl.Trainer) -> None:
         for name in self._metrics:
@@ -90,7 +78,6 @@ class Heartbeat(pl.Callback):
             if isinstance(batches, int):
                 self._progress["steps"] = epochs * math.ceil(batches / trainer.accumulate_grad_batches)
         self._progress["first_step"] = trainer.global_step  # earlier parts of the run say nothing about the pace
-        self._enter("training", trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record that the previous epoch is done."""
@@ -100,8 +87,8 @@ class Heartbeat(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Any, batch_idx: int
     ) -> None:
         """Count steps and images, without a read from the device."""
-        self._progress["step"] = trainer.global_step
-        self._progress["images_per_second"] = round(self._throughput.images_per_second, 1)
+        speed = round(self._throughput.images_per_second, 1)
+        self._progress |= {"phase": "training", "step": trainer.global_step, "images_per_second": speed}
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the validation."""

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Self
 
 from symmetry_robustness.files import lock
 from symmetry_robustness.runs.directory import LOCK
@@ -40,21 +40,21 @@ class JobProcess:
         self, directory: Path, environment: Mapping[str, str] | None = None, output: Path | None = None
     ) -> None:
         lifeline, self._held = os.pipe()  # the end that is held closes with this process, and with nothing else
-        with contextlib.ExitStack() as stack:
-            stack.callback(os.close, lifeline)
-            file = stack.enter_context(output.open("ab")) if output else None
-            stack.callback(
-                signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
-            )
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "symmetry_robustness.runs.main", str(directory)],
-                env=os.environ | dict(environment or {}) | {_LIFELINE: str(lifeline)},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT if file else None,
-                pass_fds=(lifeline,),
-                start_new_session=True,
-            )
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+        try:
+            with output.open("ab") if output else contextlib.nullcontext() as file:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "symmetry_robustness.runs.main", str(directory)],
+                    env=os.environ | dict(environment or {}) | {_LIFELINE: str(lifeline)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT if file else None,
+                    pass_fds=(lifeline,),
+                    start_new_session=True,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            os.close(lifeline)
         self.pid = self._process.pid
 
     def send(self, number: signal.Signals) -> None:
@@ -74,7 +74,9 @@ class JobProcess:
 
 
 class RunningJobs:
-    """The jobs that receive this process's signals; safe to use from several threads.
+    """A context that forwards signals which would end this process to its jobs, in whatever thread they are waited for.
+
+    They do not share the terminal's process group. On leaving, when all jobs have ended, the signal ends this process.
 
     Attributes:
         signal: the first signal that came, else None.
@@ -84,6 +86,18 @@ class RunningJobs:
         self.signal: signal.Signals | None = None
         self._jobs: list[JobProcess] = []
         self._lock = threading.RLock()  # the handler runs in the main thread, perhaps while that holds the lock
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._forward) for number in _FORWARDED}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.signal is signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise SystemExit(128 + signal.SIGTERM)
 
     def wait(self, job: JobProcess) -> int:
         """Wait for a job, forwarding signals to it; returns its exit status."""
@@ -97,41 +111,11 @@ class RunningJobs:
             with self._lock:
                 self._jobs.remove(job)
 
-    def forward(self, number: int, frame: FrameType | None) -> None:
-        """Forward a signal to every job; a second one ends a job at once."""
+    def _forward(self, number: int, frame: FrameType | None) -> None:
         with self._lock:
             self.signal = self.signal or signal.Signals(number)
             for job in self._jobs:
-                job.send(_FORWARDED[signal.Signals(number)])
-
-    def reraise(self) -> None:
-        """End this process as the signal would have done, after the jobs have ended.
-
-        Raises:
-            KeyboardInterrupt, SystemExit: a signal came.
-        """
-        if self.signal is signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.signal is not None:
-            raise SystemExit(128 + signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def forwarded_signals() -> Iterator[RunningJobs]:
-    """Forward signals that would end this process to its jobs, which do not share the terminal's process group."""
-    running = RunningJobs()
-    before = {number: signal.signal(number, running.forward) for number in _FORWARDED}
-    try:
-        yield running
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def run_job(directory: Path) -> int:
-    """Run the frozen configuration in `directory` in a process of its own and wait for it; returns its exit status."""
-    with forwarded_signals() as running:
-        return running.wait(JobProcess(directory))
+                job.send(_FORWARDED[signal.Signals(number)])  # a second one ends a job at once
 
 
 def end_with_parent(end: Callable[[], None]) -> None:
@@ -141,14 +125,15 @@ def end_with_parent(end: Callable[[], None]) -> None:
         end: ends this process.
     """
     lifeline = os.environ.pop(_LIFELINE, None)  # ranks that this process starts depend on it, not on its parent
-    if lifeline is not None:
-        threading.Thread(target=_await_end, args=(int(lifeline), end), daemon=True).start()
+    if lifeline is None:
+        return
 
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            os.read(int(lifeline), 1)
+        end()
 
-def _await_end(lifeline: int, end: Callable[[], None]) -> None:
-    with contextlib.suppress(OSError):
-        os.read(lifeline, 1)
-    end()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def acquire_run_lock(directory: Path) -> int | None:

@@ -1,9 +1,11 @@
-"""Where a run comes from: code, command, seed, machine, versions."""
+"""Where a run comes from: code, command, seed, machine, versions; and a copy of the code for the jobs of a sweep."""
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,20 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import unused
 from symmetry_robustness.runs.json_files import read_mapping, write_json
-from symmetry_robustness.runs.snapshot import package_digest
 
 PROVENANCE: Final = "provenance.json"
-_PACKAGES: Final = (
-    "torch",
-    "pytorch-lightning",
-    "torchmetrics",
-    "escnn",
-    "torchattacks",
-    "hydra-core",
-    "numpy",
-    "wandb",
-)
+CODE: Final = "code"
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
+_PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "escnn", "torchattacks", "hydra-core", "numpy", "wandb")
 
 
 def read_provenance(directory: Path) -> dict[str, Any]:
@@ -55,24 +50,31 @@ def code_version() -> Mapping[str, Any]:
 
     The first call decides: that is the code which this process has imported.
     """
-    here = Path(__file__).parent
     version = {"version": package_version("symmetry-robustness"), "code": package_digest()}
     try:
-        commit = _git(here, "rev-parse", "HEAD")
-        changed = bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
+        commit = _git("rev-parse", "HEAD")
+        changed = bool(_git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
         return version | {"commit": None}
     return version | {"commit": commit, "changed_since_commit": changed}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(_PACKAGE), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def environment() -> dict[str, Any]:
     """Machine, devices and versions."""
     import torch
 
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    processors = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "hardware": {
             "machine": platform.machine(),
-            "processor": _processor(),
+            "processor": processors[0] if processors else platform.processor(),
             "cores": available_cores(),
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
@@ -95,13 +97,43 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def _git(directory: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", directory, *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
+def snapshot(sweep: Path) -> dict[str, str]:
+    """Copy this package into a sweep's directory, as this process first read it: edits change no waiting job.
+
+    Returns:
+        Variables for a job's environment, with which it imports the copy wherever it starts; the user's own modules
+        in PYTHONPATH are found after it and are not copied.
+    """
+    target = sweep / CODE / package_digest()
+    if not target.exists():
+        unfinished = unused(target)
+        try:
+            for name, content in _package().items():
+                copy = unfinished / _PACKAGE.name / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(content)
+            unfinished.rename(target)
+        except OSError as error:
+            if not target.exists():  # otherwise another process was faster
+                error.filename = str(target)
+                raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    own = os.environ.get("PYTHONPATH")
+    # Without PYTHONSAFEPATH `python -m` would look in the current directory first, which may be the checkout.
+    return {"PYTHONPATH": os.pathsep.join([str(target.resolve()), *([own] if own else [])]), "PYTHONSAFEPATH": "1"}
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+@functools.cache
+def package_digest() -> str:
+    """Digest of this package's files, twelve hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, content in _package().items():
+        digest.update(f"{name}\0".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def _package() -> Mapping[str, bytes]:
+    files = sorted(path for path in _PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(_PACKAGE).as_posix(): path.read_bytes() for path in files}

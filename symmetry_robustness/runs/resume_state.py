@@ -2,12 +2,13 @@
 
 import logging
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 from torchmetrics import Metric
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,11 @@ class ResumeState(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the states of all ranks; every rank calls this."""
-        own = {"random": random_states(pl_module.device), "metrics": metric_states(pl_module)}
+        counts = {
+            name: {key: state.cpu() for key, state in metric.metric_state.items() if isinstance(state, torch.Tensor)}
+            for name, metric in _metrics(pl_module)
+        }
+        own = {"random": random_states(pl_module.device), "metrics": counts}
         states: list[Any] = [own]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -50,8 +55,15 @@ class ResumeState(pl.Callback):
                     trainer.world_size,
                 )
             return
-        restore_random_states(states[trainer.global_rank]["random"], pl_module.device)
-        restore_metric_states(states[trainer.global_rank]["metrics"], pl_module)
+        own = states[trainer.global_rank]
+        restore_random_states(own["random"], pl_module.device)
+        for name, metric in _metrics(pl_module):
+            for key, state in own["metrics"].get(name, {}).items():
+                setattr(metric, key, state.to(pl_module.device))
+
+
+def _metrics(module: pl.LightningModule) -> Iterator[tuple[str, Metric]]:
+    return ((name, metric) for name, metric in module.named_modules() if isinstance(metric, Metric))
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
@@ -74,19 +86,3 @@ def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     if device.type == "cuda" and "device" in states:
         torch.cuda.set_rng_state(states["device"], device)
-
-
-def metric_states(module: pl.LightningModule) -> dict[str, dict[str, Tensor]]:
-    """Counts so far of each metric of a module."""
-    return {
-        name: {key: state.cpu() for key, state in metric.metric_state.items() if isinstance(state, Tensor)}
-        for name, metric in module.named_modules()
-        if isinstance(metric, Metric)
-    }
-
-
-def restore_metric_states(states: dict[str, dict[str, Tensor]], module: pl.LightningModule) -> None:
-    """Set the counts of each metric to the result of `metric_states`."""
-    for name, metric in module.named_modules():
-        for key, state in states.get(name, {}).items():
-            setattr(metric, key, state.to(module.device))

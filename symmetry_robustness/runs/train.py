@@ -4,8 +4,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,7 +57,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         signals: of this process.
 
     Returns:
-        The summary: status, clean_accuracy on the test set(s), robust accuracies, CLEVER, parameters.
+        The summary: status, clean_accuracy on the test set(s), robust accuracies, means of measures, costs.
     """
     check_devices(config.trainer, here=True)
     pl.seed_everything(config.seed, verbose=False)
@@ -66,10 +65,10 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     datamodule.setup("test")  # a file that is missing or altered must show before the training, not after it
     classifier = build_classifier(config, datamodule)
     robustness = robustness_callback(config)
-    newest = newest_checkpoint(directory / CHECKPOINTS)
-    metrics, files = MetricsCSV(directory, steps=newest[1] if newest else 0), CheckpointFiles()
-    throughput = ThroughputMonitor()
+    checkpoint, steps = newest_checkpoint(directory / CHECKPOINTS) or (None, 0)
+    metrics, files, throughput = MetricsCSV(directory, steps=steps), CheckpointFiles(), ThroughputMonitor()
     heartbeat = Heartbeat(directory / PROGRESS, [config.checkpoint.monitor, *_PROGRESS_METRICS], throughput)
+    synced = bool(config.trainer.get("sync_batchnorm"))
     trainer: pl.Trainer = instantiate(
         config.trainer,
         default_root_dir=str(directory),
@@ -79,7 +78,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         sync_batchnorm=False,  # torch's own does not exist on CPUs
         plugins=[
             files,
-            *([SyncedBatchNorm()] if config.trainer.get("sync_batchnorm") else []),
+            *([SyncedBatchNorm()] if synced else []),
             *([SLURMEnvironment(auto_requeue=False)] if started_by_slurm() else []),
         ],
         callbacks=[
@@ -94,21 +93,43 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
             EpochCheckpoint(directory / CHECKPOINTS, files),
         ],
     )
-    if trainer.world_size == 1 or not config.trainer.get("sync_batchnorm"):
+    if trainer.world_size == 1 or not synced:
         batches = datamodule.train_dataloader()
         check_batches(classifier, datamodule.image_shape, len(batches.split), batches.batch_size, trainer.world_size)
-    _log_start(config, datamodule.provenance, classifier, directory, newest)
+    parameters = sum(p.numel() for p in classifier.network.parameters())
+    about = config.name, datamodule.provenance, f"{parameters:,}", config.seed, directory
+    log.info("%s on %s: %s parameters, seed %d, %s", *about)
+    if checkpoint:
+        log.info("resumes from %s, after %d steps", checkpoint, steps)
     with _supervised(trainer, directory, signals, heartbeat):
-        path = newest[0] if newest else None
-        trainer.fit(classifier, datamodule=datamodule, ckpt_path=path, weights_only=bool(path) or None)
+        only_weights = True if checkpoint else None  # Lightning refuses the question without a checkpoint
+        trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=only_weights)
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
-        summary = summarize(config, datamodule.provenance, _parameters(classifier), tested, robustness)
-        summary |= training_cost(trainer, classifier.network, datamodule.image_shape)
-        summary["test_images"] = len(datamodule.test_dataloader()[0].split)  # of each test set
+        accuracies = {k: v for metrics in tested for k, v in metrics.items() if k.endswith("/accuracy")}
+        report = robustness.final_report if robustness else None
+        summary: dict[str, Any] = {
+            "status": "done",
+            "name": config.name,
+            "group": config.group,
+            "seed": config.seed,
+            "data": datamodule.provenance,
+            "parameters": parameters,
+            **(report.summary() if report else {}),
+            "clean_accuracy": sum(accuracies.values()) / len(accuracies),  # on the whole test set
+            "test_accuracy": accuracies,
+            "robustness_images": len(report) if report else 0,
+            **training_cost(trainer, classifier.network, datamodule.image_shape),
+            "test_images": len(datamodule.test_dataloader()[0].split),  # of each test set
+        }
         if trainer.is_global_zero:
             signals.waiting = True  # a signal from here on comes too late
             last = directory / CHECKPOINTS / LAST
-            _finish(directory, summary, {last: files.last_error(last), directory / "metrics.csv": metrics.last_error})
+            for path, error in ((last, files.last_error(last)), (directory / "metrics.csv", metrics.last_error)):
+                if error:
+                    raise UserError(f"{path} could not be written ({error}); make room and start the job again")
+            write_json(directory / SUMMARY, summary)
+            log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
+            _show(directory)
     return summary
 
 
@@ -178,43 +199,15 @@ def trackers(config: DictConfig, directory: Path) -> list[Logger]:
     ]
 
 
-def summarize(
-    config: DictConfig,
-    provenance: str,
-    parameters: int,
-    tested: Sequence[Mapping[str, float]],
-    robustness: RobustnessCallback | None,
-) -> dict[str, Any]:
-    """summary.json: identity, clean accuracies on the whole test set, robustness on its evaluated images."""
-    accuracies = {k: v for metrics in tested for k, v in metrics.items() if k.endswith("/accuracy")}
-    report = robustness.final_report if robustness else None
-    return {
-        "status": "done",
-        "name": config.name,
-        "group": config.group,
-        "seed": config.seed,
-        "data": provenance,
-        "parameters": parameters,
-        **(report.summary() if report else {}),
-        "clean_accuracy": sum(accuracies.values()) / len(accuracies),
-        "test_accuracy": accuracies,
-        "robustness_images": len(report) if report else 0,
-    }
-
-
-def _log_start(
-    config: DictConfig, data: str, classifier: Classifier, directory: Path, newest: tuple[Path, int] | None
-) -> None:
-    size = f"{_parameters(classifier):,}"
-    log.info("%s on %s: %s parameters, seed %d, %s", config.name, data, size, config.seed, directory)
-    if newest:
-        log.info("resumes from %s, after %d steps", *newest)
-
-
 @contextlib.contextmanager
 def _supervised(trainer: pl.Trainer, directory: Path, signals: Signals, heartbeat: Heartbeat) -> Iterator[None]:
     """Start the other ranks and the heartbeat, and end them; the loss of a rank is the reason of what follows."""
-    ranks = Ranks(trainer, directory, partial(_end_now, directory))
+
+    def end_now(reason: str) -> None:  # although the main thread hangs, waiting for a rank that is gone
+        write_outcome(directory, {"status": "failed", "error": reason}, f"error: {reason}\n")
+        os._exit(1)
+
+    ranks = Ranks(trainer, directory, end_now)
     try:
         if trainer.is_global_zero:
             heartbeat.start()
@@ -229,26 +222,11 @@ def _supervised(trainer: pl.Trainer, directory: Path, signals: Signals, heartbea
         ranks.end()
 
 
-def _parameters(classifier: Classifier) -> int:
-    return sum(p.numel() for p in classifier.network.parameters())
-
-
-def _finish(directory: Path, summary: dict[str, Any], errors: Mapping[Path, str | None]) -> None:
-    """Mark the run as done, unless one of its files could not be written."""
-    for path, error in errors.items():
-        if error:
-            raise UserError(f"{path} could not be written ({error}); make room and start the job again")
-    write_json(directory / SUMMARY, summary)
-    log.info("done: clean accuracy %.4f on the whole test set", summary["clean_accuracy"])
+def _show(directory: Path) -> None:
+    """Print the numbers of a run that is done, whatever has become of the terminal."""
     try:
-        from symmetry_robustness.reporting.tables import show_run  # pandas, which the training need not wait for
+        from symmetry_robustness.reporting.tables import show_run  # pandas, which no training needs to wait for
 
         show_run(directory)
-    except (Exception, SystemExit) as error:  # the terminal is gone, for example; the run is done nevertheless
+    except (Exception, SystemExit) as error:
         log.warning("the results cannot be shown (%s)", one_line(error))
-
-
-def _end_now(directory: Path, reason: str) -> None:
-    """End this process although its main thread hangs, waiting for a rank that is gone."""
-    write_outcome(directory, {"status": "failed", "error": reason}, f"error: {reason}\n")
-    os._exit(1)

@@ -24,36 +24,24 @@ def seconds_left(states: Sequence[JobState]) -> float | None:
     waiting = sum(state.state == "queued" for state in states)
     if not running:
         return None if waiting else 0.0
-    usual = _usual_seconds(states)
-    ends = [_own_or_usual(state, usual) for state in running]
-    if None in ends or (waiting and usual is None):
+    done = [state.elapsed for state in states if state.state == "done" and state.elapsed]
+    predicted = [s.elapsed + s.remaining for s in running if s.elapsed and s.remaining is not None and _tells(s)]
+    usual = statistics.median(done or predicted) if done or predicted else None
+    if waiting and usual is None:
         return None
-    left = [end for end in ends if end is not None]
-    heapq.heapify(left)
+    ends = list[float]()
+    for state in running:
+        if state.remaining is not None and (_tells(state) or usual is None):
+            ends.append(state.remaining)
+        elif usual is not None:
+            ends.append(max(0.0, usual - (state.elapsed or 0.0)))
+        else:
+            return None
+    heapq.heapify(ends)
     for _ in range(waiting):
-        heapq.heapreplace(left, left[0] + (usual or 0.0))
-    return max(left)
+        heapq.heapreplace(ends, ends[0] + (usual or 0.0))
+    return max(ends)
 
 
-def _own_or_usual(state: JobState, usual: float | None) -> float | None:
-    """Seconds left of a running job, by its own pace or by the usual duration."""
-    if state.remaining is not None and (state.fraction_done >= _PREDICTIVE or usual is None):
-        return state.remaining
-    return None if usual is None else max(0.0, usual - (_elapsed(state) or 0.0))
-
-
-def _usual_seconds(states: Sequence[JobState]) -> float | None:
-    """The median duration of jobs that are done, or else of those that run."""
-    done = [seconds for state in states if state.state == "done" and (seconds := _elapsed(state))]
-    predicted = [
-        seconds + state.remaining
-        for state in states
-        if state.state == "running" and state.fraction_done >= _PREDICTIVE and state.remaining is not None
-        if (seconds := _elapsed(state))
-    ]
-    return statistics.median(done or predicted) if done or predicted else None
-
-
-def _elapsed(state: JobState) -> float | None:
-    """Seconds from the start of a job's process to its last sign of life."""
-    return None if state.started is None or state.updated is None else max(0.0, state.updated - state.started)
+def _tells(state: JobState) -> bool:
+    return state.fraction_done >= _PREDICTIVE

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, TypeVar, final
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.exit_status import RESUMABLE
-from symmetry_robustness.runs.process import JobProcess, RunningJobs, forwarded_signals
+from symmetry_robustness.runs.process import JobProcess, RunningJobs
 from symmetry_robustness.sweeps.executor import Executor, OnError, stop_line
 
 OUTPUT: Final = "output.txt"
@@ -81,11 +81,11 @@ class LocalExecutor(Executor):
             finally:
                 free.put(slot)
 
-        with forwarded_signals() as running, ThreadPoolExecutor(len(slots)) as pool:
-            list(pool.map(run_one, jobs))
-        if skipped:
-            print(stop_line(failed[0], len(skipped)), flush=True)
-        running.reraise()
+        with RunningJobs() as running:
+            with ThreadPoolExecutor(len(slots)) as pool:
+                list(pool.map(run_one, jobs))
+            if skipped:
+                print(stop_line(failed[0], len(skipped)), flush=True)
 
 
 def device_slots(n_jobs: int, count: int) -> list[DeviceSlot]:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.directory import CONFIG, config_hash, create_run, is_done, refresh_run
 from symmetry_robustness.runs.json_files import read_mapping, write_json
-from symmetry_robustness.runs.snapshot import snapshot
+from symmetry_robustness.runs.provenance import snapshot
 from symmetry_robustness.sweeps.executor import Executor, OnError
 
 JOBS: Final = "jobs"

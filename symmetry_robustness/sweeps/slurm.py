@@ -23,10 +23,9 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import locked
 from symmetry_robustness.runs.directory import SUBMISSION, read_config
 from symmetry_robustness.runs.json_files import read_mapping, text, write_json
-from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.executor import Executor, OnError
 from symmetry_robustness.sweeps.resources import Resources, requested_resources
-from symmetry_robustness.sweeps.slurm_wait import wait_for_jobs
+from symmetry_robustness.sweeps.slurm_queue import SlurmJob, ask_squeue, wait_for_jobs
 
 FILES: Final = "slurm"
 _UNRECORDED: Final = ".unrecorded"

@@ -13,9 +13,9 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.directory import CONFIG, LOCK, PROGRESS, SUBMISSION, SUMMARY
 from symmetry_robustness.runs.json_files import number, read_mapping, text
 from symmetry_robustness.runs.liveness import has_ended_here, is_fresh, is_locked
-from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
 from symmetry_robustness.runs.terminal import last_line, printable
 from symmetry_robustness.sweeps.plan import JOBS
+from symmetry_robustness.sweeps.slurm_queue import SlurmJob, ask_squeue
 
 State = Literal["running", "failed", "lost", "interrupted", "queued", "done"]
 
@@ -75,6 +75,11 @@ class JobState:
         """The part of the job that is done, in [0, 1]."""
         done, total = (self.step, self.steps) if self.step is not None and self.steps else (self.epoch, self.max_epochs)
         return 1.0 if self.state == "done" else max(0.0, min(1.0, done / total)) if done and total else 0.0
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds from the start of the process to its last sign of life."""
+        return None if self.started is None or self.updated is None else max(0.0, self.updated - self.started)
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON knows them: paths as strings, null for numbers that are not finite."""

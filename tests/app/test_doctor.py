@@ -1,5 +1,4 @@
 import importlib.metadata
-import io
 import json
 import os
 import re
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from symmetry_robustness.app import doctor, doctor_checks
 from symmetry_robustness.app.doctor_checks import Finding
@@ -126,7 +124,7 @@ def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.Monk
         time.sleep(3)
         yield Finding("W&B", "ok", "online")
 
-    (finding,) = doctor.InBackground(check).result()
+    (finding,) = doctor.in_background(check)()
     assert (finding.status, "does not answer" in finding.found) == ("warning", True)
 
 
@@ -145,11 +143,3 @@ def test_wandb_that_accepts_and_never_answers_makes_runs_offline(tmp_path: Path)
         )
     assert "runs would be offline" in done.stdout
     assert "timed out" in done.stdout
-
-
-def test_a_terminal_gets_a_table() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    doctor.show([Finding("shapes", "ok", "always [there]")], console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "always [there]" in text
-    assert "┃" in text

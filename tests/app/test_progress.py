@@ -39,7 +39,7 @@ def test_lines_are_few() -> None:
         "attacks: 60 of 100 images, 1 images/s, 0:40 left",
         "attacks: 90 of 100 images, 1 images/s, 0:10 left",
         "attacks: 100 of 100 images, 1 images/s, 0:00 left",
-        "CLEVER: 3.3 of 4 images",
+        "clever: 3.3 of 4 images",
         "removal: 0 of 2 images",
     ]
 

@@ -62,9 +62,8 @@ def test_a_sweep_on_a_terminal_of_80_columns() -> None:
     assert "silent for 1:00:00; last line:" in lines[8]
 
 
-def test_a_wide_terminal_shows_machine_and_share() -> None:
+def test_a_wide_terminal_shows_the_machine() -> None:
     (line,) = [line for line in text([running(1)], 160).splitlines() if "seed=1" in line]
-    assert line.count("━") == 4  # of 12, two fifths
     assert line.rstrip().endswith("node7")
 
 
@@ -81,16 +80,6 @@ def test_any_sweep_fits_any_terminal(width: int, height: int, going: int, bad: i
         shown = sum(mark in line for line in lines[3:])
         assert shown == count or any(line.strip() == f"… and {count - shown:,} more {kind}" for line in lines)
         assert shown or not count or height == 8
-
-
-def test_the_bar_shows_the_least_part_of_each_kind() -> None:
-    states = [job("queued", index) for index in range(997)]
-    states += [job(state, step=1, steps=2) for state in ("done", "failed", "running")]
-    console = Console(width=80, color_system="truecolor", force_terminal=True)
-    with console.capture() as capture:
-        console.print(sweep_view(Path("s"), states, 80, None, NOW))
-    bar = capture.get().splitlines()[1]
-    assert all(f"\x1b[{colour}m━" in bar for colour in (32, 36, 31))
 
 
 def test_a_message_is_text_and_nothing_else() -> None:
@@ -121,12 +110,6 @@ def test_a_file_gets_one_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "● 1 running  ✖ 1 failed  ✔ 1 done" in out
     assert "out of memory" in out
     assert "\x1b" not in out
-
-
-def test_watching_into_a_file_ends_with_the_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_sweep(tmp_path, ended=True)
-    assert main([str(tmp_path), "--watch"]) == 0
-    assert capsys.readouterr().out.count("✖ 1 failed  ✔ 2 done") == 1
 
 
 def test_json_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,15 +162,14 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-@pytest.mark.parametrize("key", [b"q", b"\x03"])
-def test_a_terminal_is_kept_up_to_date_until_a_key_is_pressed(tmp_path: Path, key: bytes) -> None:
+def test_a_terminal_is_kept_up_to_date_until_ctrl_c(tmp_path: Path) -> None:
     write_sweep(tmp_path, ended=False)
     terminal = Terminal(str(tmp_path))
     terminal.wait_for(b"1 running")
     progress = json.loads((tmp_path / "c" / "progress.json").read_text())
     (tmp_path / "c" / "progress.json").write_text(json.dumps(progress | {"epoch": 3}))
     terminal.wait_for(b"3/4")
-    os.write(terminal.file, key)
+    os.write(terminal.file, b"\x03")
     assert terminal.status() == 0
     assert b"\x1b[?1049l" in terminal.seen  # the screen is given back,
     assert b"1 running" in terminal.seen.split(b"\x1b[?1049l")[1]  # with the last look on it

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.squeue import SlurmJob, ask_squeue
+from symmetry_robustness.sweeps.slurm_queue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.status import JobState, job_state, sweep_states
 
 LONG_AGO = time.time() - 5000

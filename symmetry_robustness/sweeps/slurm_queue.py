@@ -1,17 +1,51 @@
-"""Waits for jobs of a cluster: their files tell how they ended, squeue only whether they are still to come."""
+"""The queue of Slurm: what is in it, and waiting until jobs have left it; their files tell how they ended."""
 
+import getpass
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from symmetry_robustness.runs.directory import SUBMISSION, SUMMARY, is_done
 from symmetry_robustness.runs.json_files import read_mapping, text
-from symmetry_robustness.runs.squeue import ask_squeue
 from symmetry_robustness.sweeps.executor import OnError, stop_line
 
 _GRACE_S: Final = 10.0  # for files to cross a network after the job has left the queue
+_WAITING: Final = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+
+
+class SlurmJob(NamedTuple):
+    """A job in the queue."""
+
+    waiting: bool
+    reason: str
+    comment: str = ""
+
+
+def ask_squeue(identifiers: Collection[str] | None, timeout: float = 10.0) -> dict[str, SlurmJob] | None:
+    """Query jobs in one call.
+
+    Args:
+        identifiers: of jobs, an element of an array as `123_4`; None for all of this user.
+        timeout: seconds.
+
+    Returns:
+        The jobs that wait or run, by identifier; None if squeue is missing or does not answer.
+    """
+    if identifiers is None:
+        which = f"--user={getpass.getuser()}"
+    else:
+        which = f"--jobs={','.join(sorted({identifier.split('_')[0] for identifier in identifiers}))}"
+    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r|%k", which]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode and "Invalid job id" not in done.stderr:  # squeue's message if it knows none of them
+        return None
+    rows = [line.strip().split("|", 3) for line in done.stdout.splitlines()]
+    return {row[0]: SlurmJob(row[1] in _WAITING, *row[2:]) for row in rows if len(row) == 4}
 
 
 def wait_for_jobs(jobs: Mapping[Path, str], poll_s: float, on_error: OnError) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import symmetry_robustness
-from symmetry_robustness.runs.snapshot import snapshot
+from symmetry_robustness.runs.provenance import snapshot
 
 CHECKOUT = Path(symmetry_robustness.__file__).parents[1]
 
