@@ -60,7 +60,7 @@ lock:  ## resolve the newest allowed versions into requirements.lock
 	$(PYTHON) -m venv --clear .lock
 	.lock/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.lock/bin/python -m pip install --quiet 'torch<2.14'
-	.lock/bin/python -m pip install --quiet --group dev --group docs ".[search]"
+	.lock/bin/python -m pip install --quiet --group dev --group docs ".[search,safetensors]"
 	.lock/bin/python -m pip install --quiet --no-deps --group without-their-requirements
 	(sed -n '/^#/p' requirements.lock; .lock/bin/python -m pip freeze --all --exclude pip --exclude symmetry-robustness \
 	  | sed -E 's/\+(cpu|cu[0-9]+)$$//; /^(nvidia-|cuda-|triton)/d') >requirements.lock.new

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CHANGELOG.md", "docs/**/*.md", "experiments/**/*.md", "benchmarks/results/**/*.md")
 # Packages of the reference. Where `__all__` says what is public, the page shows that, else each module.
 PACKAGES = {
-    "": "load_config, build_network, load_network",
+    "": "load_config, build_network, load_network, load_weights, wrap",
     "attacks": "threat models and attacks",
     "robustness": "evaluator, protocol and measures",
     "results": "reports, soundness checks, names and files",

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from symmetry_robustness.app.config import load_config
-    from symmetry_robustness.models import build_network, load_network
+    from symmetry_robustness.models import build_network, load_network, load_weights, wrap
 
-__all__ = ["build_network", "load_config", "load_network"]
+__all__ = ["build_network", "load_config", "load_network", "load_weights", "wrap"]
 
 # Imported on first use, so that `symrob --help` does not wait for torch.
-_HOME = {"load_config": "app.config", "build_network": "models", "load_network": "models"}
+_HOME = {"load_config": "app.config"} | dict.fromkeys(
+    ["build_network", "load_network", "load_weights", "wrap"], "models"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from symmetry_robustness.layers.export import export
 from symmetry_robustness.models.build import build_network, build_network_from_untrusted
 from symmetry_robustness.models.checkpoint import Checkpoint, load_checkpoint, load_network
 from symmetry_robustness.models.trust import require_trusted
+from symmetry_robustness.models.weights import load_weights, wrap
 
 __all__ = [
     "Checkpoint",
@@ -12,5 +13,7 @@ __all__ = [
     "export",
     "load_checkpoint",
     "load_network",
+    "load_weights",
     "require_trusted",
+    "wrap",
 ]
