@@ -70,6 +70,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "stable_under_noise": "Noise of one grey level leaves clean accuracy as it is; stored images are not recognised.",
     "sees_whole_range": "Pixels of every brightness matter; a network that clamps its input is blind to some.",
     "statistics_match": "The first batch norm meets the means and variances of training: images are normalised once.",
+    "normalized_once": "No usual normalisation, added or undone, makes the network much more accurate.",
     "clean_accuracy": "Clean accuracy is above guessing and as high as expected; otherwise labels or images are wrong.",
     "falls_with_epsilon": "Robust accuracy does not rise with epsilon.",
     "iterative_at_least_single": "Attacks of many steps break at least as many images as attacks of one.",

@@ -14,6 +14,7 @@ from symmetry_robustness.results.report import RobustnessReport
 from symmetry_robustness.robustness.checks import adversarial, derived, forward
 from symmetry_robustness.robustness.checks.adversarial import Target
 from symmetry_robustness.robustness.checks.forward import Sample
+from symmetry_robustness.robustness.checks.normalization import normalized_once
 from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
@@ -52,8 +53,10 @@ def run_checks(
     found += [check(sample) for check in _CHEAP]
     rows = _first(report, report.predictions >= 0, _NOISE_IMAGES)
     noisy = Sample(network, *_take(network, images, labels, rows), protocol.seed, protocol.batch_size)
-    found.append(forward.stable_under_noise(noisy, torch.as_tensor(report.clean_correct[rows])))
+    correct = torch.as_tensor(report.clean_correct[rows])
+    found.append(forward.stable_under_noise(noisy, correct))
     if protocol.checks == "full":
+        found.append(normalized_once(noisy, correct))
         found.append(forward.sees_whole_range(sample))
         if protocol.attacks:
             found += _adversarial_checks(network, images, labels, protocol, report)
