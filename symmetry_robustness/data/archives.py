@@ -1,24 +1,27 @@
 """The official CIFAR archives: their files, checksums and classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from symmetry_robustness.data.cifar_format import PIXELS
 from symmetry_robustness.data.integrity import Archive
+
+PIXELS = 3 * 32 * 32
 
 
 @dataclass(frozen=True)
 class CIFAR:
     """A CIFAR data set in its official binary layout.
 
+    A record holds label bytes, of which the last is the class, and 3,072 channel-first pixels.
+    Source: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+
     Args:
         title: For tables.
         class_names: In the order of the labels.
-        archive: Its records start with `label_bytes` bytes.
+        archive: Of the files, each of which holds whole records.
         train: Files of the training images, in order.
         test: Files of the test images, in order.
-        train_images: Number of training images.
-        test_images: Number of test images.
-        label_bytes: Of a record.
+        label_bytes: Of a record: 1 for CIFAR-10, 2 (coarse, fine) for CIFAR-100.
     """
 
     title: str
@@ -26,9 +29,11 @@ class CIFAR:
     archive: Archive
     train: tuple[str, ...]
     test: tuple[str, ...]
-    train_images: int
-    test_images: int
     label_bytes: int
+
+    def count(self, files: Sequence[str]) -> int:
+        """Number of images in some of the files."""
+        return sum(self.archive.files[name] or 0 for name in files) // (self.label_bytes + PIXELS)
 
 
 _CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -57,8 +62,6 @@ CIFAR10 = CIFAR(
     ),
     train=_CIFAR10_TRAIN,
     test=("test_batch.bin",),
-    train_images=50_000,
-    test_images=10_000,
     label_bytes=1,
 )
 
@@ -75,7 +78,5 @@ CIFAR100 = CIFAR(
     ),
     train=("train.bin",),
     test=("test.bin",),
-    train_images=50_000,
-    test_images=10_000,
     label_bytes=2,
 )

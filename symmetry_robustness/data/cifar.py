@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
-from symmetry_robustness.data.cifar_format import read_binary
+from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100, PIXELS
 from symmetry_robustness.data.integrity import Copy, check_files, find_directory
 from symmetry_robustness.data.loaders import Batch, Split
 from symmetry_robustness.data.module import ImageDataModule
@@ -33,28 +32,25 @@ def read_cifar(cifar: CIFAR, root: Path, copy: Copy, *, train: bool) -> Batch:
     """
     directory, names = find_directory(cifar.archive, root), cifar.train if train else cifar.test
     check_files(cifar.archive, directory, list(names), copy)
-    size = cifar.train_images if train else cifar.test_images
+    size = cifar.count(names)
     images, labels = torch.empty(size, 3, 32, 32, dtype=torch.uint8), torch.empty(size, dtype=torch.int64)
-    per_file = size // len(names)
-    for index, name in enumerate(names):
-        rows = slice(index * per_file, (index + 1) * per_file)
-        read_binary(directory / name, images[rows], labels[rows], cifar.label_bytes)
-    _check_labels(cifar, labels, directory, f"run `{cifar.archive.download_command(directory.parent)}`")
-    return images, labels
-
-
-def _check_labels(cifar: CIFAR, labels: Tensor, directory: Path, remedy: str) -> None:
+    start = 0
+    for name in names:
+        # Mapped, so that the copy into the tensor is the only one in memory.
+        records = np.memmap(directory / name, np.uint8, "r").reshape(-1, cifar.label_bytes + PIXELS)
+        rows = slice(start, start + len(records))
+        images[rows].view(-1, PIXELS).numpy()[:] = records[:, cifar.label_bytes :]
+        labels[rows].numpy()[:] = records[:, cifar.label_bytes - 1]
+        start = rows.stop
     classes = len(cifar.class_names)
-    if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(
-            f"{directory} has labels {labels.min()} to {labels.max()}, expected 0 to {classes - 1}; {remedy}"
-        )
     counts = labels.bincount(minlength=classes)
-    if (counts != len(labels) // classes).any():
+    if (counts != size // classes).any():
         raise UserError(
-            f"{directory} has {counts.min()} to {counts.max()} images of a class, expected {len(labels) // classes}; "
-            f"{remedy}"
+            f"{directory} has labels {labels.min()} to {labels.max()}, expected 0 to {classes - 1}, and "
+            f"{counts.min()} to {counts.max()} images of a class, expected {size // classes}; "
+            f"run `{cifar.archive.download_command(directory.parent)}`"
         )
+    return images, labels
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -99,20 +95,22 @@ class CIFARDataModule(ImageDataModule):
             return
         if self.copy == "official":
             raise UserError("data.inexact is for other copies, but data.copy=official; set data.copy=other")
-        train, total = self.cifar.train_images, self.cifar.train_images + self.cifar.test_images
+        train, total = self.cifar.count(self.cifar.train), self._total
         if wrong := [number for number in self.inexact if not 0 <= number < total]:
             raise UserError(f"data.inexact has {wrong[0]}; images are numbered from 0 to {total - 1}")
         self.excluded_test_images = [number - train for number in self.inexact if number >= train]
 
     @property
+    def _total(self) -> int:
+        return self.cifar.count([*self.cifar.train, *self.cifar.test])
+
+    @property
     def origin(self) -> str:
         """The data set, and whether its files are the official ones."""
+        files = "official files" if self.copy == "official" else "another copy (data.copy=other)"
         if self.inexact is not None:
-            total = self.cifar.train_images + self.cifar.test_images
-            return f"{self.cifar.title}, {total - len(self.inexact):,} of {total:,} images exact"
-        return (
-            f"{self.cifar.title}, {'official files' if self.copy == 'official' else 'another copy (data.copy=other)'}"
-        )
+            files = f"{self._total - len(self.inexact):,} of {self._total:,} images exact"
+        return f"{self.cifar.title}, {files}"
 
     def load_train(self) -> Batch:
         """The official training images."""

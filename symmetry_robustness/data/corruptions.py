@@ -90,9 +90,8 @@ def read_corruption(path: Path, clean: Tensor, severities: Sequence[int]) -> lis
             f"{path} holds {images.dtype} {tuple(images.shape)}, expected uint8 {expected}; download it again"
         )
     images = images.permute(0, 3, 1, 2)
-    rows = torch.arange(len(clean))
-    slices = {severity: images[(severity - 1) * len(clean) : severity * len(clean)] for severity in severities}
-    return [Split(f"{path.stem}_{severity}", part, clean, rows) for severity, part in slices.items()]
+    parts, rows = torch.split(images, len(clean)), torch.arange(len(clean))
+    return [Split(f"{path.stem}_{severity}", parts[severity - 1], clean, rows) for severity in severities]
 
 
 def choose_corruptions(
@@ -159,8 +158,8 @@ class CorruptedCIFARDataModule(CIFARDataModule):
         check_files(self.archive, directory, [f"{name}.npy" for name in ("labels", *self.corruptions)], self.copy)
         _, clean = read_cifar(self.cifar, root, self.copy, train=False)
         check_labels(directory, clean)
-        parts = [read_corruption(directory / f"{name}.npy", clean, self.severities) for name in self.corruptions]
-        return [split for part in parts for split in part]
+        paths = [directory / f"{name}.npy" for name in self.corruptions]
+        return [split for path in paths for split in read_corruption(path, clean, self.severities)]
 
 
 class CIFAR10C(CorruptedCIFARDataModule):

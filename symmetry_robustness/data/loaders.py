@@ -127,7 +127,15 @@ def evaluation_slices(size: int, batch_size: int, rank: int, world_size: int) ->
 
 
 class _Loader:
-    """Lightning's view of a loader, and the check of the number of ranks."""
+    """Lightning's view of a loader, and the check of the number of ranks.
+
+    Args:
+        split: The images.
+        batch_size: Images per step, summed over all ranks; the largest number of them in an evaluation.
+        rank: This process.
+        world_size: Number of processes.
+        pin_memory: Whether batches lie in page-locked memory, for asynchronous copies to a GPU.
+    """
 
     batch_sampler = None  # Lightning reads it beside `sampler`
 
@@ -153,12 +161,8 @@ class TrainLoader(_Loader):
     rank an image.
 
     Args:
-        split: The training images.
-        batch_size: Images per optimiser step, summed over all ranks.
+        split, batch_size, rank, world_size, pin_memory: As in `_Loader`.
         seed: Of the order.
-        rank: This process.
-        world_size: Number of processes.
-        pin_memory: Whether batches lie in page-locked memory, for asynchronous copies to a GPU.
 
     Raises:
         UserError: if there are fewer images, or a smaller batch, than processes.
@@ -223,14 +227,7 @@ class TrainLoader(_Loader):
 class EvaluationLoader(_Loader):
     """Batches of (images uint8, labels int64) in data order, without padding or duplicates.
 
-    Each rank reads one contiguous part; all ranks have equally many batches.
-
-    Args:
-        split: The images to evaluate.
-        batch_size: Largest number of images per step, summed over all ranks.
-        rank: This process.
-        world_size: Number of processes.
-        pin_memory: Whether batches lie in page-locked memory, for asynchronous copies to a GPU.
+    Each rank reads one contiguous part; all ranks have equally many batches. Arguments as in `_Loader`.
 
     Raises:
         UserError: if there are fewer images than processes.

@@ -24,8 +24,6 @@ def shrink(cifar: CIFAR) -> CIFAR:
         cifar,
         class_names=classes,
         archive=replace(cifar.archive, files=files),
-        train_images=PER_FILE * len(cifar.train),
-        test_images=PER_FILE * len(cifar.test),
     )
 
 

@@ -174,9 +174,9 @@ def test_full_size_files_stay_uint8_and_are_held_once(tmp_path: Path) -> None:
 
 def test_inexact_images_of_a_copy_are_counted_and_never_judged(cifar10: CIFAR, tmp_path: Path) -> None:
     write_binary(cifar10, tmp_path)
-    first_test = cifar10.train_images
+    first_test = cifar10.count(cifar10.train)
     module = make(tmp_path, copy="other", inexact=[3, first_test + 2, first_test + 19])
-    total = first_test + cifar10.test_images
+    total = first_test + cifar10.count(cifar10.test)
     assert module.provenance == f"CIFAR-10, {total - 3} of {total} images exact"
     assert module.subset("test", None, 0)[2].tolist() == [n for n in range(20) if n not in (2, 19)]
     with pytest.raises(UserError, match="choose 1 to 18"):
