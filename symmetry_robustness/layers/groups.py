@@ -112,15 +112,6 @@ class Group:
         return F.grid_sample(images, grid, align_corners=False)
 
 
-def group_order(group: str) -> int:
-    """Number of elements of C_N or D_N.
-
-    Raises:
-        UserError: the name is not such a group, or the group is too large.
-    """
-    return Group(group).order
-
-
 @dataclass(frozen=True)
 class FieldType:
     """A number of fields of one representation of a group, in channels ordered by component.

@@ -72,6 +72,7 @@ class RotationConv(nn.Module):
         matrices = basis.filters.permute(1, 3, 4, 2, 0).flatten(1, 3).contiguous()
         self.register_buffer("basis", matrices, persistent=False)
         self._cache = ExpandedKernelCache()
+        self.permute_fields = self.out_type.permute_fields
 
     def expand(self) -> tuple[Tensor, Tensor | None]:
         """Kernel (out_channels, in_channels, k, k), channels last, and bias of the plain convolution this one is."""
@@ -93,15 +94,6 @@ class RotationConv(nn.Module):
         zeros = self.bias.new_zeros(fields)
         return torch.cat([(next(constants) if is_permuted else zeros).repeat(size) for size, is_permuted in self.parts])
 
-    def _kernel(self, channels_last: bool) -> Tensor:
-        """The expanded kernel in a memory format, see `ExpandedKernelCache`."""
-
-        def expand(weight: Tensor) -> Kernels:
-            kernel = self.expand_weight(weight)
-            return (kernel if channels_last else kernel.contiguous(),)
-
-        return self._cache.get(self.weight, expand, channels_last)[0]
-
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W), divided by the stride.
 
@@ -113,17 +105,19 @@ class RotationConv(nn.Module):
                 f"stride {self.stride} breaks the symmetry at {tuple(features.shape[-2:])} pixels: it must divide the "
                 "size less one; choose such a size, or stride 1 and a pool whose windows tile the image"
             )
-        kernel = self._kernel(features.is_contiguous(memory_format=torch.channels_last))
-        return F.conv2d(features, kernel, self._expand_bias(), self.stride, padding=self.kernel_size // 2)
+        channels_last = features.is_contiguous(memory_format=torch.channels_last)
 
-    def permute_fields(self, features: Tensor, angle: float, scale: float = 1.0) -> Tensor | None:
-        """Act with a rotation on the channels of the output; see `FieldType.permute_fields`."""
-        return self.out_type.permute_fields(features, angle, scale)
+        def expand(weight: Tensor) -> Kernels:
+            kernel = self.expand_weight(weight)
+            return (kernel if channels_last else kernel.contiguous(),)
+
+        (kernel,) = self._cache.get(self.weight, expand, channels_last)
+        return F.conv2d(features, kernel, self._expand_bias(), self.stride, padding=self.kernel_size // 2)
 
     @torch.no_grad()
     def export(self) -> nn.Module:
         """Return the plain convolution with the kernel of this moment; it still says `permute_fields`."""
         kernel, bias = self.expand()
         convolution = plain_convolution(kernel.contiguous(), bias, self.stride)
-        convolution.permute_fields = self.out_type.permute_fields  # type: ignore[assignment]  # a plain function
+        convolution.permute_fields = self.permute_fields  # type: ignore[assignment]  # a plain function
         return convolution

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.convolution import conv_block
 from symmetry_robustness.layers.fields import InnerBatchNorm
-from symmetry_robustness.layers.groups import group_order
+from symmetry_robustness.layers.groups import Group
 from symmetry_robustness.layers.pooling import GroupPool
 from symmetry_robustness.layers.rotation import RotationConv
 from symmetry_robustness.layers.scale import ScaleLifting
@@ -131,7 +131,7 @@ class CascadedStem(nn.Module):
 
     def __init__(self, channels: int, group: str, fused_channels: int | None = None, in_channels: int = 3) -> None:
         super().__init__()
-        order = group_order(group)
+        order = Group(group).order
         self.conv = ConvStem(channels, in_channels)
         if channels % order:
             raise UserError(f"channels must be a multiple of {order} for group {group}, got {channels}; choose one")

@@ -11,7 +11,7 @@ from torch import nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.basis import steerable_basis
-from symmetry_robustness.layers.groups import Group, group_order
+from symmetry_robustness.layers.groups import Group
 from symmetry_robustness.layers.rotation import RotationConv
 
 
@@ -119,7 +119,7 @@ def test_group_kernel_of_d4_is_one_kernel_turned_reflected_and_permuted():
 @pytest.mark.parametrize("group", ["C4", "C8"])
 @pytest.mark.parametrize("size", [8, 32])
 def test_commutes_with_quarter_turns_on_even_grids(group, size):
-    order = group_order(group)
+    order = Group(group).order
     lifting, following = RotationConv(group, 3, 4, in_representation="trivial"), RotationConv(group, 4, 6)
     lifting.bias.data.normal_()
     images = torch.randn(3, 3, size, size)
