@@ -37,6 +37,7 @@ from symmetry_robustness.robustness.checks import derived
 from symmetry_robustness.robustness.checks.run import run_checks
 from symmetry_robustness.robustness.continuous_batching import CleanPass, misclassified
 from symmetry_robustness.robustness.fusion import fuse
+from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.measures.run import add_measures
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
@@ -88,7 +89,8 @@ def evaluate_robustness(
         array([0.06])
     """
     started = time.perf_counter()
-    images, labels, numbers = validate_inputs(network, images, labels, protocol, indices)
+    inputs = validate_inputs(network, images, labels, protocol, indices)
+    images, numbers = inputs.images, inputs.indices
     keep = _lowest(numbers, protocol.keep_examples)
     with _in_mode(network, protocol.mode), _untouched(network, images.device):
         forms = _prepare(network, images[: protocol.batch_size], compiled)
@@ -96,32 +98,25 @@ def evaluate_robustness(
         for start in range(0, max(len(images), 1), _WINDOW):
             window = slice(start, start + _WINDOW)
             notify = functools.partial(_notify_whole, progress or ignore, start, len(images))
-            batch = images[window], labels[window], numbers[window]
-            parts.append(_evaluate(forms, *batch, protocol, keep[window], notify))
+            parts.append(_evaluate(forms, inputs.take(window), protocol, keep[window], notify))
         report = concatenate(parts)
         order = np.argsort(numbers[keep])
         report = replace(report, examples={name: shown[order] for name, shown in report.examples.items()})
-        report = add_measures(network, images, labels, protocol, report, progress or ignore)
+        report = add_measures(inputs, protocol, report, progress or ignore)
         if extra_checks:
-            report = add_checks(network, images, labels, protocol, report)
+            report = add_checks(inputs, protocol, report)
     report = replace(report, counts={**report.counts, "seconds": time.perf_counter() - started})
     return derived.add_derived_checks(report, protocol.attacks)
 
 
-def add_checks(
-    network: nn.Module, images: Tensor, labels: Tensor, protocol: EvaluationProtocol, report: RobustnessReport
-) -> RobustnessReport:
+def add_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: RobustnessReport) -> RobustnessReport:
     """The report with the checks that follow from the protocol or pass some of its images through the network again.
 
-    Args:
-        network: as evaluated; afterwards as before.
-        images: (N, C, H, W), in the order of the report, on any device.
-        labels: (N,) int64.
-        protocol: decides which checks run.
-        report: without these checks.
+    The images are those of the report, in its order, on any device; the network is afterwards as before.
     """
-    with _in_mode(network, protocol.mode), _untouched(network, device_of(network, images)):
-        found = run_checks(network, images, labels, protocol, report)
+    device = device_of(inputs.network, inputs.images)
+    with _in_mode(inputs.network, protocol.mode), _untouched(inputs.network, device):
+        found = run_checks(inputs, protocol, report)
     return replace(report, checks=(*report.checks, *found))
 
 
@@ -147,8 +142,8 @@ def validate_inputs(
     labels: Tensor,
     protocol: EvaluationProtocol,
     indices: Tensor | Sequence[int] | IntArray | None,
-) -> tuple[Tensor, Tensor, IntArray]:
-    """Images, labels and the numbers of the images, if they can be evaluated, converted where that is safe.
+) -> MeasureInputs:
+    """Network, images, labels and the numbers of the images, if they can be evaluated, converted where that is safe.
 
     Pixels outside of the bounds are no error here but the finding of a soundness check.
 
@@ -172,7 +167,8 @@ def validate_inputs(
                 f"labels must lie in 0 ... {classes - 1}, got {low} ... {high}; use the data the network is for"
             )
     images = images.detach().clone() if images.is_inference() else images.detach()
-    return images, labels.clone() if labels.is_inference() else labels, numbers
+    labels = labels.clone() if labels.is_inference() else labels
+    return MeasureInputs(network, images, labels, numbers, protocol.seed, protocol.batch_size)
 
 
 def check_indices(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
@@ -232,35 +228,27 @@ def _untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
                     buffer.copy_(copy)
 
 
-def _clean_pass(
-    network: nn.Module, images: Tensor, labels: Tensor, batch_size: int, notify: ProgressCallback
-) -> CleanPass:
+def _clean_pass(inputs: MeasureInputs, notify: ProgressCallback) -> CleanPass:
     """One pass that gives predictions, the evidence about gradients, and the first step of most attacks."""
-    logits, gradients = [], []
-    for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-        output, gradient = loss_gradient(network, x.contiguous(memory_format=torch.channels_last), y)
-        logits.append(output)
-        gradients.append(gradient)
-        notify(Progress("clean", min(len(images), batch_size * len(logits)), len(images)))
-    return CleanPass(torch.cat(logits), torch.cat(gradients))
+    inputs = inputs._replace(notify=lambda done: notify(Progress("clean", done, len(inputs.images))))
+    parts = [
+        loss_gradient(batch.network, batch.images.contiguous(memory_format=torch.channels_last), batch.labels)
+        for batch in inputs.batches()
+    ]
+    return CleanPass(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def _evaluate(
-    forms: _Forms,
-    images: Tensor,
-    labels: Tensor,
-    numbers: IntArray,
-    protocol: EvaluationProtocol,
-    keep: BoolArray,
-    notify: ProgressCallback,
+    forms: _Forms, inputs: MeasureInputs, protocol: EvaluationProtocol, keep: BoolArray, notify: ProgressCallback
 ) -> RobustnessReport:
     """Report of one window of images, without measures."""
+    images, labels, numbers = inputs.images, inputs.labels, inputs.indices
     checks = [derived.evaluation_mode(forms.network), derived.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)
     checks.append(derived.deterministic_forward(forms.network, images[: protocol.batch_size]))
     network = forms.attacked
-    clean = _clean_pass(network, images, labels, protocol.batch_size, notify)
+    clean = _clean_pass(inputs._replace(network=network), notify)
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
     limit = np.full(len(images), np.inf)
     batch = EvaluationBatch(

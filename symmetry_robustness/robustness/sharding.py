@@ -1,6 +1,5 @@
 """An evaluation cut into shards, each saved when done: interrupted work resumes, and processes divide it."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from symmetry_robustness.results.report import RobustnessReport, concatenate, jo
 from symmetry_robustness.robustness.attack_batch import Progress, ProgressCallback, ignore
 from symmetry_robustness.robustness.checks.derived import add_derived_checks
 from symmetry_robustness.robustness.evaluate import add_checks, check_indices, evaluate_robustness
+from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 IntArray = npt.NDArray[np.int64]
@@ -137,7 +137,8 @@ def evaluate_in_shards(
         rows = torch.as_tensor(shard.rows, device=images.device)
         notify = _part_progress(progress or ignore, shards, shard, folder, protocol)
         if shard.part == "checks":
-            return _checked(network, images[rows], labels[rows], protocol, _merge(folder, shards, "attacks"), notify)
+            inputs = MeasureInputs(network, images[rows], labels[rows], numbers[shard.rows], protocol.seed)
+            return _checked(inputs, protocol, _merge(folder, shards, "attacks"), notify)
         return evaluate_robustness(
             network,
             images[rows].to(device),
@@ -192,16 +193,11 @@ def _part_of(protocol: EvaluationProtocol, shard: Shard) -> EvaluationProtocol:
 
 
 def _checked(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    protocol: EvaluationProtocol,
-    report: RobustnessReport,
-    notify: ProgressCallback,
+    inputs: MeasureInputs, protocol: EvaluationProtocol, report: RobustnessReport, notify: ProgressCallback
 ) -> RobustnessReport:
     """The report of all attacks with the checks of the whole."""
     started = time.perf_counter()
-    report = add_checks(network, images, labels, protocol, report)
+    report = add_checks(inputs, protocol, report)
     notify(Progress("checks", len(report), len(report)))
     seconds = report.counts["seconds"] + time.perf_counter() - started
     return replace(report, counts={**report.counts, "seconds": seconds})
@@ -238,13 +234,10 @@ def _part_progress(
     total = sum(len(shard.rows) for shard in same)
     stages = ([*protocol.attacks] or ["clean"]) if current.part == "attacks" else [current.part]
     progress(Progress(current.part, before, total))
-    return functools.partial(_notify_part, progress, stages, Progress(current.part, before, total), len(current.rows))
 
+    def notify(state: Progress) -> None:
+        if state.stage in stages and state.total:
+            fraction = (stages.index(state.stage) + state.done / state.total) / len(stages)
+            progress(Progress(current.part, before + fraction * len(current.rows), total))
 
-def _notify_part(
-    progress: ProgressCallback, stages: Sequence[str], part: Progress, images: int, state: Progress
-) -> None:
-    """Report a stage of a shard with so many images, `part` being how far its part had come before."""
-    if state.stage in stages and state.total:
-        fraction = (stages.index(state.stage) + state.done / state.total) / len(stages)
-        progress(part._replace(done=part.done + fraction * images))
+    return notify

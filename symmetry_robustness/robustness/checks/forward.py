@@ -1,16 +1,16 @@
 """Soundness checks of the network itself: what it does with images close to the clean ones, without any attack."""
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.validation import forward, predict
-from symmetry_robustness.precision import float32
+from symmetry_robustness.attacks.base import loss_gradient
+from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.continuous_batching import misclassified
+from symmetry_robustness.robustness.measures.base import MeasureInputs
 
 # Length of a change too small to bend a network much, and large enough for float32 to show it.
 _STEP: Final = 1 / 512
@@ -22,26 +22,12 @@ _BINS: Final = 10
 _DEVIATIONS: Final = 2.5
 
 
-class Sample(NamedTuple):
-    """A few images (n, C, H, W) with their labels, the seed of all draws for them, and images per pass."""
-
-    network: nn.Module
-    images: Tensor
-    labels: Tensor
-    seed: int
-    batch_size: int = 128
-
-    def logits(self, images: Tensor) -> Tensor:
-        """The network's logits (n, K) in float32, without gradients."""
-        return torch.cat([predict(self.network, part) for part in torch.split(images, self.batch_size)])
-
-    def draw(self, *key: int) -> Tensor:
-        """Uniform numbers in [0, 1) of the images' shape, a function of seed and key."""
-        generator = keyed_generator(self.seed, *key)
-        return torch.rand(self.images.shape, generator=generator).to(self.images.device)
+def _draw(sample: MeasureInputs, *key: int) -> Tensor:
+    """Uniform numbers in [0, 1) of the images' shape, a function of seed and key."""
+    return torch.rand(sample.images.shape, generator=keyed_generator(sample.seed, *key)).to(sample.images.device)
 
 
-def batch_independent(sample: Sample) -> Check:
+def batch_independent(sample: MeasureInputs) -> Check:
     """Half of a batch, in another order, gives the same logits as the whole. Source: arXiv 1902.06705, sec. 5."""
     name, half = "batch_independent", len(sample.images) // 2
     if half < 2:
@@ -53,7 +39,7 @@ def batch_independent(sample: Sample) -> Check:
     return Check(name, status, f"logits of {half} images differ by up to {worst:.2g} (largest logit {size:.2g})")
 
 
-def gradient_matches_difference(sample: Sample, directions: int = _DIRECTIONS) -> Check:
+def gradient_matches_difference(sample: MeasureInputs, directions: int = _DIRECTIONS) -> Check:
     """Along random directions the margin changes as its gradient says. Source: arXiv 1802.00420, sec. 3.
 
     A branch cut from the graph changes the logits but not the gradient; a quantised input has no gradient at all.
@@ -63,18 +49,16 @@ def gradient_matches_difference(sample: Sample, directions: int = _DIRECTIONS) -
     centre = sample.images.clamp(low + _STEP, max(high - _STEP, low + _STEP))
     rival = sample.logits(centre).scatter(1, sample.labels[:, None], -torch.inf).argmax(1)
 
-    def margin(images: Tensor) -> Tensor:
-        logits = forward(sample.network, images)
-        gap: Tensor = logits.gather(1, sample.labels[:, None]) - logits.gather(1, rival[:, None])
-        return gap.squeeze(1)
+    def margin(logits: Tensor, labels: Tensor, target: Tensor | None = None) -> Tensor:
+        return (logits.gather(1, labels[:, None]) - logits.gather(1, rival[:, None])).squeeze(1)
 
-    gradient = _gradient(margin, centre)
+    _, gradient = loss_gradient(sample.network, centre, sample.labels, margin)
     missing = torch.zeros(len(centre), dtype=torch.float64, device=centre.device)
     total = missing.clone()
     for number in range(directions):
-        direction = torch.where(sample.draw(1, number) < 0.5, -1.0, 1.0)
-        with torch.no_grad(), float32(centre.device):
-            change = margin(centre + _STEP * direction) - margin(centre - _STEP * direction)
+        direction = torch.where(_draw(sample, 1, number) < 0.5, -1.0, 1.0)
+        ahead, behind = (predict(sample.network, centre + sign * _STEP * direction) for sign in (1, -1))
+        change = margin(ahead, sample.labels) - margin(behind, sample.labels)
         measured = change.double() / (2 * _STEP)
         expected = (gradient * direction).flatten(1).double().sum(1)
         missing += (measured - expected).square()
@@ -86,19 +70,10 @@ def gradient_matches_difference(sample: Sample, directions: int = _DIRECTIONS) -
     return Check(name, status, detail)
 
 
-def _gradient(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Gradient (n, ...) of a function with one value per image; zero where the graph is cut."""
-    with torch.enable_grad(), float32(images.device):
-        variable = images.detach().requires_grad_()
-        value = function(variable)
-        found = torch.autograd.grad(value.sum(), variable, allow_unused=True)[0] if value.requires_grad else None
-    return torch.zeros_like(images) if found is None else found
-
-
-def sees_whole_range(sample: Sample) -> Check:
+def sees_whole_range(sample: MeasureInputs) -> Check:
     """Redrawing all pixels of a tenth of [0, 1] within that tenth changes the logits."""
     name = "sees_whole_range"
-    reference, fresh, blind = sample.logits(sample.images), sample.draw(2), []
+    reference, fresh, blind = sample.logits(sample.images), _draw(sample, 2), []
     for number in range(_BINS):
         low, high = number / _BINS, (number + 1) / _BINS
         chosen = (sample.images >= low) & (sample.images <= high)
@@ -112,7 +87,7 @@ def sees_whole_range(sample: Sample) -> Check:
     return Check(name, "passed", f"logits of {len(reference)} images change with pixels of every brightness")
 
 
-def stable_under_noise(sample: Sample, correct: Tensor) -> Check:
+def stable_under_noise(sample: MeasureInputs, correct: Tensor) -> Check:
     """Noise of one grey level, as rounding to bytes makes, leaves clean accuracy as it is.
 
     A network that has stored the test images and answers from memory does not recognise them. Images that noise turns
@@ -123,7 +98,7 @@ def stable_under_noise(sample: Sample, correct: Tensor) -> Check:
         correct: (n,) whether each image is classified correctly without noise.
     """
     low, high = (float(value) for value in torch.aminmax(sample.images))
-    noise = torch.where(sample.draw(3) < 0.5, -1 / 255, 1 / 255)
+    noise = torch.where(_draw(sample, 3) < 0.5, -1 / 255, 1 / 255)
     right = ~misclassified(sample.logits((sample.images + noise).clamp(low, high)), sample.labels).cpu()
     lost, gained = int((correct & ~right).sum()), int((right & ~correct).sum())
     drop = (lost - gained) / len(correct)
@@ -133,7 +108,7 @@ def stable_under_noise(sample: Sample, correct: Tensor) -> Check:
     return Check("stable_under_noise", status, detail)
 
 
-def statistics_match(sample: Sample) -> Check:
+def statistics_match(sample: MeasureInputs) -> Check:
     """The first batch norm with weights meets the statistics it has learned; normalising twice multiplies variances.
 
     Without such a layer nothing can be compared, and the check passes and says so.

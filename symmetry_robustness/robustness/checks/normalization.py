@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.results.checks import Check, Status
-from symmetry_robustness.robustness.checks.forward import Sample
 from symmetry_robustness.robustness.continuous_batching import misclassified
+from symmetry_robustness.robustness.measures.base import MeasureInputs
 
 # Usual means and standard deviations. Those of CIFAR and ImageNet differ by less than matters here.
 _USUAL: Final = ((0.5, 0.5), (0.47, 0.25))
@@ -24,7 +24,7 @@ class _Guess(NamedTuple):
     images: Tensor
 
 
-def normalized_once(sample: Sample, correct: Tensor) -> Check:
+def normalized_once(sample: MeasureInputs, correct: Tensor) -> Check:
     """No usual normalisation, added or undone, makes the network much more accurate.
 
     A network that misses its normalisation gets it from outside, one that normalises twice gets images on which the

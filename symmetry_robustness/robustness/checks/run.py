@@ -6,41 +6,35 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
 from symmetry_robustness.attacks.validation import device_of
 from symmetry_robustness.results.checks import Check, merge_checks
 from symmetry_robustness.results.report import RobustnessReport
 from symmetry_robustness.robustness.checks import adversarial, derived, forward
 from symmetry_robustness.robustness.checks.adversarial import Target
-from symmetry_robustness.robustness.checks.forward import Sample
 from symmetry_robustness.robustness.checks.normalization import normalized_once
 from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range
+from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 # Images of the checks that need gradients of their own, and of the one that needs one pass: bounds their cost.
 _IMAGES: Final = 32
 _NOISE_IMAGES: Final = 256
 
-_CHEAP: Final[tuple[Callable[[Sample], Check], ...]] = (
+_CHEAP: Final[tuple[Callable[[MeasureInputs], Check], ...]] = (
     forward.batch_independent,
     forward.gradient_matches_difference,
     forward.statistics_match,
 )
 
 
-def run_checks(
-    network: nn.Module, images: Tensor, labels: Tensor, protocol: EvaluationProtocol, report: RobustnessReport
-) -> list[Check]:
+def run_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: RobustnessReport) -> list[Check]:
     """Checks that follow from the protocol, and those that pass some images through the network once more.
 
-    Args:
-        network: the network evaluated, as it was evaluated.
-        images: (N, C, H, W), all images of the report, on any device.
-        labels: (N,).
-        protocol: decides by `checks` whether the expensive ones run.
-        report: its results decide which images are attacked again.
+    The network is as it was evaluated, the images are all those of the report, on any device. The protocol decides by
+    `checks` whether the expensive ones run, results of the report which images are attacked again.
     """
+    images = inputs.images
     found = [derived.protocol_settings(protocol), distinct_images(images)]
     if protocol.attacks:
         found.append(epsilon_range(protocol.norm, report.epsilons, images[0].numel() if len(images) else 1))
@@ -49,27 +43,24 @@ def run_checks(
     rows = _first(report, report.predictions >= 0)  # non-finite logits have a check of their own
     if not len(rows):
         return found
-    sample = Sample(network, *_take(network, images, labels, rows), protocol.seed)
+    sample = _take(inputs, rows)
     found += [check(sample) for check in _CHEAP]
     rows = _first(report, report.predictions >= 0, _NOISE_IMAGES)
-    noisy = Sample(network, *_take(network, images, labels, rows), protocol.seed, protocol.batch_size)
+    noisy = _take(inputs, rows)._replace(batch_size=protocol.batch_size)
     correct = torch.as_tensor(report.clean_correct[rows])
     found.append(forward.stable_under_noise(noisy, correct))
     if protocol.checks == "full":
         found.append(normalized_once(noisy, correct))
         found.append(forward.sees_whole_range(sample))
         if protocol.attacks:
-            found += _adversarial_checks(network, images, labels, protocol, report)
+            found += _adversarial_checks(inputs, protocol, report)
     return found
 
 
-def _adversarial_checks(
-    network: nn.Module, images: Tensor, labels: Tensor, protocol: EvaluationProtocol, report: RobustnessReport
-) -> list[Check]:
+def _adversarial_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: RobustnessReport) -> list[Check]:
     def target(mask: npt.NDArray[np.bool_], epsilon: float) -> Target:
-        return Target(
-            network, *_take(network, images, labels, _first(report, report.clean_correct & mask)), protocol, epsilon
-        )
+        few = _take(inputs, _first(report, report.clean_correct & mask))
+        return Target(few.network, few.images, few.labels, protocol, epsilon)
 
     largest, informative = report.epsilons[-1], most_informative_epsilon(report)
     surviving = target(report.worst_correct(informative), informative)
@@ -103,7 +94,7 @@ def _first(report: RobustnessReport, mask: npt.NDArray[np.bool_], count: int = _
     return rows
 
 
-def _take(network: nn.Module, images: Tensor, labels: Tensor, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Some images with their labels, where the network is."""
-    index, place = torch.as_tensor(rows, device=images.device), device_of(network, images)
-    return images[index].to(place), labels[index].to(place)
+def _take(inputs: MeasureInputs, rows: npt.NDArray[np.int64]) -> MeasureInputs:
+    """Some images with their labels, where the network is, of which all pass it at once."""
+    few, place = inputs.take(rows), device_of(inputs.network, inputs.images)
+    return few._replace(images=few.images.to(place), labels=few.labels.to(place), batch_size=max(len(rows), 1))

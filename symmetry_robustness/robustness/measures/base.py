@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import plain
+from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.results.plots import plots_to_plain
 
 IntArray = npt.NDArray[np.int64]
@@ -34,6 +35,10 @@ class MeasureInputs(NamedTuple):
     batch_size: int = 128
     keep: int = 0
     notify: Callable[[float], None] = lambda done: None
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The network's logits (n, K) of images (n, C, H, W) in float32, without gradients."""
+        return torch.cat([predict(self.network, part) for part in torch.split(images, self.batch_size)])
 
     def take(self, rows: slice | IntArray) -> "MeasureInputs":
         """The same with some of the images."""

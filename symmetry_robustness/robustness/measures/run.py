@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from torch import Tensor, nn
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
@@ -16,28 +15,17 @@ from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 
 def add_measures(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    protocol: EvaluationProtocol,
-    report: RobustnessReport,
-    progress: ProgressCallback,
+    whole: MeasureInputs, protocol: EvaluationProtocol, report: RobustnessReport, progress: ProgressCallback
 ) -> RobustnessReport:
     """The report with the arrays of the protocol's measures; stages of progress are called `measures.NAME`.
 
-    Args:
-        network: images in [0, 1] to logits, in evaluation mode; made of modules, since measures may look inside.
-        images: (N, C, H, W), those of the report.
-        labels: (N,).
-        protocol: names the measures.
-        report: of everything else.
-        progress: called with how far each measure has come.
+    The network is in evaluation mode and made of modules, since measures may look inside; the images are those of the
+    report.
 
     Raises:
         UserError: for images or a network that a measure refuses, or arrays that do not fit the images.
     """
     measures: dict[str, Arrays] = {}
-    whole = MeasureInputs(network, images, labels, report.indices, protocol.seed, protocol.batch_size)
     for name, measure in protocol.measures.items():
         inputs = whole.take(np.argsort(whole.indices, kind="stable")[: measure.images])
         total = len(inputs.images)
@@ -47,7 +35,7 @@ def add_measures(
         def notify(done: float, stage: str = f"measures.{name}", total: int = total) -> None:
             progress(Progress(stage, done, total))
 
-        with float32(images.device):
+        with float32(whole.images.device):
             found = measure.compute(inputs._replace(notify=notify, keep=min(protocol.keep_examples, total)))
         notify(total)
         measures[name] = {"indices": inputs.indices, **found}

@@ -1,13 +1,14 @@
 """Normalisation that is missing, or made twice, shows in the accuracy that a usual one would give."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.layers.normalize import Normalize
-from symmetry_robustness.robustness.checks.forward import Sample
 from symmetry_robustness.robustness.checks.normalization import normalized_once
 from symmetry_robustness.robustness.continuous_batching import misclassified
+from symmetry_robustness.robustness.measures.base import MeasureInputs
 
 CIFAR = ([0.4914, 0.4822, 0.4465], [0.247, 0.243, 0.262])
 
@@ -30,7 +31,7 @@ def check(network: nn.Module, size: int = 200, wrong: float = 0.2) -> tuple[str,
     labels = torch.arange(size) % 10
     images = ((labels + torch.rand(size, generator=generator)) / 10)[:, None, None, None].expand(size, 3, 4, 4).clone()
     labels = torch.where(torch.rand(size, generator=generator) < wrong, (labels + 5) % 10, labels)
-    sample = Sample(network, images, labels, seed=0)
+    sample = MeasureInputs(network, images, labels, np.arange(len(images)))
     found = normalized_once(sample, ~misclassified(network(images), labels))
     assert found.name == "normalized_once"
     return found.status, found.evidence
