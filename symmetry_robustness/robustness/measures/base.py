@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import plain
-from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels, predict
 from symmetry_robustness.results.plots import plots_to_plain
 
 IntArray = npt.NDArray[np.int64]
@@ -39,6 +39,16 @@ class MeasureInputs(NamedTuple):
     def logits(self, images: Tensor) -> Tensor:
         """The network's logits (n, K) of images (n, C, H, W) in float32, without gradients."""
         return torch.cat([predict(self.network, part) for part in torch.split(images, self.batch_size)])
+
+    def check(self) -> None:
+        """Refuse inputs that measures do not work with.
+
+        Raises:
+            UserError: for unsuitable images or labels, or a network in training mode.
+        """
+        check_images(self.images)
+        check_labels(self.labels, self.images)
+        check_evaluation_mode(self.network)
 
     def take(self, rows: slice | IntArray) -> "MeasureInputs":
         """The same with some of the images."""

@@ -12,14 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.norms import NORMS
-from symmetry_robustness.attacks.validation import (
-    check_evaluation_mode,
-    check_gradients_exist,
-    check_images,
-    check_logits,
-    forward,
-    predict,
-)
+from symmetry_robustness.attacks.validation import check_gradients_exist, check_logits, forward, predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.results.plots import Distribution
@@ -38,42 +31,29 @@ _BLOCK: Final = 32
 _GROUP: Final = 64
 
 
-class CleverFit(NamedTuple):
-    """Quality of the fits; all (B, K).
-
-    `lipschitz` is the estimated largest gradient norm in the ball, `p_value` that of the Kolmogorov-Smirnov test and
-    `shape` of the reverse Weibull. `fallback`: the fit was rejected, `degenerate`: the gradient is constant; both use
-    the largest norm found. `saturated`: the score is capped at the radius, so it only says "at least". Where a gradient
-    is not finite, `lipschitz` is infinite and the score 0.
-    """
-
-    lipschitz: Tensor
-    p_value: Tensor
-    shape: Tensor
-    fallback: Tensor
-    degenerate: Tensor
-    saturated: Tensor
-
-
 class CleverScores(NamedTuple):
     """CLEVER scores with everything needed to judge them, on the CPU.
 
-    `value` (B,) is the score of each image, the least over its targets, in pixel units; `per_target` (B, K) the score
-    towards each target; `targets` (B, K) the target classes, all wrong classes in order or the chosen ones, most likely
-    first; `predicted` (B,) the predicted class, whose margin is measured whether or not it is the true one; `fit` the
-    quality of the fits.
+    `value` (B,) is the score of each image, the least over its targets, in pixel units; `predicted` (B,) the predicted
+    class, whose margin is measured whether or not it is the true one. All others are (B, K): `targets` the target
+    classes, all wrong classes in order or the chosen ones, most likely first; `per_target` the score towards each.
+
+    The rest says how good the fits are: `lipschitz` is the estimated largest gradient norm in the ball, `p_value` that
+    of the Kolmogorov-Smirnov test and `shape` of the reverse Weibull. `fallback`: the fit was rejected, `degenerate`:
+    the gradient is constant; both use the largest norm found. `saturated`: the score is capped at the radius, so it
+    only says "at least". Where a gradient is not finite, `lipschitz` is infinite and the score 0.
     """
 
     value: Tensor
     per_target: Tensor
     targets: Tensor
     predicted: Tensor
-    fit: CleverFit
-
-    @property
-    def saturated(self) -> Tensor:
-        """(B,) whether an image's score is capped at the radius."""
-        return self.fit.saturated.all(1)
+    lipschitz: Tensor
+    p_value: Tensor
+    shape: Tensor
+    fallback: Tensor
+    degenerate: Tensor
+    saturated: Tensor
 
 
 @final
@@ -190,12 +170,10 @@ class Clever:
         )
         inputs, logits = self._prepare(inputs)
         check_logits(logits)
-        found = {name: torch.from_numpy(values) for name, values in self._score(inputs, logits).items()}
-        fit = CleverFit(**{name: found.pop(name) for name in CleverFit._fields})
-        return CleverScores(**found, fit=fit)
+        return CleverScores(**{name: torch.from_numpy(found) for name, found in self._score(inputs, logits).items()})
 
     def compute(self, inputs: MeasureInputs) -> dict[str, npt.NDArray[Any]]:
-        """The fields of `CleverScores` and `CleverFit` by name, for the images whose logits are finite."""
+        """The fields of `CleverScores` by name, for the images whose logits are finite."""
         inputs, logits = self._prepare(inputs._replace(seed=self.seed))
         finite = torch.isfinite(logits).all(1)  # others have no margin
         rows = np.flatnonzero(finite.cpu().numpy())
@@ -204,8 +182,7 @@ class Clever:
 
     def _prepare(self, inputs: MeasureInputs) -> tuple[MeasureInputs, Tensor]:
         """Inputs with the network in its fastest form, and its logits (B, classes)."""
-        check_images(inputs.images)
-        check_evaluation_mode(inputs.network)
+        inputs.check()
         check_gradients_exist("clever")
         inputs = inputs._replace(network=fuse(inputs.network, inputs.images), batch_size=self.batch_size)
         parts = [predict(inputs.network, x.contiguous(memory_format=torch.channels_last)) for x in _batches(inputs)]

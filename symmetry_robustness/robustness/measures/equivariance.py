@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.losses import cross_entropy
-from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels, predict
+from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.files import equivariance_plots
 from symmetry_robustness.results.plots import Plot
@@ -82,10 +82,8 @@ class EquivarianceError:
 
     def compute(self, inputs: MeasureInputs) -> Arrays:
         """Everything above for each image."""
-        check_images(inputs.images)
+        inputs.check()
         check_square(inputs.images)
-        check_labels(inputs.labels, inputs.images)
-        check_evaluation_mode(inputs.network)
         families = {
             "rotation": [Element(angle=angle) for angle in self.angles],
             "scale": [Element(scale=scale) for scale in self.scales],

@@ -8,7 +8,6 @@ import torch
 from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.losses import cross_entropy
 from symmetry_robustness.attacks.norms import NormName, find_norm
-from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels
 from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 
@@ -45,14 +44,8 @@ class GradientNorm:
         find_norm(self.norm)
 
     def compute(self, inputs: MeasureInputs) -> Arrays:
-        """Norm of each gradient.
-
-        Raises:
-            UserError: for unsuitable images or labels, or a network in training mode.
-        """
-        check_images(inputs.images)
-        check_labels(inputs.labels, inputs.images)
-        check_evaluation_mode(inputs.network)
+        """Norm of each gradient."""
+        inputs.check()
         parts = [inputs.images.new_zeros(0)]
         for batch in inputs.batches():
             gradient = loss_gradient(batch.network, batch.images, batch.labels, cross_entropy)[1]

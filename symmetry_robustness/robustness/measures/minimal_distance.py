@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.gradient import PGD
 from symmetry_robustness.attacks.norms import NormName, find_norm, per_image
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
-from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, predict
+from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
@@ -81,11 +81,8 @@ class MinimalDistance:
 
     def compute(self, inputs: MeasureInputs) -> Arrays:
         """Distance of each image."""
-        check_images(inputs.images)
-        check_evaluation_mode(inputs.network)
-        batches = torch.split(inputs.images, inputs.batch_size)
-        logits = torch.cat([predict(inputs.network, images) for images in batches])
-        wrong = misclassified(logits, inputs.labels).cpu().numpy()
+        inputs.check()
+        wrong = misclassified(inputs.logits(inputs.images), inputs.labels).cpu().numpy()
         distance = np.where(wrong, 0.0, self.grid[-1])
         saturated = ~wrong
         standing = np.flatnonzero(~wrong)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.attacks.norms import per_image
-from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, predict
+from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Distribution, Panel
 from symmetry_robustness.rng import keyed_generator
@@ -52,13 +52,8 @@ class RemovalTolerance:
             raise UserError(f"levels must be at least 1, got {self.levels}; 20 levels resolve steps of 5 %")
 
     def compute(self, inputs: MeasureInputs) -> Arrays:
-        """Tolerance of each image.
-
-        Raises:
-            UserError: for unsuitable images, or a network in training mode.
-        """
-        check_images(inputs.images)
-        check_evaluation_mode(inputs.network)
+        """Tolerance of each image."""
+        inputs.check()
         parts = [self._tolerance(batch) for batch in inputs.batches()]
         value = torch.cat(parts) if parts else inputs.images.new_zeros(0)
         found = {"value": value.double().cpu().numpy()}
