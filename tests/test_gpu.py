@@ -82,7 +82,7 @@ def test_an_evaluation_is_that_of_the_cpu(compiled: bool, network: nn.Module, ba
     network.cpu()
     assert np.array_equal(report.predictions, expected.predictions)
     for name in protocol.attacks:
-        assert (report.broken_at[name] == expected.broken_at[name]).mean() > 0.97, name
+        assert (report.minimal_epsilon[name] == expected.minimal_epsilon[name]).mean() > 0.97, name
     scores, others = (found.measures["clever"]["value"] for found in (report, expected))
     np.testing.assert_allclose(scores, others, rtol=1e-3, atol=1e-5)
     assert {check.name: check.status for check in report.checks} == {c.name: c.status for c in expected.checks}
@@ -136,5 +136,7 @@ def test_a_job_trains_and_its_checkpoint_is_evaluated_on_either(extra: list[str]
         assert done.returncode == 0, done.stdout + done.stderr
         reports[accelerator] = RobustnessReport.load(tmp_path / accelerator / "quick.json")
     first, second = reports.values()
-    assert first.broken_at.keys() == second.broken_at.keys()
-    assert all((first.broken_at[name] == second.broken_at[name]).mean() > 0.9 for name in first.broken_at)
+    assert first.minimal_epsilon.keys() == second.minimal_epsilon.keys()
+    assert all(
+        (first.minimal_epsilon[name] == second.minimal_epsilon[name]).mean() > 0.9 for name in first.minimal_epsilon
+    )

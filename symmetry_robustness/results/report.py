@@ -87,11 +87,6 @@ class RobustnessReport:
         return len(self.indices)
 
     @property
-    def broken_at(self) -> Mapping[str, FloatArray]:
-        """Alias of `minimal_epsilon`, for one release."""
-        return self.minimal_epsilon
-
-    @property
     def clean_correct(self) -> BoolArray:
         """Whether each clean image, (N,), is classified correctly."""
         return np.asarray(self.predictions == self.labels)
@@ -126,16 +121,12 @@ class RobustnessReport:
         return withstood
 
     def accuracy(self, attack: str, epsilon: float) -> Estimate:
-        """Robust accuracy and its standard error under one attack at one epsilon of the grid."""
+        """Robust accuracy under one attack, or "worst_case", at one epsilon of the grid, and its standard error."""
         return share_estimate(self.correct(attack, epsilon))
-
-    def worst_correct(self, epsilon: float) -> BoolArray:
-        """Whether each image, (N,), withstands every attack at an epsilon of the grid."""
-        return self.correct(WORST_CASE, epsilon)
 
     def worst_case(self, epsilon: float) -> Estimate:
         """Share of images that withstand every attack, with its standard error."""
-        return share_estimate(self.worst_correct(epsilon))
+        return self.accuracy(WORST_CASE, epsilon)
 
     def minimal_distance(self) -> FloatArray:
         """Smallest perturbation found for each image, (N,), over all attacks; 0 where clean is wrong, inf if none."""
@@ -178,10 +169,8 @@ class RobustnessReport:
         for name, arrays in self.measures.items():
             pictures = [plot.images for plot in self.plots(name) if isinstance(plot, Panel)]
             reported = self._measure_settings(name).get("means")
-            chosen = (
-                [array for array in arrays if array not in ("indices", *pictures)] if reported is None else reported
-            )
-            means[name] = {array: self.measured(name, array) for array in chosen}
+            shown = [array for array in arrays if array not in ("indices", *pictures)] if reported is None else reported
+            means[name] = {array: self.measured(name, array) for array in shown}
         return means
 
     def plots(self, measure: str) -> tuple[Plot, ...]:
@@ -295,7 +284,9 @@ class RobustnessReport:
             measures.setdefault(measure, {})[array] = values
         named: dict[str, Any] = {name: arrays[name] for name in _BY_IMAGE}
         # In the order of the JSON file.
-        named |= {name: _in_order(group(name), content["attacks"]) for name in _BY_ATTACK}
+        for name in _BY_ATTACK:
+            found = group(name)
+            named[name] = {attack: found[attack] for attack in content["attacks"] if attack in found}
         report = RobustnessReport(
             norm=content["norm"],
             epsilons=tuple(map(float, content["epsilons"])),
@@ -384,7 +375,3 @@ def share_estimate(correct: BoolArray) -> Estimate:
         return Estimate(float("nan"), float("nan"), 0)
     share = float(correct.mean())
     return Estimate(share, float(np.sqrt(share * (1 - share) / count)), count)
-
-
-def _in_order(found: dict[str, npt.NDArray[Any]], names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    return {name: found[name] for name in names if name in found}

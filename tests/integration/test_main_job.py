@@ -182,6 +182,6 @@ def assert_report_repeats(run: Path) -> None:
     ours = RobustnessReport.load(run / "robustness" / "test.json")
     again = RobustnessReport.load(run / "robustness" / "again.json")
     np.testing.assert_array_equal(ours.indices, again.indices)
-    np.testing.assert_array_equal(ours.broken_at["pgd"], again.broken_at["pgd"])
+    np.testing.assert_array_equal(ours.minimal_epsilon["pgd"], again.minimal_epsilon["pgd"])
     np.testing.assert_allclose(ours.distance["pgd"], again.distance["pgd"], atol=1e-6)
     assert ours.clean_accuracy == again.clean_accuracy

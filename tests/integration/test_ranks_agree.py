@@ -87,8 +87,8 @@ def test_robustness(runs: dict[str, Path], stem: str) -> None:
     assert len(one) == (65 if stem == "test" else 33)
     np.testing.assert_array_equal(one.indices, two.indices)
     assert one.clean_accuracy == two.clean_accuracy
-    for attack in one.broken_at:
-        np.testing.assert_array_equal(one.broken_at[attack], two.broken_at[attack])
+    for attack in one.minimal_epsilon:
+        np.testing.assert_array_equal(one.minimal_epsilon[attack], two.minimal_epsilon[attack])
     scores, others = (found.measures["clever"]["value"] for found in (two, one))
     np.testing.assert_allclose(scores, others, rtol=1e-2, atol=1e-4)
     assert two.summary() == pytest.approx(one.summary(), rel=1e-2, abs=1e-4)

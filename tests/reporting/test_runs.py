@@ -44,7 +44,7 @@ def test_examples_are_those_of_the_lowest_numbers_with_the_strongest_attack_firs
     assert examples.numbers.tolist() == [1, 3]
     assert list(examples.attacked) == ["pgd", "fgsm"]
     np.testing.assert_array_equal(examples.attacked["pgd"], kept["pgd"])
-    np.testing.assert_allclose(examples.broken_at["pgd"], [np.inf, 2 / 255])
+    np.testing.assert_allclose(examples.minimal_epsilon["pgd"], [np.inf, 2 / 255])
 
 
 def test_views_are_read_in_the_order_of_the_angle(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_correctness_is_that_of_the_report(each: bool, tmp_path: Path) -> None:
     for position, epsilon in enumerate(epsilons):
         for attack in broken_at:
             np.testing.assert_array_equal(run.final.correct(attack, position), report.correct(attack, epsilon))
-        np.testing.assert_array_equal(run.final.correct("worst_case", position), report.worst_correct(epsilon))
-        np.testing.assert_array_equal(run.final.curve("worst_case")[:, position], report.worst_correct(epsilon))
+        np.testing.assert_array_equal(run.final.correct("worst_case", position), report.correct("worst_case", epsilon))
+        np.testing.assert_array_equal(run.final.curve("worst_case")[:, position], report.correct("worst_case", epsilon))
 
 
 def test_a_thousand_runs_are_read_in_seconds(tmp_path: Path) -> None:

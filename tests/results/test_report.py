@@ -74,7 +74,6 @@ def test_a_saved_report_comes_back(report: RobustnessReport, tmp_path: Path) -> 
         loaded = RobustnessReport.load(given)
         equal(loaded, report)
         assert loaded.plots("score") == PLOTS
-    assert report.broken_at is report.minimal_epsilon
 
 
 @pytest.mark.parametrize("saved", [False, True])
@@ -118,7 +117,7 @@ def test_numbers_follow_from_the_images(report: RobustnessReport) -> None:
     share = standing.mean()
     assert report.accuracy("pgd", 0.01) == pytest.approx((share, np.sqrt(share * (1 - share) / 30), 30))
     both = standing & (report.minimal_epsilon["fgsm"] > 0.01)
-    np.testing.assert_array_equal(report.worst_correct(0.01), both)
+    np.testing.assert_array_equal(report.correct("worst_case", 0.01), both)
     np.testing.assert_array_equal(report.curve("worst_case")[:, 0], both)
     least = np.minimum(report.distance["fgsm"], report.distance["pgd"])
     np.testing.assert_array_equal(report.minimal_distance(), least)

@@ -43,7 +43,7 @@ def evaluated(
 
 
 def least(report: RobustnessReport, count: int) -> np.ndarray:
-    return np.min(list(report.broken_at.values())[:count], axis=0)
+    return np.min(list(report.minimal_epsilon.values())[:count], axis=0)
 
 
 ATTACKS = {
@@ -61,29 +61,29 @@ def test_rows_are_the_worst_case_so_far(
 ) -> None:
     cascade, apart = evaluated(network, images, labels, **{name: ATTACKS[name] for name in names})
     for count, name in enumerate(names, start=1):
-        np.testing.assert_array_equal(cascade.broken_at[name], least(apart, count))
+        np.testing.assert_array_equal(cascade.minimal_epsilon[name], least(apart, count))
     for epsilon in GRID:
         assert cascade.worst_case(epsilon) == apart.worst_case(epsilon)
         assert cascade.accuracy(names[-1], epsilon) == cascade.worst_case(epsilon)
     for name in names:
-        broken = np.isfinite(cascade.broken_at[name]) & (cascade.broken_at[name] > 0)
-        assert (cascade.distance[name][broken] <= cascade.broken_at[name][broken] + 1e-6).all()
-        assert np.isfinite(cascade.distance[name]).sum() == np.isfinite(cascade.broken_at[name]).sum()
+        broken = np.isfinite(cascade.minimal_epsilon[name]) & (cascade.minimal_epsilon[name] > 0)
+        assert (cascade.distance[name][broken] <= cascade.minimal_epsilon[name][broken] + 1e-6).all()
+        assert np.isfinite(cascade.distance[name]).sum() == np.isfinite(cascade.minimal_epsilon[name]).sum()
     assert {check.name: check.status for check in cascade.checks}["inside_ball"] == "passed"
 
 
 def test_an_attack_gets_only_what_is_standing(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     last = Noted()
     report, _ = evaluated(network, images, labels, pgd=PGD(steps=6), last=last)
-    standing = [int((report.broken_at["pgd"] > epsilon).sum()) for epsilon in GRID]
+    standing = [int((report.minimal_epsilon["pgd"] > epsilon).sum()) for epsilon in GRID]
     given = {epsilon: sum(n for e, n in last.calls if e == epsilon) for epsilon in GRID}
     alone = int(report.clean_correct.sum())
     # `last` ran twice: after pgd, and on its own.
     assert [given[epsilon] for epsilon in GRID] == [count + alone for count in standing]
     assert report.counts["given.pgd"] == report.counts["given.last"] + (alone - standing[0]) == alone
     assert report.counts["broken.last"] == 0
-    assert report.counts["broken.pgd"] == np.isfinite(report.broken_at["pgd"]).sum() - (len(images) - alone)
-    np.testing.assert_array_equal(report.broken_at["last"], report.broken_at["pgd"])
+    assert report.counts["broken.pgd"] == np.isfinite(report.minimal_epsilon["pgd"]).sum() - (len(images) - alone)
+    np.testing.assert_array_equal(report.minimal_epsilon["last"], report.minimal_epsilon["pgd"])
 
 
 def test_gradients_are_saved(network: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -104,7 +104,7 @@ def test_an_attack_that_seeks_the_smallest_change_may_still_improve(
     )
     cascade = evaluate_robustness(network, images, labels, protocol)
     apart = evaluate_robustness(network, images, labels, replace(protocol, cascade=False))
-    np.testing.assert_array_equal(cascade.broken_at["deepfool"], least(apart, 2))
+    np.testing.assert_array_equal(cascade.minimal_epsilon["deepfool"], least(apart, 2))
 
 
 def test_a_cascade_needs_any_iterate_to_count() -> None:
@@ -132,4 +132,4 @@ def test_strong_is_at_most_autoattack() -> None:
         theirs = float((network(attacked).argmax(1) == labels).float().mean())
     assert 0 < theirs < 1
     assert report.worst_case(8 / 255).value <= theirs
-    assert list(report.broken_at) == ["pgd", "pgd_targeted", "apgd_ce", "apgd_targeted", "fab_targeted", "square"]
+    assert list(report.minimal_epsilon) == ["pgd", "pgd_targeted", "apgd_ce", "apgd_targeted", "fab_targeted", "square"]

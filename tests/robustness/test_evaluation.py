@@ -18,8 +18,8 @@ def same(first: RobustnessReport, second: RobustnessReport) -> None:
     """Per-example results agree; distances up to the rounding of convolutions in batches of another size."""
     assert np.array_equal(first.indices, second.indices)
     assert np.array_equal(first.predictions, second.predictions)
-    for name in first.broken_at:
-        np.testing.assert_array_equal(first.broken_at[name], second.broken_at[name])
+    for name in first.minimal_epsilon:
+        np.testing.assert_array_equal(first.minimal_epsilon[name], second.minimal_epsilon[name])
         np.testing.assert_allclose(first.distance[name], second.distance[name], atol=1e-5)
         np.testing.assert_allclose(first.examples[name], second.examples[name], atol=1e-4)
 
@@ -38,7 +38,7 @@ def test_linear_network_breaks_exactly_where_its_margin_ends(two_classes, attack
     report = evaluate_robustness(two, images, labels, protocol(attacks={"a": attack}, epsilons=grid, norm=norm))
     for epsilon in grid:
         assert report.accuracy("a", epsilon).value == (limit > epsilon).mean()
-    broken = np.isfinite(report.broken_at["a"])
+    broken = np.isfinite(report.minimal_epsilon["a"])
     assert (report.distance["a"][broken] >= limit[broken] - 1e-5).all()
     assert report.accuracy("a", grid[2]).standard_error == pytest.approx(np.sqrt(0.25 / 40))
 
@@ -63,7 +63,7 @@ def test_engine_equals_a_plain_loop_over_epsilons(
             shorter = PGD(steps=steps, step_size=length, momentum=rule.momentum, loss=rule.loss)
             wrong = network(shorter(network, images, labels, ThreatModel(norm, epsilon))).argmax(1) != labels
             broken = np.where(wrong.numpy() & np.isinf(broken), epsilon, broken)
-    np.testing.assert_array_equal(report.broken_at["a"], broken)
+    np.testing.assert_array_equal(report.minimal_epsilon["a"], broken)
     assert len(np.unique(broken)) >= 4
 
 
@@ -142,11 +142,11 @@ def test_accuracy_falls_and_examples_are_adversarial(network: nn.Module, images:
         assert report.examples[name].shape == (12, 3, 8, 8)
         with torch.no_grad():
             wrong = (network(torch.from_numpy(report.examples[name])).argmax(1) != labels[:12]).numpy()
-        assert np.array_equal(wrong, np.isfinite(report.broken_at[name][:12]))
+        assert np.array_equal(wrong, np.isfinite(report.minimal_epsilon[name][:12]))
         change = np.abs(report.examples[name] - report.examples["clean"]).max((1, 2, 3))
         broken = np.isfinite(report.distance[name][:12])
         np.testing.assert_allclose(change[broken], report.distance[name][:12][broken], atol=1e-6)
-    assert np.array_equal(report.broken_at["pgd"] == 0, ~report.clean_correct)
+    assert np.array_equal(report.minimal_epsilon["pgd"] == 0, ~report.clean_correct)
     assert all(report.worst_case(e).value <= report.accuracy("pgd", e).value for e in GRID)
 
 
@@ -182,9 +182,9 @@ def test_library_attacks_are_called_on_what_still_stands(network: nn.Module, ima
     strongest = evaluate_robustness(network, images, labels, protocol(attacks={"pgd": PGD(steps=50)}))
     for epsilon in GRID:
         assert abs(report.accuracy("apgd", epsilon).value - strongest.accuracy("pgd", epsilon).value) < 0.15
-    broken = np.isfinite(report.broken_at["smallest"]) & (report.broken_at["smallest"] > 0)
+    broken = np.isfinite(report.minimal_epsilon["smallest"]) & (report.minimal_epsilon["smallest"] > 0)
     assert broken.any()
-    assert (report.distance["smallest"][broken] <= report.broken_at["smallest"][broken] * (1 + 1e-5)).all()
+    assert (report.distance["smallest"][broken] <= report.minimal_epsilon["smallest"][broken] * (1 + 1e-5)).all()
 
 
 def test_attack_that_leaves_its_ball_is_found_and_does_not_count(

@@ -88,8 +88,8 @@ def test_shards_give_what_one_evaluation_gives(
         c for c in whole.checks if c.name not in each_shard
     }
     np.testing.assert_array_equal(undisturbed.measures["clever"]["indices"], range(5))
-    for name in whole.broken_at:
-        np.testing.assert_array_equal(undisturbed.broken_at[name], whole.broken_at[name])
+    for name in whole.minimal_epsilon:
+        np.testing.assert_array_equal(undisturbed.minimal_epsilon[name], whole.minimal_epsilon[name])
         np.testing.assert_allclose(undisturbed.examples[name], whole.examples[name], atol=1e-5)
     assert undisturbed.summary() == pytest.approx(whole.summary(), rel=1e-4)
     # How much is tried ahead depends on how many slots are free.

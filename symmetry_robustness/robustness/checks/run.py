@@ -9,6 +9,7 @@ import torch
 
 from symmetry_robustness.attacks.validation import device_of
 from symmetry_robustness.results.checks import Check, merge_checks
+from symmetry_robustness.results.names import WORST_CASE
 from symmetry_robustness.results.report import RobustnessReport
 from symmetry_robustness.robustness.checks import adversarial, derived, forward
 from symmetry_robustness.robustness.checks.adversarial import Target
@@ -63,8 +64,8 @@ def _adversarial_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, rep
         return Target(few.network, few.images, few.labels, protocol, epsilon)
 
     largest, informative = report.epsilons[-1], most_informative_epsilon(report)
-    surviving = target(report.worst_correct(informative), informative)
-    last = target(report.worst_correct(largest), largest)
+    surviving = target(report.correct(WORST_CASE, informative), informative)
+    last = target(report.correct(WORST_CASE, largest), largest)
     outcomes: list[Check | None] = [
         adversarial.zero_at_large_epsilon(target(report.clean_correct, largest)),
         adversarial.longer_attack(surviving),
