@@ -193,7 +193,7 @@ def trackers(config: DictConfig, directory: Path) -> list[Logger]:
             group=config.group,
             job_type=config.name,
             tags=[*config.tags],
-            config=OmegaConf.to_container(config),  # type: ignore[arg-type]
+            config=OmegaConf.to_container(config),
             **config.logger.wandb,
         )
     ]

@@ -99,20 +99,15 @@ class EpochCheckpoint(Checkpoint):
         self._saved = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the state after the previous epoch."""
-        self._save(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end of the training."""
-        self._save(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
+        """Save the state after the previous epoch, if there was one."""
         if trainer.global_step == self._saved:
             return
         self._saved = trainer.global_step
         trainer.save_checkpoint(self._folder / LAST)
         if trainer.is_global_zero and self._files.last_error(self._folder / LAST) is None:
             _remove(self._folder / INTERRUPTED)
+
+    on_train_end = on_train_epoch_start
 
 
 def _remove(path: Path) -> None:

@@ -30,22 +30,14 @@ class MetricsCSV(Logger):
             repeats them. None preserves all rows.
     """
 
+    name = version = ""  # the run directory names the run, and has one such file
+
     def __init__(self, directory: Path, steps: int | None = None) -> None:
         super().__init__()
         self._path = Path(directory) / "metrics.csv"
         self._steps = steps
         self._file = BestEffortFile(self._path)
         self._rows: list[dict[str, Any]] | None = None
-
-    @property
-    def name(self) -> str:
-        """Nothing: the run directory names the run."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Nothing: there is one file per run."""
-        return ""
 
     @property
     def save_dir(self) -> str:

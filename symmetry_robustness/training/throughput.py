@@ -33,13 +33,11 @@ class ThroughputMonitor(pl.Callback):
         seconds, images = self._before
         return (self.images - images) / (self.seconds - seconds) if self.seconds > seconds else 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; a run resumed in the middle of an epoch does not start that epoch again."""
-        self._last, self._before = self._clock(), (self.seconds, self.images)
-
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave out the time between two epochs."""
         self._last, self._before = self._clock(), (self.seconds, self.images)
+
+    on_train_start = on_train_epoch_start  # a run resumed in the middle of an epoch does not start that epoch again
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -86,53 +86,21 @@ class WandbTracker(Logger):
             self._run = None
 
 
-def wandb_logger(
-    *,
-    directory: Path,
-    project: str,
-    entity: str | None,
-    mode: str,
-    run_id: str,
-    name: str,
-    group: str,
-    job_type: str,
-    tags: list[str],
-    config: dict[str, Any],
-) -> WandbTracker:
+def wandb_logger(*, directory: Path, run_id: str, mode: str, **settings: Any) -> WandbTracker:
     """One W&B run for one job, started on global rank 0 alone.
 
     Args:
         directory: the run directory; W&B's files go to its folder wandb/.
-        project: project of the run.
-        entity: user or team; None is the key's own.
+        run_id: identity of the run, by which a resumed job finds it again.
         mode: "online" or "offline". Without a key, or an answer from the server, an online run starts offline;
             `wandb sync` uploads it later. WANDB_MODE overrides this setting.
-        run_id: identity of the run, by which a resumed job finds it again.
-        name: display name.
-        group: names runs that belong together, e.g. a sweep.
-        job_type: kind of job, e.g. the model.
-        tags: labels.
-        config: the resolved configuration, nested.
+        settings: of `wandb.init`: project, entity (user or team; None is the key's own), name, group, job_type, tags,
+            and config, the resolved configuration, nested.
 
     Raises:
         UserError: an unknown mode, or a name that W&B does not take.
     """
-    run = _start(
-        mode=resolve_mode(mode),
-        arguments={
-            "dir": str(directory),
-            "project": project,
-            "entity": entity,
-            "id": run_id,
-            "name": name,
-            "group": group,
-            "job_type": job_type,
-            "tags": tags,
-            "config": config,
-            "resume": "allow",
-        },
-    )
-    return WandbTracker(run)
+    return WandbTracker(_start(resolve_mode(mode), dir=str(directory), id=run_id, resume="allow", **settings))
 
 
 def validate(mode: str, project: str, entity: str | None) -> None:
@@ -164,18 +132,18 @@ def resolve_mode(mode: str) -> str:
 
 
 @rank_zero_only
-def _start(mode: str, arguments: dict[str, Any]) -> Any:
+def _start(mode: str, **arguments: Any) -> Any:
     """The run, online if wanted and possible; None if not even W&B's files can be written."""
     wandb = _wandb()
     # Seconds of metrics lost at most if W&B's service ends; Slurm's signals reach it like every process.
-    settings = wandb.Settings(x_transaction_log_flush_interval=1.0)
+    service = wandb.Settings(x_transaction_log_flush_interval=1.0)
     reason = why_offline() if mode == "online" else None
     if reason:
         mode = "offline"
         log.warning("W&B: offline, %s", reason)
     for chosen in dict.fromkeys((mode, "offline")):
         try:
-            run = wandb.init(mode=cast(Any, chosen), settings=settings, **arguments)
+            run = wandb.init(mode=cast(Any, chosen), settings=service, **arguments)
             run.define_metric("trainer/global_step")
             run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         except wandb.errors.UsageError as error:
