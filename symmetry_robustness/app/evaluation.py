@@ -16,8 +16,6 @@ from typing import Any, Final
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from symmetry_robustness.app.config import check_targets
@@ -26,9 +24,9 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_checkpoint, require_trusted
 from symmetry_robustness.reporting.evaluation import measure_name
 from symmetry_robustness.reporting.figures import report_figures, save_figure
-from symmetry_robustness.reporting.tables import measure_title
+from symmetry_robustness.reporting.tables import print_numbers
 from symmetry_robustness.results.checks import count_checks
-from symmetry_robustness.results.names import WORST_CASE, epsilon_name
+from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_title
 from symmetry_robustness.results.report import Estimate, share_estimate
 from symmetry_robustness.robustness import RobustnessReport, Worker, evaluate_in_shards
 from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS
@@ -246,10 +244,7 @@ def _show(report: RobustnessReport, path: Path) -> None:
     for check in report.checks:
         if check.status != "passed":
             print(f"{check.status}: {check.name}: {check.evidence}", file=sys.stderr)
-    table = Table("accuracy ± standard error", "", title=path.stem)
-    for name, value in table_rows(report).items():
-        table.add_row(name, value)
-    Console().print(table)
+    print_numbers(path.stem, table_rows(report))
     print(f"report: {path}")
 
 

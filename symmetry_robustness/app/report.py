@@ -1,8 +1,10 @@
 """`symrob report RUN… --output DIR`: tables, figures and a page from runs, sweeps or saved reports."""
 
+import contextlib
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from symmetry_robustness.app.arguments import Parser
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.reporting.aggregate import Summary, at_chance, summarize
+from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.claims import Outcome, claims_table, judge_claims, load_claims
 from symmetry_robustness.reporting.figures.from_runs import write_figures
 from symmetry_robustness.reporting.frame import frame_of
@@ -19,8 +21,7 @@ from symmetry_robustness.reporting.load import Problem, Run, find_runs
 from symmetry_robustness.reporting.page.page import write_page
 from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
-from symmetry_robustness.reporting.tables import overview, percent, table_sets, title_of
-from symmetry_robustness.results.checks import EXPLANATIONS
+from symmetry_robustness.reporting.tables import cell_of, overview, table_sets, title_of
 from symmetry_robustness.runs.exit_status import run_guarded
 
 _ANSWERS: Final = 5  # protocols and data sets that are answered on the terminal
@@ -43,14 +44,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where tables and figures go")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    require_writable(arguments.output)
     runs, problems = find_runs(arguments.runs)
     frame = frame_of(runs, problems)
-    for problem in frame.attrs["problems"]:
-        print(f"left out: {Problem(**problem)}", file=sys.stderr)
+    left_out = [Problem(**problem) for problem in frame.attrs["problems"]]
+    for problem in left_out:
+        print(f"left out: {problem}", file=sys.stderr)
     if not runs:
-        raise UserError(f"none of the {len(problems)} runs found is finished; nothing to report")
+        kinds = Counter(problem.kind for problem in left_out)
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        raise UserError(
+            f"none of the {len(left_out)} runs or reports found can be used ({counts}); the first is {left_out[0]}; "
+            "finish it, or evaluate it again"
+        )
     write_report(runs, frame, arguments.output)
     return 0
+
+
+def require_writable(output: Path) -> None:
+    """Refuse a directory into which no report can be written, before any work; leaves nothing behind.
+
+    Raises:
+        UserError: names it.
+    """
+    folders = [output / "figures", output / "tables"]
+    made = [folder for folder in (*folders, output, *output.parents) if not folder.exists()]
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written ({error.strerror}); give another directory") from None
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
@@ -62,19 +91,17 @@ def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     tables = write_tables(runs, frame, summary, claims, output / "tables")
     for note in write_figures(runs, summary, output / "figures"):
         console.print(f"figures: {note}", markup=False)
-    made = datetime.now(UTC).date().isoformat()
-    write_page(output / "report.html", runs, frame, summary, tables, made=made, checks=EXPLANATIONS)
+    write_page(output / "report.html", runs, frame, summary, tables)
     console.print(f"page: {output / 'report.html'}; tables and figures beside it", markup=False, soft_wrap=True)
 
 
 def print_answers(console: Console, runs: list[Run], frame: pd.DataFrame, summary: Summary) -> None:
     """The page's first answers in two lines each, then the numbers of the first; without attacks the runs."""
-    guessing = at_chance(summary.results, runs)
-    questions = find_questions(summary, frame, guessing)
+    questions = find_questions(summary, frame)
     attacked = [questions[number] for number in in_order(questions) if questions[number].norm]
     for question in attacked[:_ANSWERS]:
         attack, first = question.attacks[0], question.first
-        found = answers(question, summary.comparisons, guessing)[0][first]
+        found = answers(question, summary)[0][first]
         lines = (f"{title_of(question.group)}, {attack.title}, {attack.places[first]}:", f"  {_sentence(found)}")
         console.print(*lines, sep="\n", markup=False, soft_wrap=True)
     if len(attacked) > _ANSWERS:
@@ -90,7 +117,7 @@ def _first_numbers(question: Question) -> Table:
     shown = sorted({0, 1, question.first, len(points) - 1})
     ranked = sorted(points[question.first].values(), key=lambda row: -row.value)
     rows = [
-        [Cell(f"{row.label}{flag(row.checks)}"), *(percent(points[at][row.settings]) for at in shown)] for row in ranked
+        [Cell(f"{row.label}{flag(row.checks)}"), *(cell_of(points[at][row.settings]) for at in shown)] for row in ranked
     ]
     title = f"Accuracy %, {title_of(question.group)}"
     return Table(title, ["network", *(attack.places[at] for at in shown)], rows)
@@ -99,7 +126,7 @@ def _first_numbers(question: Question) -> Table:
 def _sentence(found: Mapping[str, Any]) -> str:
     """An answer of the page in a line."""
     best, other = found["best"], found["next"]
-    accuracy = f"{best.label} has {percent(best).text} %"
+    accuracy = f"{best.label} has {cell_of(best).text} %"
     if found["verdict"] == "nobody":
         return f"no network is robust: {accuracy}"
     if other is None:

@@ -21,13 +21,14 @@ from symmetry_robustness.reporting.statistics import (
     paired_difference,
     seeds_interval,
     share_interval,
+    undecided,
 )
 from symmetry_robustness.results.names import WORST_CASE, protocol_name
 
-# Measures that are shares of images.
-SHARES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy", "mean_corruption_error")
 # Accuracies by which networks are compared image by image, beside measures that bound distances from below.
-_ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy")
+ATTACKED = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy")
+# Measures that are shares of images.
+SHARES = (*ATTACKED, "test_accuracy", "mean_corruption_error")
 # Columns that must agree for the numbers of several networks to be compared.
 COLUMN = ["comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 
@@ -64,11 +65,13 @@ class Summary(NamedTuple):
         results: one row per number of each network: mean over seeds, interval, whether it is the best.
         comparisons: one row per network that was compared with the leader of its column.
         groups: facts that the numbers of a comparison group share, by its key.
+        guessing: settings of the networks whose accuracy without attack may be that of guessing.
     """
 
     results: pd.DataFrame
     comparisons: pd.DataFrame
     groups: dict[str, ComparisonGroup]
+    guessing: frozenset[str]
 
 
 def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
@@ -95,10 +98,11 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     results = results.reset_index()
     _add_intervals(results, deviation)
     trained = trained_settings(runs)
-    results.insert(0, "label", _labels(results, trained, _titles(runs)))
-    comparisons = _compare(results, evaluations_by_group(runs), at_chance(results, runs))
+    results.insert(0, "label", _labels(results, trained, runs))
+    guessing = _at_chance(results, runs)
+    comparisons = _compare(results, evaluations_by_group(runs), guessing)
     _mark_best(results, comparisons)
-    return Summary(results, comparisons, _groups(results, runs, trained))
+    return Summary(results, comparisons, _groups(results, runs, trained), guessing)
 
 
 def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> None:
@@ -117,12 +121,10 @@ def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> Non
     for name, *ends in zip(("low", "high"), wider, over_seeds, of_shares, over_images, strict=True):
         results[name] = np.select(kinds, ends, np.nan)
         results[name] = results[name].mask(is_share, results[name].clip(0, 1))
-    over = [f"{count} images" for count in results["images"]]
-    both = [
-        f"{count} seeds{' and their images' if has_error else ''}"
-        for count, has_error in zip(results["seeds"], known, strict=True)
-    ]
-    results["interval"] = np.select([several, known], [both, over], "")
+    of_images = [f"{count} images" for count in results["images"]]
+    also = np.where(known, " and their images", "")
+    of_seeds = [f"{count} seeds{images}" for count, images in zip(results["seeds"], also, strict=True)]
+    results["interval"] = np.select([several, known], [of_seeds, of_images], "")
 
 
 def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -134,14 +136,7 @@ def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _titles(runs: Sequence[Run]) -> dict[str, str]:
-    """Network to the title of its configuration; one that several networks share names none of them."""
-    titles = {run.name: run.title for run in runs}
-    counts = Counter(titles.values())
-    return {name: title if counts[title] == 1 else name for name, title in titles.items()}
-
-
-def at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
+def _at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
     """Settings of the networks whose accuracy without attack may be that of guessing: its interval reaches so low."""
     classes = {run.name: (run.config.get("model") or {}).get("num_classes") for run in runs}
     chance = {name: 1 / count if count else -1.0 for name, count in classes.items()}  # of unknown classes none
@@ -151,19 +146,25 @@ def at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
 
 
 def may_lead(rows: Sequence[Any], guessing: Collection[str]) -> list[Any]:
-    """The rows of a column that may lead it: better than guessing without attack, no check failed; all if none is."""
+    """Rows of a column that may lead it, the largest first: better than guessing, no check failed; all if none is."""
     better = [row for row in rows if row.settings not in guessing] or rows
-    return [row for row in better if row.checks != "failed"] or list(better)
+    able = [row for row in better if row.checks != "failed"] or better
+    return sorted(able, key=lambda row: -row.value)
 
 
-def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], titles: Mapping[str, str]) -> list[str]:
-    """Label of each row's network: its title, and how it differs from others of its name in its comparison group."""
+def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], runs: Sequence[Run]) -> list[str]:
+    """Label of each row's network: its title, and how it differs from others of its name in its comparison group.
+
+    A title that several networks share names none of them.
+    """
+    titles = {run.name: run.title for run in runs}
+    counts = Counter(titles.values())
     texts: dict[tuple[str, str], str] = {}
     for group, found in split(results.drop_duplicates(["comparison_group", "settings"]), "comparison_group").items():
         for network, same in split(found, "network").items():
-            keys, title = list(same["settings"]), titles[network]
-            names = differing([trained[key] for key in keys]) if len(keys) > 1 else []
-            for key in keys:
+            title = titles[network] if counts[titles[network]] == 1 else network
+            names = differing([trained[key] for key in same["settings"]])
+            for key in same["settings"]:
                 texts[group, key] = f"{title} ({name_difference(trained[key], names)})" if names else title
     return [texts[pair] for pair in zip(results["comparison_group"], results["settings"], strict=True)]
 
@@ -173,26 +174,18 @@ def _groups(
 ) -> dict[str, ComparisonGroup]:
     """Facts that the numbers of each group share, and settings beside the network in which its trainings differ."""
     protocols = {
-        evaluation.comparison_group: (protocol_name(evaluation.settings), evaluation.description)
+        evaluation.comparison_group: (protocol_name(evaluation.report.settings), evaluation.description)
         for run in runs
         for evaluation in run.evaluations.values()
     }
     groups = {}
     for key, found in split(results[results["comparison_group"] != ""], "comparison_group").items():
-        first = records(found.head(1))[0]
-        trainings = [trained[network] | {"model": None} for network in found["settings"].unique()]
+        row = records(found.head(1))[0]
+        differ = differing([trained[network] | {"model": None} for network in found["settings"].unique()])
         known, description = protocols.get(key, ("", "no attack"))
-        groups[key] = ComparisonGroup(
-            key,
-            first.data,
-            first.split,
-            first.protocol,
-            known,
-            first.released,
-            description,
-            None if pd.isna(first.images) else int(first.images),
-            ", ".join(differing(trainings)),
-        )
+        images = None if pd.isna(row.images) else int(row.images)
+        about = (row.data, row.split, row.protocol, known, row.released, description, images)
+        groups[key] = ComparisonGroup(key, *about, ", ".join(differ))
     return groups
 
 
@@ -215,11 +208,10 @@ def _compare(
     bounds = {
         name for seeds in evaluations.values() for evaluation in seeds.values() for name in evaluation.lower_bounds
     }
-    for _, group in results[results["measure"].isin({*_ACCURACIES, *bounds})].groupby(COLUMN, dropna=False, sort=False):
-        able = may_lead(records(group.sort_values("value", ascending=False, kind="stable")), guessing)
-        if len(able) < 2:
+    for _, group in results[results["measure"].isin({*ATTACKED, *bounds})].groupby(COLUMN, dropna=False, sort=False):
+        leader, *others = may_lead(records(group), guessing)
+        if not others:
             continue
-        leader, *others = able
         first = evaluations[leader.comparison_group, leader.settings]
         found = [
             compare(first, evaluations[row.comparison_group, row.settings], row.measure, row.attack, row.epsilon)
@@ -237,42 +229,40 @@ def _compare(
 
 
 def compare(
-    first: Seeds, second: Seeds, measure: str, attack: str = "", epsilon: float = 0.0, *, coverage: float = 0.0
+    first: Seeds, second: Seeds | None, measure: str, attack: str = "", epsilon: float = 0.0, *, coverage: float = 0.0
 ) -> Difference:
-    """Two networks on the same images, by the seeds they have in common; NaN where they have none, or other images."""
-    common = [seed for seed in first if seed in second]
+    """Two networks on the same images, by the seeds they have in common; NaN where they have none, or other images.
+
+    Args:
+        first: evaluations of a network.
+        second: of the other one; None compares with a network that is always 0.
+        measure: that is compared.
+        attack: under which; empty where there is none.
+        epsilon: of the attack, pixel units.
+        coverage: share of all images there are that were evaluated.
+    """
+    common = list(first) if second is None else [seed for seed in first if seed in second]
     if not common:
-        return Difference(np.nan, np.nan, np.nan, np.nan, 0, 0, "no seed in common")
-    pairs = [
-        _per_image(evaluations[seed], measure, attack, epsilon) for evaluations in (first, second) for seed in common
-    ]
+        return undecided("no seed in common")
+    both = [first] if second is None else [first, second]
+    pairs = [_per_image(evaluations[seed], measure, attack, epsilon) for evaluations in both for seed in common]
     if len({images for images, _ in pairs}) > 1:
-        return Difference(np.nan, np.nan, np.nan, np.nan, len(common), 0, "not on the same images")
-    values = np.stack([found for _, found in pairs]).reshape(2, len(common), -1)
-    return paired_difference(values[0], values[1], coverage=coverage)
-
-
-def alone(seeds: Seeds, measure: str, attack: str = "", epsilon: float = 0.0, *, coverage: float = 0.0) -> Difference:
-    """One network, with the interval that `compare` would give it against a network that is always 0."""
-    found = [_per_image(evaluation, measure, attack, epsilon) for evaluation in seeds.values()]
-    if len({images for images, _ in found}) > 1:
-        return Difference(np.nan, np.nan, np.nan, np.nan, len(found), 0, "not on the same images")
-    values = np.stack([per_image for _, per_image in found])
-    return paired_difference(values, np.zeros_like(values), coverage=coverage)
+        return undecided("not on the same images", len(common))
+    values = np.stack([found for _, found in pairs]).reshape(len(both), len(common), -1)
+    other = np.zeros_like(values[0]) if second is None else values[1]
+    return paired_difference(values[0], other, coverage=coverage)
 
 
 def _per_image(evaluation: Evaluation, measure: str, attack: str, epsilon: float) -> tuple[str, NDArray[np.float64]]:
     """Digest of the images' numbers, and one value for each image that is independent of the others."""
-    if measure == "clean_accuracy":
-        correct = evaluation.clean
-    elif measure in _ACCURACIES:
-        name = WORST_CASE if measure == "worst_case_accuracy" else attack
-        correct = evaluation.correct(name, evaluation.epsilons.index(epsilon))
-    else:
-        name, _, array = measure.partition(".")
-        indices, values = evaluation.report.per_image(name, array or "value")
-        return str(hash(indices.tobytes())), independent(values, evaluation.original_of(indices))
-    return evaluation.images_key, independent(correct.astype(np.float64), evaluation.originals)
+    report = evaluation.report
+    if measure in ATTACKED:
+        clean = measure == "clean_accuracy"
+        correct = report.clean_correct if clean else report.correct(attack or WORST_CASE, epsilon)
+        return evaluation.images_key, independent(correct.astype(np.float64), evaluation.original_of(report.indices))
+    name, _, array = measure.partition(".")
+    indices, values = evaluation.whole().per_image(name, array or "value")
+    return str(hash(indices.tobytes())), independent(values, evaluation.original_of(indices))
 
 
 def _mark_best(results: pd.DataFrame, comparisons: pd.DataFrame) -> None:

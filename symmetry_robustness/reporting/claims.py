@@ -1,7 +1,7 @@
 """The paper's claims beside what was measured, under the released protocol and under the sound one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,16 +10,9 @@ import pandas as pd
 import yaml
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.reporting.aggregate import (
-    Seeds,
-    Summary,
-    alone,
-    compare,
-    evaluations_by_group,
-    trained_settings,
-)
+from symmetry_robustness.reporting.aggregate import Seeds, Summary, compare, evaluations_by_group, trained_settings
 from symmetry_robustness.reporting.load import YAML_LOADER, Run
-from symmetry_robustness.reporting.statistics import Difference
+from symmetry_robustness.reporting.statistics import Difference, undecided
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet
 from symmetry_robustness.results.names import SAME_AS, flatten
 
@@ -162,21 +155,17 @@ def _judge(claim: Claim, claims: Claims, found: _Found) -> Outcome:
     sound = _measure(claim, claims.sound, claims.sound, found)
     # The paper judged each network by its own script.
     own, others = (SAME_AS.get(name, name) for name in (claim.released, claim.released_than))
-    released = _measure(claim, own, others, found) if claim.released else _nothing("")
+    released = _measure(claim, own, others, found) if claim.released else undecided("")
     if claim.kind == "example":
         return Outcome(claim, released, sound, NOT_MEASURED, "the paper's number is of one image that it does not name")
-    agrees, reason = _agrees(claim, sound, claims)
-    if agrees:
-        return Outcome(claim, released, sound, HOLDS, "")
-    if agrees is None:
-        return Outcome(claim, released, sound, NOT_MEASURED, f"protocol {claims.sound}: {reason}")
-    if not claim.released:
-        return Outcome(claim, released, sound, FAILS, "")
-    agrees, reason = _agrees(claim, released, claims)
-    if agrees is None:
-        scripts = " and ".join(dict.fromkeys(filter(None, (claim.released, claim.released_than))))
-        return Outcome(claim, released, sound, NOT_MEASURED, f"protocol {scripts}: {reason}")
-    return Outcome(claim, released, sound, ONLY_RELEASED if agrees else FAILS, "")
+    scripts = " and ".join(dict.fromkeys(filter(None, (claim.released, claim.released_than))))
+    for protocol, measured, verdict in ((claims.sound, sound, HOLDS), (scripts, released, ONLY_RELEASED)):
+        agrees, reason = _agrees(claim, measured, claims) if measured is sound or claim.released else (False, "")
+        if agrees is None:
+            return Outcome(claim, released, sound, NOT_MEASURED, f"protocol {protocol}: {reason}")
+        if agrees:
+            return Outcome(claim, released, sound, verdict, "")
+    return Outcome(claim, released, sound, FAILS, "")
 
 
 def _agrees(claim: Claim, found: Difference, claims: Claims) -> tuple[bool | None, str]:
@@ -202,36 +191,34 @@ def _measure(claim: Claim, protocol: str, than_protocol: str, found: _Found) -> 
     for images in sorted(set.intersection(*map(set, measured)), reverse=True):
         keys = [by_images[images] for by_images in measured]
         if any(len(several) > 1 for several in keys):
-            return _nothing("several trainings fit; report them one at a time")
-        several = [found.evaluations[one[0]] for one in keys]
-        first = next(iter(several[0].values()))
-        total = first.test_images
-        coverage = min(1.0, len(first.indices) / total) if total and first.originals is None else 0.0
-        about = (claim.measure, claim.attack, claim.epsilon)
-        if len(several) == 1:
-            return alone(several[0], *about, coverage=coverage)
-        return compare(several[0], several[1], *about, coverage=coverage)
-    return _nothing("no run")
+            return undecided("several trainings fit; report them one at a time")
+        own, *others = (found.evaluations[one[0]] for one in keys)
+        first = next(iter(own.values()))
+        total, shown_twice = first.test_images, first.original_of(first.report.indices) is not None
+        coverage = min(1.0, len(first.report) / total) if total and not shown_twice else 0.0
+        than = others[0] if others else None
+        return compare(own, than, claim.measure, claim.attack, claim.epsilon, coverage=coverage)
+    return undecided("no run")
 
 
 def _by_images(network: str, protocol: str, claim: Claim, found: _Found) -> dict[int, list[tuple[str, str]]]:
     """Number of images -> comparison groups and settings in which a network was measured as the claim asks."""
-    measured: dict[int, list[tuple[str, str]]] = {}
-    for group in found.summary.groups.values():
-        if (group.known, group.data, group.split) == (protocol, claim.data, "test"):
-            for settings in _fitting(network, group.key, claim, found):
-                measured.setdefault(group.images or 0, []).append((group.key, settings))
-    return measured
-
-
-def _fitting(network: str, group: str, claim: Claim, found: _Found) -> list[str]:
-    """Settings keys under which a network was measured as the claim asks."""
+    wanted = (protocol, claim.data, "test")
+    groups = {
+        key: group.images or 0
+        for key, group in found.summary.groups.items()
+        if (group.known, group.data, group.split) == wanted
+    }
     rows = found.summary.results
-    rows = rows[(rows["network"] == network) & (rows["comparison_group"] == group) & (rows["weights"] == "last.ckpt")]
-    rows = rows[(rows["measure"] == claim.measure) & (rows["attack"] == claim.attack)]
+    rows = rows[(rows["network"] == network) & (rows["measure"] == claim.measure) & (rows["attack"] == claim.attack)]
+    rows = rows[rows["comparison_group"].isin(groups) & (rows["weights"] == "last.ckpt")]
     if claim.attack:
         rows = rows[np.isclose(rows["epsilon"], claim.epsilon, rtol=1e-6, atol=0)]
-    return [key for key in rows["settings"].unique() if key in found.fitting]
+    measured: dict[int, list[tuple[str, str]]] = {}
+    for key, settings in dict.fromkeys(zip(rows["comparison_group"], rows["settings"], strict=True)):
+        if settings in found.fitting:
+            measured.setdefault(groups[key], []).append((key, settings))
+    return measured
 
 
 def _judge_exact(claim: Claim, results: pd.DataFrame) -> Outcome:
@@ -242,14 +229,10 @@ def _judge_exact(claim: Claim, results: pd.DataFrame) -> Outcome:
     }
     if len(values) != 1:
         reason = "no run" if not values else "networks of this name differ"
-        return Outcome(claim, _nothing(""), _nothing(reason), NOT_MEASURED, reason)
+        return Outcome(claim, undecided(""), undecided(reason), NOT_MEASURED, reason)
     (value,) = values
     sound = Difference(value, value, value, _NAN, 1, 0, "exact")
-    return Outcome(claim, _nothing(""), sound, HOLDS if value == claim.value else FAILS, "")
-
-
-def _nothing(reason: str) -> Difference:
-    return Difference(_NAN, _NAN, _NAN, _NAN, 0, 0, reason)
+    return Outcome(claim, undecided(""), sound, HOLDS if value == claim.value else FAILS, "")
 
 
 def _interval(found: Difference) -> str:
@@ -264,18 +247,13 @@ def claims_table(outcomes: Sequence[Outcome]) -> TableSet:
     title = "Claims of arXiv 2510.16171. " + ", ".join(f"{kind}: {verdicts.count(kind)}" for kind in kinds)
     columns = ("claim", "ε (paper)", "paper", "released protocol", "sound protocol", "verdict")
     note = "Accuracies in percent, differences in points; means and 95 % intervals over seeds and images."
-    return TableSet("claims", [Table(title, columns, lines, [note], fixed=2)], claims_frame(outcomes))
-
-
-def claims_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """One row per claim: its fields, `released_…` and `sound_…` with value, low, high and seeds, verdict, reason."""
-    rows = []
+    rows = []  # of numbers: fields of the claim, `released_…` and `sound_…`, verdict, reason
     for outcome in outcomes:
-        row = {field.name: getattr(outcome.claim, field.name) for field in fields(Claim)}
+        row = asdict(outcome.claim)
         for name, found in (("released", outcome.released), ("sound", outcome.sound)):
             row |= {f"{name}_{part}": getattr(found, part) for part in ("value", "low", "high", "seeds", "images")}
         rows.append(row | {"verdict": outcome.verdict, "reason": outcome.reason})
-    return pd.DataFrame(rows)
+    return TableSet("claims", [Table(title, columns, lines, [note], fixed=2)], pd.DataFrame(rows))
 
 
 def _texts(outcome: Outcome) -> list[str]:

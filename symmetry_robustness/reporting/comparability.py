@@ -1,6 +1,7 @@
 """Settings that a number depends on: when two runs may be averaged, and how they differ if not."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from symmetry_robustness.results.names import NORM_TITLES, SOUND, flatten, protocol_settings
@@ -9,18 +10,8 @@ Settings = Mapping[str, Any]
 
 # Settings that decide no weights: names, places, evaluations beside the training.
 _BESIDE = (
-    "name",
-    "title",
-    "group",
-    "tags",
-    "seed",
-    "output",
-    "resume",
-    "logger",
-    "robustness",
-    "callback",
-    "checkpoint",
-)
+    "name", "title", "group", "tags", "seed", "output", "resume", "logger", "robustness", "callback", "checkpoint",
+)  # fmt: skip
 # Settings of a data set that only place or feed it, and those that only the test images, or only the training, have.
 _FEEDING = ("_convert_", "root", "evaluation_batch_size", "num_classes", "seed")
 _TEST_ONLY = ("corruptions", "severities", "test_transform", "test_size")
@@ -107,6 +98,17 @@ def plain(value: object) -> str:
     return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 1]}…"
 
 
+def readable(label: str) -> str:
+    """A network's label for a reader; names without a title lose their underscores.
+
+    Examples:
+        >>> readable("standard_4layer (data.batch_size=64)")
+        'standard, 4 layers (data.batch_size=64)'
+    """
+    name, bracket, rest = label.partition(" (")
+    return name.replace("_4layer", ", 4 layers").replace("_", " ") + bracket + rest
+
+
 def describe_protocol(settings: Settings) -> str:
     """A protocol in a line: attacks, norm, and whatever differs from a sound protocol."""
     protocol = protocol_settings(settings)
@@ -124,7 +126,7 @@ def describe_protocol(settings: Settings) -> str:
     return "; ".join(words)
 
 
-def describe_attack(name: str, settings: Settings) -> str:
+def describe_attack(name: str, settings: Settings = MappingProxyType({})) -> str:
     """An attack by its name, number of steps and restarts.
 
     Examples:

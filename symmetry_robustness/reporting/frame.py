@@ -1,6 +1,5 @@
 """All numbers of many runs as one tidy table, one row for each."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,18 +89,19 @@ def settings_key(run: Run, weights: str) -> str:
 
 def _run_rows(run: Run) -> Iterator[tuple[Any, ...]]:
     """All rows of a run, in the order of `COLUMNS`."""
-    common = {
+    blank = dict.fromkeys(COLUMNS, "") | {"released": False, "epsilon": np.nan, "standard_error": np.nan}
+    own = blank | {
         "run": run.place,
         "network": run.name,
         "group": str(run.summary.get("group") or ""),
+        "data": data_title(run.config["data"]),
         "seed": run.seed,
         "commit": run.commit,
         "epochs": run.epochs,
+        "weights": "last.ckpt",
         "data_seed": run.config["data"].get("seed"),
+        "settings": settings_key(run, "last.ckpt"),
     }
-    blank = dict.fromkeys(COLUMNS, "") | {"released": False, "epsilon": np.nan, "standard_error": np.nan}
-    own = blank | common | {"data": data_title(run.config["data"]), "settings": settings_key(run, "last.ckpt")}
-    own["weights"] = "last.ckpt"
     for row in _summary_rows(run):
         yield tuple((own | row).values())
     for evaluation in run.evaluations.values():
@@ -110,7 +110,7 @@ def _run_rows(run: Run) -> Iterator[tuple[Any, ...]]:
             "protocol": evaluation.protocol,
             "released": evaluation.released,
             "split": evaluation.split,
-            "norm": evaluation.norm,
+            "norm": evaluation.report.norm,
             "checks": evaluation.status,
             "weights": evaluation.weights,
             "settings": settings_key(run, evaluation.weights),
@@ -127,11 +127,8 @@ def _summary_rows(run: Run) -> Iterator[dict[str, Any]]:
             yield {"measure": measure, "value": run.summary[measure], "images": None}
     if run.summary["clean_accuracy"] is None:  # of a saved report, which knows its own images alone
         return
-    data, images = run.config["data"], run.test_images
+    data, images, views = run.config["data"], run.test_images, run.test_sets
     common = {"split": "test", "images": images, "comparison_group": digest("test", evaluation_data(data, "test"))}
-    views = {
-        re.sub("^test/|/?accuracy$", "", key): value for key, value in run.summary.get("test_accuracy", {}).items()
-    }
     shares = np.array([run.summary["clean_accuracy"], *views.values()], dtype=np.float64)
     errors = np.sqrt(shares * (1 - shares) / images) if images else np.full(len(shares), np.nan)
     if len(views) > 1:
@@ -147,13 +144,14 @@ def _summary_rows(run: Run) -> Iterator[dict[str, Any]]:
 
 def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Accuracies with and without attack, means of measures."""
-    images, originals = len(evaluation.indices), evaluation.originals
-    shares, errors = shares_and_errors(evaluation.clean[:, None], originals)
+    report, images = evaluation.report, len(evaluation.report)
+    originals = evaluation.original_of(report.indices)
+    shares, errors = shares_and_errors(report.clean_correct[:, None], originals)
     yield _number("clean_accuracy", shares[0], errors[0], images)
-    for attack in [*evaluation.attacks, *([WORST_CASE] if evaluation.attacks else [])]:
-        shares, errors = shares_and_errors(evaluation.curve(attack), originals)
+    for attack in [*report.minimal_epsilon, *([WORST_CASE] if report.minimal_epsilon else [])]:
+        shares, errors = shares_and_errors(report.curve(attack), originals)
         kind = {"measure": "worst_case_accuracy"} if attack == WORST_CASE else {"attack": attack}
-        for epsilon, share, error in zip(evaluation.epsilons, shares, errors, strict=True):
+        for epsilon, share, error in zip(report.epsilons, shares, errors, strict=True):
             yield _number("robust_accuracy", share, error, images) | {"epsilon": epsilon} | kind
     bounds = evaluation.lower_bounds
     for measure, means in evaluation.means.items():
@@ -165,7 +163,7 @@ def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
                 yield _number(name, *mean) | {"norm": ""}
                 continue
             norm = {"norm": bounds[name][2]}
-            indices, values = evaluation.report.per_image(measure, array)
+            indices, values = evaluation.whole().per_image(measure, array)
             yield _number(name, *mean_and_error(values, evaluation.original_of(indices)), mean.images) | norm
             for quantile, share in QUANTILES.items():
                 yield _number(f"{name}_{quantile}", float(np.quantile(values, share)), np.nan, mean.images) | norm

@@ -25,6 +25,7 @@ VIEWS = {"rotation": "angle (degrees, counter-clockwise)", "scale": "scale"}
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, and not everywhere
 _DURING = re.compile(r"(train|validation|test)-epoch=\d+")
 _DAMAGE = (*DAMAGED_ARCHIVE, UserError, TypeError, AttributeError, OverflowError, yaml.YAMLError, csv.Error)
+_WANTED = "give directories of runs, of sweeps, or of saved reports"
 
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0, le=2**62)]
@@ -43,7 +44,6 @@ class RunSummary(BaseModel):
     data: str | None = None
     test_accuracy: dict[str, _Fraction] = {}
     test_images: _Count | None = None
-    clever: FiniteFloat | None = None
     epochs: _Count | None = None
     flops: _Count | None = None
     training_seconds: _Positive | None = None
@@ -117,11 +117,6 @@ class Run:
         return int(self.summary["seed"])
 
     @property
-    def final(self) -> Evaluation | None:
-        """The evaluation at the end of the run; None where robustness was not evaluated."""
-        return self.evaluations.get(FINAL)
-
-    @property
     def epochs(self) -> int | None:
         """How many epochs it was trained for; None where a number of steps or a time was asked for instead."""
         epochs = self.summary.get("epochs", self.config.get("trainer", {}).get("max_epochs"))
@@ -132,11 +127,6 @@ class Run:
         """Of the code, followed by + where files had been changed since; empty where it is not known."""
         commit = self.provenance.get("commit") or ""
         return f"{commit}+" if commit and self.provenance.get("changed_since_commit") else commit
-
-    @property
-    def config_text(self) -> str:
-        """Text of config.yaml; empty for a saved report, which has none."""
-        return (self.directory / "config.yaml").read_text(encoding="utf-8") if self.directory.is_dir() else ""
 
     @cached_property
     def training(self) -> dict[str, Any]:
@@ -153,15 +143,21 @@ class Run:
         stated = self.summary.get("test_images")
         return images_per_test_set(self.config["data"]) if stated is None else int(stated)
 
+    @property
+    def test_sets(self) -> dict[str, float]:
+        """Accuracy on each whole test set without attack: `fog_3`, `rotation_90`; empty for all together."""
+        stated = self.summary.get("test_accuracy", {})
+        return {re.sub("^test/|/?accuracy$", "", key): accuracy for key, accuracy in stated.items()}
+
     def views(self, kind: str) -> dict[float, float]:
         """Test accuracy over the angle ("rotation") or the factor ("scale"); empty where the test had no such views."""
-        pattern = re.compile(rf"test/{kind}_(.+)/accuracy")
-        found = {pattern.fullmatch(key): accuracy for key, accuracy in self.summary.get("test_accuracy", {}).items()}
-        return dict(sorted((float(match[1]), accuracy) for match, accuracy in found.items() if match))
+        prefix = f"{kind}_"
+        found = {name: accuracy for name, accuracy in self.test_sets.items() if name.startswith(prefix)}
+        return dict(sorted((float(name.removeprefix(prefix)), accuracy) for name, accuracy in found.items()))
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
-    """Every finished run in or below the given directories; where there is none, every report saved from Python.
+    """Every finished run in or below the given directories; where there is none, every report without a run.
 
     Returns:
         The runs, in the order of their directories, and what was left out.
@@ -174,38 +170,50 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
     seen: set[Path] = set()
     for path in map(Path, paths):
         if not path.exists():
-            raise UserError(f"{path} does not exist; give directories of runs, of sweeps, or of saved reports")
+            raise UserError(f"{path} does not exist; {_WANTED}")
         places = list(_directories(path)) or _reports(path)
         if not places:
-            raise UserError(
-                f"{path} holds no run (no config.yaml in it or below it) and no saved report; "
-                "give directories of runs, of sweeps, or of saved reports"
-            )
+            raise UserError(f"{path} holds no run (no config.yaml in it or below it) and no saved report; {_WANTED}")
         for place in places:
             if (real := place.resolve()) in seen:
                 continue
             seen.add(real)
-            found = _read(place, problems) if place.is_dir() else _read_report(place, problems)
+            found = _read(place, problems) if _is_run(place) else _read_reports(place, problems)
             runs += [found] if found else []
     return runs, problems
 
 
+def _is_run(place: Path) -> bool:
+    return (place / "config.yaml").exists()
+
+
 def _reports(path: Path) -> list[Path]:
-    """JSON files of reports that were saved from Python: the given one, or those in a directory without runs."""
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path.with_suffix(".json")]
-    return [file for file in files if file.with_suffix(".npz").is_file()]
+    """The given report; or in a directory without runs files saved from Python, or folders that runs left behind."""
+    if not path.is_dir():
+        return [path.with_suffix(".json")] if path.suffix in (".json", ".npz") else []
+    files = [file for file in sorted(path.glob("*.json")) if file.with_suffix(".npz").is_file()]
+    if files and path.resolve().name != "robustness":
+        return files
+    folders = [path] if files else [*path.glob("robustness"), *sorted(path.glob("*/robustness"))]
+    return [folder for folder in folders if any(folder.glob("*.json"))]
 
 
-def _read_report(path: Path, problems: list[Problem]) -> Run | None:
-    """A saved report as a run whose network is called as its file, and of which nothing else is known."""
-    try:
-        evaluation = read_evaluation(path, {}, None, FINAL)
-    except _DAMAGE as error:
-        problems.append(_damaged(path, error))
+def _read_reports(place: Path, problems: list[Problem]) -> Run | None:
+    """A report called as its file, or reports of one network called as the folder around them; no more is known."""
+    files = [file for file in sorted(place.glob("*.json")) if not _DURING.fullmatch(file.stem)]
+    name = place.resolve().parent.name if place.is_dir() else place.stem
+    evaluations: dict[str, Evaluation] = {}
+    for file in files if place.is_dir() else [place]:
+        try:
+            stem = file.stem if place.is_dir() else FINAL
+            evaluations[stem] = read_evaluation(file, {}, None, stem)
+        except _DAMAGE as error:
+            problems.append(_damaged(file, file, error))
+    if not evaluations:
         return None
-    config = {"name": path.stem, "seed": 0, "data": dict(evaluation.data), "model": {}}
-    summary = {"name": path.stem, "seed": 0, "parameters": None, "clean_accuracy": None}
-    return Run(path, config, summary, {}, {FINAL: evaluation})
+    data = dict(next(iter(evaluations.values())).data)
+    config = {"name": name, "seed": 0, "data": data, "model": {}}
+    return Run(place, config, {"name": name, "seed": 0, "parameters": None, "clean_accuracy": None}, {}, evaluations)
 
 
 def _directories(root: Path) -> Iterator[Path]:
@@ -225,38 +233,41 @@ def _directories(root: Path) -> Iterator[Path]:
 
 def _read(directory: Path, problems: list[Problem]) -> Run | None:
     """The run in a directory; None, and a problem, where there is none that counts."""
-    summary_file, provenance_file = directory / "summary.json", directory / "provenance.json"
+    file = directory / "config.yaml"
     try:
-        config = _configuration(directory / "config.yaml")
-        summary = _mapping(summary_file) if summary_file.exists() else {"status": "unfinished"}
+        config = _configuration(file)
+        file = directory / "summary.json"
+        summary = _mapping(file) if file.exists() else {"status": "unfinished"}
         if not {"name", "seed", "data", "model"} <= set(config):
             summary = {"status": "foreign", "error": "config.yaml is no configuration of a run"}
         if summary["status"] != "done":
             problems.append(Problem(shown_path(directory), str(summary["status"]), str(summary.get("error", ""))))
             return None
-        _checked(summary_file, summary, RunSummary)
-        provenance = _mapping(provenance_file) if provenance_file.exists() else {}
-        _checked(provenance_file, provenance, Provenance)
+        _validate(summary, RunSummary)
+        file = directory / "provenance.json"
+        provenance = _mapping(file) if file.exists() else {}
+        _validate(provenance, Provenance)
+        file = directory / "config.yaml"
         run = Run(directory, config, summary, provenance, {}, directory / "metrics.csv")
         _ = run.training, run.epochs, [run.views(kind) for kind in VIEWS], data_title(config["data"])
         if summary["robustness_images"]:
-            final = directory / "robustness" / f"{FINAL}.json"
-            run.evaluations[FINAL] = read_evaluation(final, config["data"], run.test_images)
+            file = directory / "robustness" / f"{FINAL}.json"
+            run.evaluations[FINAL] = read_evaluation(file, config["data"], run.test_images)
     except _DAMAGE as error:
-        problems.append(_damaged(directory, error))
+        problems.append(_damaged(directory, file, error))
         return None
-    for path in sorted((directory / "robustness").glob("*.json")):
-        if path.stem != FINAL and not _DURING.fullmatch(path.stem):
+    for file in sorted((directory / "robustness").glob("*.json")):
+        if file.stem != FINAL and not _DURING.fullmatch(file.stem):
             try:  # a later evaluation that is damaged is left out alone
-                run.evaluations[path.stem] = read_evaluation(path, config["data"], run.test_images)
+                run.evaluations[file.stem] = read_evaluation(file, config["data"], run.test_images)
             except _DAMAGE as error:
-                problems.append(_damaged(path, error))
+                problems.append(_damaged(file, file, error))
     try:
         run.metrics()
     except FileNotFoundError:
         return replace(run, metrics_file=None)
     except _DAMAGE as error:
-        problems.append(_damaged(directory / "metrics.csv", error))
+        problems.append(_damaged(directory / "metrics.csv", directory / "metrics.csv", error))
         return replace(run, metrics_file=None)
     return run
 
@@ -277,11 +288,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _damaged(path: Path, error: BaseException) -> Problem:
-    reason = " ".join(str(error).removeprefix(f"report {path}/").split())
-    return Problem(
-        shown_path(path), "damaged", reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
-    )
+def _damaged(place: Path, file: Path, error: BaseException) -> Problem:
+    """The problem of a place one of whose files cannot be used, with the file's name and what is wrong with it."""
+    reason = " ".join(str(error).removeprefix(f"report {place}/").split())
+    if not isinstance(error, UserError):  # which names its file
+        inside = "" if file == place else f"{file.name}: "
+        reason = f"{inside}{reason if type(error) is ValueError else f'{type(error).__name__}: {reason}'}"
+    return Problem(shown_path(place), "damaged", reason)
 
 
 def _configuration(path: Path) -> dict[str, Any]:
@@ -292,10 +305,10 @@ def _configuration(path: Path) -> dict[str, Any]:
     """
     text = path.read_text(encoding="utf-8")
     if "&" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=YAML_LOADER)):
-        raise ValueError(f"{path.name} holds aliases")
+        raise ValueError("it holds aliases")
     content = yaml.load(text, Loader=YAML_LOADER)  # a SafeLoader either way
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name} holds no mapping")
+        raise ValueError("it holds no mapping")
     json.dumps(content, sort_keys=True, default=str)  # digests rely on names that are texts
     return content
 
@@ -303,12 +316,12 @@ def _configuration(path: Path) -> dict[str, Any]:
 def _mapping(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path.name} holds no mapping, or an empty one")
+        raise ValueError("it holds no mapping, or an empty one")
     return content
 
 
-def _checked(path: Path, content: dict[str, Any], model: type[BaseModel]) -> None:
-    """Validate the content of a JSON file.
+def _validate(content: dict[str, Any], model: type[BaseModel]) -> None:
+    """Refuse content of a JSON file.
 
     Raises:
         ValueError: names the first place that the model refuses.
@@ -317,5 +330,4 @@ def _checked(path: Path, content: dict[str, Any], model: type[BaseModel]) -> Non
         model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path.name}{place and f', {place}'}: {first['msg']}") from None
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -23,6 +23,11 @@ class Difference(NamedTuple):
     test: str
 
 
+def undecided(reason: str, seeds: int = 0) -> Difference:
+    """The difference that could not be measured, for a reason."""
+    return Difference(np.nan, np.nan, np.nan, np.nan, seeds, 0, reason)
+
+
 def shares_and_errors(correct: NDArray[np.bool_], originals: NDArray[np.int64] | None) -> tuple[FloatArray, FloatArray]:
     """Shares of true entries in each column, and their standard errors over images.
 
@@ -53,16 +58,13 @@ def independent(values: FloatArray, originals: NDArray[np.int64] | None) -> Floa
     if originals is None:
         return values
     sums = _sums(values[:, None], originals)[:, 0]
-    scaled: FloatArray = sums * (len(sums) / len(values))
-    return scaled
+    return np.asarray(sums * (len(sums) / len(values)))
 
 
 def _sums(values: FloatArray, originals: NDArray[np.int64]) -> FloatArray:
     """Sums (K, E) of the rows of (N, E) values that belong to the same image."""
     order = np.argsort(originals, kind="stable")
-    _, starts = np.unique(originals[order], return_index=True)
-    sums: FloatArray = np.add.reduceat(values[order], starts, axis=0)
-    return sums
+    return np.asarray(np.add.reduceat(values[order], np.unique(originals[order], return_index=True)[1], axis=0))
 
 
 def seeds_interval(
@@ -131,22 +133,15 @@ def paired_difference(first: FloatArray, second: FloatArray, *, coverage: float 
     difference = first - second
     mean = float(difference.mean())
     over_images = float(difference.mean(axis=0).var(ddof=1) / images) * (1 - coverage) if images > 1 else np.nan
-    if seeds == 1:
-        return _one_seed(difference[0], mean, over_images, binary=bool(np.isin((first, second), (0, 1)).all()))
-    error = float(np.sqrt(over_images + difference.mean(axis=1).var(ddof=1) / seeds))
-    half = float(special.stdtrit(seeds - 1, (1 + LEVEL) / 2)) * error
-    p_value = _two_sided(mean, error, seeds - 1)
-    return Difference(mean, mean - half, mean + half, p_value, seeds, images, f"t over {seeds} seeds and their images")
-
-
-def _one_seed(difference: FloatArray, mean: float, variance: float, *, binary: bool) -> Difference:
-    images, error = len(difference), float(np.sqrt(variance))
-    low, high = (float(end) for end in mean_interval(mean, error, images))
-    if not binary:
-        return Difference(mean, low, high, _two_sided(mean, error, images - 1), 1, images, "paired t over images")
-    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-    p_value = min(1.0, 2 * float(special.bdtr(min(won, lost), won + lost, 0.5)))
-    return Difference(mean, low, high, p_value, 1, images, "McNemar over images")
+    over_seeds = float(difference.mean(axis=1).var(ddof=1) / seeds) if seeds > 1 else 0.0
+    error, freedom = float(np.sqrt(over_images + over_seeds)), (seeds if seeds > 1 else images) - 1
+    low, high = (float(end) for end in mean_interval(mean, error, freedom + 1))
+    test = f"t over {seeds} seeds and their images" if seeds > 1 else "paired t over images"
+    p_value = _two_sided(mean, error, freedom)
+    if seeds == 1 and np.isin((first, second), (0, 1)).all():
+        won, lost = int((difference > 0).sum()), int((difference < 0).sum())
+        p_value, test = min(1.0, 2 * float(special.bdtr(min(won, lost), won + lost, 0.5))), "McNemar over images"
+    return Difference(mean, low, high, p_value, seeds, images, test)
 
 
 def _two_sided(mean: float, error: float, freedom: int) -> float:

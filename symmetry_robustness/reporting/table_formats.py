@@ -1,5 +1,6 @@
 """A table of texts as Markdown, as LaTeX, and for a terminal."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import NamedTuple
 
 import pandas as pd
 import rich.table
+from rich.console import JustifyMethod
 from rich.markup import escape
+from rich.text import Text
 
 # LaTeX's own characters, and those that its fonts lack.
 _LATEX = str.maketrans(
@@ -150,12 +153,18 @@ def terminal(table: Table, longest: int = 30) -> list[rich.table.Table]:
     for start, stop in _pieces(table, [1] * len(table.columns), _COLUMNS):
         chosen = [*range(table.fixed), *range(start, stop)]
         caption = f"{left} more rows in the files" if left > 0 else None
-        piece = rich.table.Table(title=escape(table.title), caption=caption, title_justify="left")
+        piece = rich.table.Table(title=escape(as_printed(table.title)), caption=caption, title_justify="left")
         for index in chosen:
-            piece.add_column(escape(table.columns[index]), justify="left" if index < table.fixed else "right")
+            justify: JustifyMethod = "left" if index < table.fixed else "right"
+            piece.add_column(Text(as_printed(table.columns[index])), justify=justify, overflow="fold")
         for row in table.rows[:longest]:
-            piece.add_row(
-                *(f"[bold]{escape(row[i].text)}[/bold]" if row[i].best else escape(row[i].text) for i in chosen)
-            )
+            piece.add_row(*(Text(as_printed(row[i].text), "bold" if row[i].best else "") for i in chosen))
         pieces.append(piece)
     return pieces
+
+
+def as_printed(text: str) -> str:
+    """A text as standard output writes it, where `±` may take two characters, so that a table pads what is there."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    errors = getattr(sys.stdout, "errors", None) or "strict"
+    return text.encode(encoding, "replace" if errors == "strict" else errors).decode(encoding)

@@ -1,8 +1,7 @@
 """The report's tables: rows of numbers, and the texts that show them."""
 
 import functools
-import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,32 @@ import pandas as pd
 from rich.console import Console
 
 from symmetry_robustness.reporting.aggregate import COLUMN, SHARES, ComparisonGroup, Summary
-from symmetry_robustness.reporting.evaluation import measure_name
+from symmetry_robustness.reporting.evaluation import FINAL, measure_name
 from symmetry_robustness.reporting.frame import CORRUPTED, COSTS, QUANTILES, records, split
 from symmetry_robustness.reporting.load import VIEWS, Run, find_runs
-from symmetry_robustness.reporting.statistics import shares_and_errors
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
 from symmetry_robustness.results.checks import count_checks
-from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES, epsilon_name
+from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES, epsilon_name, measure_title
 from symmetry_robustness.results.report import Estimate
 
 _INTERVALS = "Mean and 95 % interval: over seeds and images, with one seed over images, as the column says."
 _BEST = "Bold: better than every other in a paired test over several seeds (5 % for each column, after Holm)."
 _QUANTILES = dict(zip(QUANTILES, ("lower quartile", "median", "upper quartile"), strict=True))
-_COST_TITLES = ("parameters", "FLOPs per image", "training s", "images/s in training")
+_COSTS = dict(zip(COSTS, ("parameters", "FLOPs per image", "training s", "images/s in training"), strict=True))
 
 
 def table_sets(summary: Summary) -> list[TableSet]:
     """All tables but the claims; kinds of which there is nothing are left out."""
     results = summary.results
+    is_share, is_cost = results["measure"].isin(SHARES), results["measure"].isin(COSTS)
     corrupted = results[results["view"].isin(CORRUPTED) | (results["measure"] == "mean_corruption_error")]
+    costs = results[is_cost]
     made = [
-        TableSet(
-            "accuracy", [*_accuracy_tables(summary)], results[results["measure"].isin(SHARES) & (results["view"] == "")]
-        ),
+        TableSet("accuracy", [*_accuracy_tables(summary)], results[is_share & (results["view"] == "")]),
         TableSet("leaders", [*_leader_tables(summary)], summary.comparisons),
-        TableSet("measures", [*_measure_tables(summary)], results[~results["measure"].isin([*COSTS, *SHARES])]),
+        TableSet("measures", [*_measure_tables(summary)], results[~is_share & ~is_cost]),
         TableSet("corruptions", [*_corruption_tables(corrupted)], corrupted),
-        TableSet("costs", _cost_tables(results), results[results["measure"].isin(COSTS)]),
+        TableSet("costs", [_cost_table(costs)] if len(costs) else [], costs),
     ]
     return [one for one in made if one.tables]
 
@@ -50,18 +48,15 @@ def title_of(group: ComparisonGroup) -> str:
     return f"{group.data}, {images} {group.split} images, {protocol}"
 
 
-def percent(row: Any) -> Cell:
-    """A share with its interval, in percent."""
-    return _cell(row, lambda share: f"{100 * share:.1f}")
+def cell_of(row: Any) -> Cell:
+    """A mean with its interval; shares in percent."""
+    return _cell(row, lambda value: f"{100 * value:.1f}" if row.measure in SHARES else f"{value:.3g}")
 
 
-def number(row: Any) -> Cell:
-    """A mean with its interval."""
-    return _cell(row, lambda value: f"{value:.3g}")
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _cost(row: Any) -> Cell:
+    if row.measure in ("parameters", "flops"):
+        return Cell(f"{row.value:,.0f}")
+    return _cell(row, lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}")
 
 
 def _cell(row: Any, text: Callable[[float], str]) -> Cell:
@@ -70,7 +65,11 @@ def _cell(row: Any, text: Callable[[float], str]) -> Cell:
 
 
 def _table(
-    title: str, rows: pd.DataFrame, column: Callable[[Any], str], cell: Callable[[Any], Cell], notes: Sequence[str]
+    title: str,
+    rows: pd.DataFrame,
+    column: Callable[[Any], str],
+    notes: Sequence[str],
+    cell: Callable[[Any], Cell] = cell_of,
 ) -> Table:
     """One line for each network, its numbers in the columns that `column` names."""
     lines: dict[str, dict[str, Cell]] = {}
@@ -102,14 +101,13 @@ def _accuracy_tables(summary: Summary) -> Iterator[Table]:
         whole = rows[(rows["measure"] == "test_accuracy") & ~rows["view"].isin(CORRUPTED)]
         if len(whole):
             overall = "mean over the test sets" if rows["view"].any() else "clean"
-            yield _table(f"Accuracy %, {title}", whole, lambda row, name=overall: row.view or name, percent, notes)  # type: ignore[misc]
+            yield _table(f"Accuracy %, {title}", whole, lambda row, name=overall: row.view or name, notes)  # type: ignore[misc]
         attacked = rows[rows["measure"].isin(["robust_accuracy", "worst_case_accuracy"])]
         clean = rows[(rows["measure"] == "clean_accuracy") & bool(len(attacked))]
         for attack, under in split(attacked, "attack").items():
-            shown = pd.concat([clean, under])
             name = attack.replace("_", " ") or "worst case over attacks"
-            norm = under["norm"].iloc[0]
-            yield _table(f"Accuracy % under {name}, {norm}, {title}", shown, _epsilon, percent, notes)
+            about = f"Accuracy % under {name}, {under['norm'].iloc[0]}, {title}"
+            yield _table(about, pd.concat([clean, under]), _epsilon, notes)
 
 
 def _epsilon(row: Any) -> str:
@@ -140,10 +138,10 @@ def _leader_texts(row: Any) -> list[str]:
 
 
 def _measure_tables(summary: Summary) -> Iterator[Table]:
-    """Accuracy without attack and in the worst case, CLEVER and the other measures of each comparison group."""
+    """Accuracy without attack and in the worst case, and the measures of each comparison group."""
     rows = summary.results
-    attacked = rows["measure"] == "worst_case_accuracy"
-    measured = rows[~rows["measure"].isin([*COSTS, *SHARES]) | attacked | (rows["measure"] == "clean_accuracy")]
+    beside = {*COSTS, *SHARES} - {"worst_case_accuracy", "clean_accuracy"}
+    measured = rows[~rows["measure"].isin(beside)]
     for key, found in split(measured[measured["comparison_group"] != ""], "comparison_group").items():
         grid = sorted(found["epsilon"].dropna().unique())
         shown = grid if len(grid) <= 3 else [grid[0], grid[len(grid) // 2], grid[-1]]
@@ -151,7 +149,7 @@ def _measure_tables(summary: Summary) -> Iterator[Table]:
         found = found[found["epsilon"].isna() | found["epsilon"].isin(shown)]
         spread = {name.removesuffix("_median") for name in found["measure"] if name.endswith("_median")}
         column = functools.partial(_column_of, spread=spread)
-        yield _table(f"Measures, {title_of(group)}", found, column, _measure_cell, _notes(group))
+        yield _table(f"Measures, {title_of(group)}", found, column, _notes(group))
 
 
 def _column_of(row: Any, spread: Collection[str]) -> str:
@@ -166,25 +164,21 @@ def _column_of(row: Any, spread: Collection[str]) -> str:
     return f"{measure_title(row.measure)}{' mean' if row.measure in spread else ''}"
 
 
-def _measure_cell(row: Any) -> Cell:
-    return percent(row) if row.measure in SHARES else number(row)
-
-
 def _corruption_tables(rows: pd.DataFrame) -> Iterator[Table]:
     """Mean corruption error of all networks, and for each its error under every corruption at every severity."""
     total = rows[rows["measure"] == "mean_corruption_error"]
     note = "Mean of the errors under 15 corruptions at 5 severities, not divided by a baseline's. " + _INTERVALS
     for data, found in split(total, "data").items():
-        yield _table(f"Mean corruption error %, {data}", found, lambda row: "mean corruption error", percent, [note])
+        yield _table(f"Mean corruption error %, {data}", found, lambda row: "mean corruption error", [note])
     cells = rows[rows["measure"] == "test_accuracy"]
     for _, found in cells.groupby(["comparison_group", "settings"], sort=False):
         by_view = {row.view: row for row in records(found)}
         first = found.iloc[0]
-        lines = []
-        for corruption in BENCHMARK_CORRUPTIONS:
-            errors = [_error(by_view.get(f"{corruption}_{severity}")) for severity in BENCHMARK_SEVERITIES]
-            if any(cell.text for cell in errors):
-                lines.append([Cell(corruption.replace("_", " ")), *errors])
+        lines = [
+            [Cell(name.replace("_", " ")), *(_error(by_view.get(f"{name}_{at}")) for at in BENCHMARK_SEVERITIES)]
+            for name in BENCHMARK_CORRUPTIONS
+            if any(f"{name}_{at}" in by_view for at in BENCHMARK_SEVERITIES)
+        ]
         columns = ["corruption", *(f"severity {severity}" for severity in BENCHMARK_SEVERITIES)]
         note = f"Interval over {first['interval']}."
         yield Table(f"Error %, {first['label']}, {first['data']}", columns, lines, [note])
@@ -193,29 +187,24 @@ def _corruption_tables(rows: pd.DataFrame) -> Iterator[Table]:
 def _error(row: Any) -> Cell:
     if row is None:
         return Cell("")
-    return percent(row._replace(value=1 - row.value, low=1 - row.high, high=1 - row.low))
+    return cell_of(row._replace(value=1 - row.value, low=1 - row.high, high=1 - row.low))
 
 
-def _cost_tables(results: pd.DataFrame) -> list[Table]:
-    rows = results[results["measure"].isin(COSTS)]
-    if not len(rows):
-        return []
-    titles = dict(zip(COSTS, _COST_TITLES, strict=True))
-
-    def cell(row: Any) -> Cell:
-        return Cell(f"{row.value:,.0f}") if row.measure in ("parameters", "flops") else _cell(row, _amount)
-
+def _cost_table(rows: pd.DataFrame) -> Table:
     note = "FLOPs: multiplications and additions of one image's forward pass. Seconds without evaluations."
-    return [_table("Costs", rows, lambda row: titles[row.measure], cell, [note])]
+    return _table("Costs", rows, lambda row: _COSTS[row.measure], [note], _cost)
 
 
 def show_run(directory: Path) -> None:
-    """Print the numbers of the run in a directory, one below the other."""
-    runs, _ = find_runs([directory])
-    for run in runs:
-        rows = [(Cell(name), Cell(text)) for name, text in run_row(run).items()]
-        for piece in terminal(Table(str(directory), ("accuracy ± standard error", ""), rows), longest=len(rows)):
-            Console().print(piece)
+    """Print the numbers of the run in a directory."""
+    for run in find_runs([directory])[0]:
+        print_numbers(str(directory), run_row(run))
+
+
+def print_numbers(title: str, numbers: Mapping[str, str]) -> None:
+    """Print accuracies and other numbers by name, one below the other."""
+    rows = [(Cell(name), Cell(text)) for name, text in numbers.items()]
+    Console().print(*terminal(Table(title, ("accuracy ± standard error", ""), rows), longest=len(rows)))
 
 
 def overview(runs: Sequence[Run]) -> Table:
@@ -234,29 +223,19 @@ def run_row(run: Run) -> dict[str, str]:
         row |= {"clean, whole test set %": f"{100 * run.summary['clean_accuracy']:.1f}"}
     for kind in VIEWS:
         row |= {f"{kind} {at:g} %": f"{100 * accuracy:.1f}" for at, accuracy in run.views(kind).items()}
-    if run.final is None:
+    if (final := run.evaluations.get(FINAL)) is None:
         return row
-    row["images attacked"] = f"{len(run.final.indices):,}"
-    for attack in run.final.attacks:
-        shares, errors = shares_and_errors(run.final.curve(attack), None)
-        for epsilon, share, error in zip(run.final.epsilons, shares, errors, strict=True):
+    row["images attacked"] = f"{len(final.report):,}"
+    for attack in final.report.minimal_epsilon:
+        for epsilon in final.report.epsilons:
+            share, error, _ = final.report.accuracy(attack, epsilon)
             row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
-    for measure, means in run.final.means.items():
+    for measure, means in final.means.items():
         for array, mean in means.items():
             row[measure_title(measure_name(measure, array))] = mean_text(mean)
-    counts = count_checks(run.final.checks)
+    counts = count_checks(final.report.checks)
     row["checks"] = ", ".join(f"{counts[s]} {s}" for s in ("failed", "warned") if counts[s]) or "passed"
     return row
-
-
-def measure_title(name: str) -> str:
-    """Title of a measure's mean.
-
-    Examples:
-        >>> measure_title("symmetry.turn.error.logits"), measure_title("clever")
-        ('symmetry turn error logits', 'CLEVER')
-    """
-    return "CLEVER" if name == "clever" else " ".join(re.split(r"[_.\s]+", name))
 
 
 def mean_text(mean: Estimate) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -72,6 +73,16 @@ def measure_key(measure: str, array: str, headline: str | None = None) -> str:
         ('measures.symmetry.turn.correct', 'score')
     """
     return measure if array == headline else f"measures.{measure}.{array}"
+
+
+def measure_title(name: str) -> str:
+    """Title of a measure's mean, or of a measure.
+
+    Examples:
+        >>> measure_title("symmetry.turn.error.logits"), measure_title("clever")
+        ('symmetry turn error logits', 'CLEVER')
+    """
+    return "CLEVER" if name == "clever" else " ".join(re.split(r"[_.\s]+", name))
 
 
 def epsilon_name(epsilon: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _TAIL: Final = 2**13  # bytes
-_SIMILAR: Final = "symrob.similar"  # name of the handler of encoding errors
+SIMILAR: Final = "symrob.similar"  # name of the handler of encoding errors
 _ASCII: Final = str.maketrans(dict(zip("━╸●✖■○✔×−–ε", "--*x#o+x--e", strict=True)) | {"…": "...", "±": "+-"})
 _ESCAPES: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -54,7 +54,7 @@ def open_standard_streams() -> bool:
             stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
         if number and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=_SIMILAR)
+            stream.reconfigure(errors=SIMILAR)
     return output_closed
 
 
@@ -65,4 +65,4 @@ def _similar(error: UnicodeError) -> tuple[str, int]:
     return lacking.encode("ascii", "replace").decode(), error.end
 
 
-codecs.register_error(_SIMILAR, _similar)
+codecs.register_error(SIMILAR, _similar)

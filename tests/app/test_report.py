@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from symmetry_robustness.app.report import main
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.reporting.load import find_runs
 
 from ..reporting.made import draw_broken_at, make_report, make_run
 
@@ -25,8 +27,55 @@ def test_all_tables_are_written_and_what_is_left_out_is_said(
 
 def test_nothing_finished_is_nothing_to_report(tmp_path: Path) -> None:
     (make_run(tmp_path / "run") / "summary.json").unlink()
-    with pytest.raises(UserError, match="none of the 1 runs found is finished"):
+    with pytest.raises(UserError, match=r"none of the 1 runs or reports found can be used \(1 unfinished\)"):
         main([str(tmp_path), "--output", str(tmp_path / "report")])
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"), [("config.yaml", "config.yaml: ParserError"), ("summary.json", "summary.json: JSONDecodeError")]
+)
+def test_the_damaged_file_is_named(file: str, reason: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", make_report(draw_broken_at(40, 0)))
+    (run / file).write_text("{")
+    with pytest.raises(UserError, match=rf"\(1 damaged\); the first is {run}: damaged \({reason}: .+\); finish it"):
+        main([str(run), "--output", str(tmp_path / "report")])
+
+
+@pytest.mark.parametrize("damage", ["test.json", "test.npz"])
+def test_a_damaged_saved_report_is_named(damage: str, tmp_path: Path) -> None:
+    saved = make_report(draw_broken_at(40, 0)).save(tmp_path, "test")
+    (tmp_path / damage).write_bytes(b"")
+    for given in (tmp_path, saved):
+        with pytest.raises(UserError, match=rf"the first is {saved}: damaged \(report {tmp_path}/test is damaged \("):
+            main([str(given), "--output", str(tmp_path / "report")])
+
+
+def test_evaluations_moved_without_their_run_are_found(tmp_path: Path) -> None:
+    report = make_report(draw_broken_at(40, 0))
+    for name in ("mine", "theirs"):
+        report.save(tmp_path / "moved" / name / "robustness", "test")
+        report.save(tmp_path / "moved" / name / "robustness", "train-epoch=003")
+        replace(report, settings=report.settings | {"judge": "returned"}).save(
+            tmp_path / "moved" / name / "robustness", "released"
+        )
+    for given, names in (("mine", {"mine"}), ("mine/robustness", {"mine"}), ("", {"mine", "theirs"})):
+        runs, problems = find_runs([tmp_path / "moved" / given])
+        assert ({run.name for run in runs}, problems) == (names, [])
+        assert all(set(run.evaluations) == {"test", "released"} for run in runs)
+    assert main([str(tmp_path / "moved" / "mine"), "--output", str(tmp_path / "report")]) == 0
+    assert "| mine |" in (tmp_path / "report" / "tables" / "accuracy.md").read_text()
+
+
+@pytest.mark.parametrize("output", ["file", "file/below", "taken"])
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(output: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "tables").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=rf"--output {tmp_path / output} cannot be written \(.+\); give another"):
+        main([str(tmp_path / "nothing"), "--output", str(tmp_path / output)])
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_answer_comes_first_and_all_fits_on_a_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,6 @@ HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
 NETWORKS = {"standard": 0.5, "parallel_rotation": 1.5, "parallel_rotation_scale": 4.0, "cascaded": 12.0, HOSTILE: 0.2}
 TITLES = {"parallel_rotation": "parallel, rotation", "parallel_rotation_scale": "parallel, rotation + scale"}
 SEEDS, IMAGES = 3, 400
-EXPLANATIONS = {"nonzero_gradients": "Input gradients are not exactly zero."}
 _CHECKS = {
     "cascaded": (Check("nonzero_gradients", "failed", f"412 of 500 have a zero gradient {HOSTILE}"),),
     "parallel_rotation": (Check("enough_steps", "warned", "five steps"), Check("inside_ball", "passed", "")),
@@ -71,7 +70,7 @@ def write_runs(file: Path, runs: Sequence[Run], problems: Sequence[Problem] = ()
     frame = frame_of(runs, problems)
     summary = summarize(frame, runs)
     tables = [*table_sets(summary), claims_table(judge_claims(load_claims(), summary, list(runs)))]
-    write_page(file, runs, frame, summary, tables, made="2026-11-29", checks=EXPLANATIONS)
+    write_page(file, runs, frame, summary, tables)
     return file
 
 

@@ -14,11 +14,14 @@ from matplotlib.transforms import Bbox
 from symmetry_robustness.reporting.figures.bars import Bar, bars
 from symmetry_robustness.reporting.figures.corruption_map import corruption_map
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
-from symmetry_robustness.reporting.figures.examples import attack_panel, example_panel, magnified_difference
-from symmetry_robustness.reporting.figures.from_report import array_profiles, curve_panels, distributions
+from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel, magnified_difference
+from symmetry_robustness.reporting.figures.from_report import Chart, array_profiles, curve_panels
 from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
 from symmetry_robustness.reporting.figures.style import COLORS, Line, as_pixels, line_with_errors, save_figure
 from symmetry_robustness.results.names import epsilon_name
+from symmetry_robustness.results.report import RobustnessReport
+
+from .made import make_report
 
 NETWORKS = [
     "standard", "parallel rotation", "parallel scale", "parallel rotation scale", "cascaded", "weighted",
@@ -47,6 +50,11 @@ def groups(count: int) -> dict[str, dict[str, Bar]]:
     shares = {name: Bar(0.9 - 0.1 * place, 0.85 - 0.1 * place, 1.0 - 0.1 * place) for place, name in
               enumerate(NETWORKS[:count])}  # fmt: skip
     return {epsilon: shares | {NETWORKS[0]: Bar(0.9, 0.85, 1.0, best=True)} for epsilon in ("clean", "2/255", "4/255")}
+
+
+def attacked(name: str, broken_at: np.ndarray) -> RobustnessReport:
+    count = len(broken_at)
+    return make_report({name: broken_at}, examples={"clean": images(count), name: images(count, 1)})
 
 
 def layers(count: int) -> dict[str, Line]:
@@ -87,25 +95,31 @@ FIGURES: dict[str, Callable[[], Figure | None]] = {
         {"standard": pairs([0.1, 0.0], [0.2, 0.2], [False, False])}, estimate="CLEVER", distance="distance"
     ),
     "circle": lambda: accuracy_circle(lines(3)),
-    "one panel of a measure": lambda: curve_panels({("scale", "accuracy", True): {"accuracy": line(0.5, 0.9, 0.6)}}),
+    "one panel of a measure": lambda: curve_panels(
+        [Chart("curves", "scale", "accuracy", True, {"accuracy": line(0.5, 0.9, 0.6)})]
+    ),
     "panels of a measure": lambda: curve_panels(
-        {("angle (degrees)", "relative error", False): ERRORS}
-        | {("scale", f"relative error of {place}", False): layers(3) for place in "abc"}
+        [
+            Chart("curves", "angle (degrees)", "relative error", False, ERRORS),
+            *(Chart("curves", "scale", f"relative error of {place}", False, layers(3)) for place in "abc"),
+        ]
     ),
     "profile of 16 arrays": lambda: array_profiles(
-        {"relative error of a layer": {"angle (degrees)": layers(16), "angle (degrees), there and back": layers(16)}}
+        [
+            Chart("arrays", f"angle (degrees){label}", "relative error of a layer", False, layers(16))
+            for label in ("", ", there and back")
+        ]
     ),
-    "distribution": lambda: distributions({"CLEVER score": {name: np.arange(9) / 9 for name in NETWORKS[:2]}}),
-    "distributions": lambda: distributions(
-        {label: {name: np.arange(9) / 9 for name in NETWORKS} for label in ("minimal distance", "tolerance")}
+    "distribution": lambda: curve_panels([Chart("distribution", "CLEVER score", "images at or above", True, lines(2))]),
+    "distributions": lambda: curve_panels(
+        [Chart("distribution", f"{name}: tolerance", "images at or above", True, lines()) for name in ("one", "two")]
     ),
-    "attacks": lambda: attack_panel(
-        {"clean": images(8), "pgd_targeted": images(8, 1)},
-        {"pgd_targeted": np.array([0, 1 / 255, np.inf] + [0.02] * 5)},
+    "attacks": lambda: example_panel(
+        attack_rows(attacked("pgd_targeted", np.array([0, 1 / 255, np.inf] + [0.02] * 5))),
         title="standard, seed 0, protocol strong",
     ),
     "panel of a measure": lambda: example_panel(
-        {"clean": images(3), "removal": images(3, 1)}, {"removal": ["removed 0.125", "removed 0.5", "removed 0.02"]}
+        {"clean": (images(3), []), "removal": (images(3, 1), ["removed 0.125", "removed 0.5", "removed 0.02"])}
     ),
 }
 
@@ -266,17 +280,16 @@ def test_epsilons_are_named_as_people_write_them(epsilon: float, name: str) -> N
 
 
 def test_a_panel_tells_where_each_attack_succeeded() -> None:
-    figure = attack_panel({"clean": images(3), "pgd": images(3)}, {"pgd": np.array([0.0, 8 / 255, np.inf])})
-    assert figure is not None
-    _, attacked, change = figure.axes
-    captions = [label.get_text().replace("\n", " ") for label in attacked.get_xticklabels()]
+    broken_at = np.array([0.0, 8 / 255, np.inf])
+    _, panel, change = example_panel(attack_rows(attacked("pgd", broken_at))).axes
+    captions = [label.get_text().replace("\n", " ") for label in panel.get_xticklabels()]
     assert captions == ["wrong without attack", "ε = 8/255", "withstood"]
     assert change.get_ylabel() == "pgd\nchange ×1"
-    assert attack_panel({}, {}) is None
+    assert attack_rows(make_report({"pgd": broken_at})) == {}
 
 
 def test_pictures_become_pixels() -> None:
-    pixels = as_pixels(example_panel({"clean": images(2), "pgd": images(2)}, {"pgd": ["disc → ring", "ring"]}))
+    pixels = as_pixels(example_panel({"clean": (images(2), []), "pgd": (images(2), ["disc → ring", "ring"])}))
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
     assert pixels.std() > 10

@@ -5,8 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures, report_figures
-from symmetry_robustness.reporting.page.measures import measure_charts
+from symmetry_robustness.reporting.figures.from_report import (
+    comparison_figures,
+    measure_charts,
+    measure_figures,
+    report_figures,
+)
 from symmetry_robustness.results.plots import Curve, Distribution, Panel, plots_to_plain
 from symmetry_robustness.robustness import (
     EquivarianceError,
@@ -126,19 +130,10 @@ def test_plots_of_arrays_that_are_missing_are_left_out() -> None:
     assert comparison_figures({"one": report, "other": make_report(draw_broken_at(40, 0))}) == {}
 
 
-def test_the_page_charts_curves_and_distributions_of_every_measure(report: RobustnessReport) -> None:
-    charts = {(chart["title"], chart["ylabel"]): chart for chart in measure_charts(report)}
-    assert {title for title, _ in charts} == {"removal", "full", "steepness"}
-    (steepness,) = [chart for (title, _), chart in charts.items() if title == "steepness"]
-    (line,) = steepness["series"]
+def test_a_distribution_is_the_share_of_images_at_or_above_each_value(report: RobustnessReport) -> None:
+    (chart,) = measure_charts(report, "steepness")
+    (line,) = chart.lines.values()
     values = report.measures["steepness"]["value"]
-    np.testing.assert_allclose(
-        [line["y"][0], line["y"][10], line["y"][-1]], np.quantile(values, [0, 0.5, 1]), rtol=1e-5
-    )
-    for chart in charts.values():
-        for one in chart["series"]:
-            assert all(len(one[key]) == len(chart["x"]) for key in ("y", "low", "high") if key in one)
-    for (_, ylabel), chart in charts.items():
-        if chart["title"] == "full" and 90 in chart["x"] and "accuracy" in ylabel:
-            lines = {one["name"]: one["y"][chart["x"].index(90)] for one in chart["series"]}
-            assert all(0 <= value <= 1 for value in lines.values() if value is not None)
+    for position, share in zip(line.positions[:-1], line.values[:-1], strict=True):
+        assert share == pytest.approx((values >= position).mean())
+    assert (line.positions[-1], line.values[-1]) == (values.max(), 0)

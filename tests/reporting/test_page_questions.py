@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from symmetry_robustness.reporting.aggregate import at_chance
+from symmetry_robustness.reporting.comparability import readable
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import read_metrics
 from symmetry_robustness.reporting.page.page import percent
-from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order, readable
+from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
 from symmetry_robustness.reporting.page.run import run_details, training_curves
 from symmetry_robustness.results.checks import Check
 
@@ -25,15 +25,15 @@ MODEL = {"model": {"num_classes": 10}}
 def asked(*paths: Path) -> tuple[list[Question], list[int]]:
     """The questions of some runs, and the order in which a page asks them."""
     summary, runs = summary_of(*paths)
-    questions = find_questions(summary, frame_of(runs), at_chance(summary.results, runs))
+    questions = find_questions(summary, frame_of(runs))
     return questions, in_order(questions)
 
 
 def first_answer(*paths: Path, attack: int = 0, strength: int = 1) -> dict[str, Any]:
     """The answer to the first question of a page, of an attack (0 being the worst case) at a strength."""
-    summary, runs = summary_of(*paths)
+    summary, _ = summary_of(*paths)
     questions, order = asked(*paths)
-    return answers(questions[order[0]], summary.comparisons, at_chance(summary.results, runs))[attack][strength]
+    return answers(questions[order[0]], summary)[attack][strength]
 
 
 def make_networks(directory: Path, strengths: dict[str, float], seeds: int = 3, **changes: Any) -> None:
@@ -189,7 +189,7 @@ def test_views_of_the_test_images_are_a_curve(tmp_path: Path) -> None:
     ]
     assert (rotation.places, fog.places) == (["0°", "90°", "180°"], ["severity 3"])
     summary, _ = summary_of(tmp_path / "runs")
-    found = answers(question, summary.comparisons, frozenset())[question.attacks.index(rotation)][1]
+    found = answers(question, summary)[question.attacks.index(rotation)][1]
     assert (found["best"].network, found["verdict"]) == ("invariant_4layer", "equal")
     page = data_of(write(tmp_path / "report.html", tmp_path / "runs"))
     chart = next(one for one in page["questions"][0]["attacks"] if one["name"] == "rotation of the images")

@@ -1,5 +1,6 @@
 """The tables say what the rows say, in every form."""
 
+import io
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from symmetry_robustness.reporting.aggregate import summarize
 from symmetry_robustness.reporting.frame import frame_of
@@ -17,6 +19,7 @@ from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, e
 from symmetry_robustness.reporting.tables import table_sets
 from symmetry_robustness.results.checks import Check
 from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS
+from symmetry_robustness.runs.terminal import SIMILAR
 
 from .made import CIFAR, EPSILONS, draw_broken_at, make_report, make_run
 
@@ -90,6 +93,20 @@ def test_a_terminal_shows_the_first_rows_and_says_how_many_there_are() -> None:
     assert (first.row_count, len(first.columns), len(second.columns)) == (1, 6, 3)
     assert first.caption == "1 more rows in the files"
     assert terminal(WIDE)[0].caption is None
+
+
+def test_a_frame_stands_straight_where_characters_are_replaced_by_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii", errors=SIMILAR)
+    monkeypatch.setattr("sys.stdout", stream)
+    rows = [[Cell("a ± b ± c"), Cell("1 ± 2", best=True)], [Cell("x … y"), Cell("[12.5, 3]")]]
+    Console(file=stream, width=80).print(*terminal(Table("a ± b", ["±", "[ε] %"], rows)))
+    stream.flush()
+    title, *lines = written.getvalue().decode("ascii").splitlines()
+    assert title.strip() == "a +- b"
+    assert len({len(line) for line in lines}) == 1
+    assert "a +- b +- c" in lines[3]
+    assert "[12.5, 3]" in lines[4]
 
 
 @pytest.fixture(scope="module")

@@ -58,15 +58,15 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], *, x_label: str 
 def _draw_groups(panel: Axes, groups: Mapping[str, Mapping[str, Bar]], looks: Mapping[str, int]) -> None:
     width = 0.8 / len(looks)
     for name, index in looks.items():
-        found = [(place, group[name]) for place, group in enumerate(groups.values()) if name in group]
-        at = [place + (index - (len(looks) - 1) / 2) * width for place, _ in found]
-        heights = np.array([bar.value for _, bar in found])
-        reach = np.array([[bar.value - bar.low, bar.high - bar.value] for _, bar in found]).reshape(-1, 2).T
+        found = {place: group[name] for place, group in enumerate(groups.values()) if name in group}
+        at = np.array([*found]) + (index - (len(looks) - 1) / 2) * width
+        heights, low, high, _ = np.array([*found.values()], dtype=np.float64).reshape(-1, 4).T
+        reach = np.clip([heights - low, high - heights], 0, None)
         color, hatch = COLORS[index % len(COLORS)], HATCHES[index % len(HATCHES)]
         # White lines in a dark bar, as a hatch, are seen without any colour.
         panel.bar(at, heights, width, color=color, edgecolor="white", hatch=hatch, linewidth=0.4, label=name)
-        panel.errorbar(at, heights, np.clip(reach, 0, None), fmt="none", color="0.2", elinewidth=0.7, capsize=1.5)
-        for x, (_, bar) in zip(at, found, strict=True):
+        panel.errorbar(at, heights, reach, fmt="none", color="0.2", elinewidth=0.7, capsize=1.5)
+        for x, bar in zip(at, found.values(), strict=True):
             if bar.best:
                 panel.annotate("★", (x, bar.high), (0, 1), textcoords="offset points", ha="center", fontsize=SMALLEST)
     panel.set_xticks(range(len(groups)), [*groups])

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
-from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.figures.style import (
     ONE_COLUMN,
@@ -16,6 +15,7 @@ from symmetry_robustness.reporting.figures.style import (
     Line,
     draw_line,
     fitted,
+    label_last,
     legend_below,
     look_of,
     printed,
@@ -63,20 +63,11 @@ def curve_grid(
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
         panel.xaxis.set_major_locator(MultipleLocator(x_step) if x_step else MaxNLocator(most, integer=whole))
         panel.grid(True)
-    _label_last(panels, x_label)
+    label_last(panels, x_label)
     if title:
         figure.suptitle(title)
     legend_below(figure, panels.flat)
     return figure
-
-
-def _label_last(panels: NDArray[np.object_], x_label: str) -> None:
-    """Name the horizontal axis below the last panel of each column that is seen."""
-    for column in panels.T:
-        last = [panel for panel in column if panel.get_visible()][-1:]
-        for panel in last:
-            panel.set_xlabel(x_label)
-            panel.tick_params(labelbottom=True)
 
 
 @printed

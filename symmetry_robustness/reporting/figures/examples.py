@@ -1,7 +1,7 @@
 """Example images, with what an attack changed."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,34 +10,69 @@ from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.figures.style import SMALLEST, fitted, printed
 from symmetry_robustness.results.names import epsilon_name
+from symmetry_robustness.results.plots import Panel
+from symmetry_robustness.results.report import RobustnessReport
 
 _SIDE = 0.8  # inches that a picture takes: eight fill a page's width
 _GAP = 1  # white pixels between pictures
 _LETTERS = 14  # of a caption, in a line below a picture
 
+# Title -> images (N, 3, H, W) in [0, 1], and a caption below each, or none.
+Rows = Mapping[str, tuple[NDArray[np.float32], Sequence[str]]]
+
+
+def attack_rows(report: RobustnessReport, most: int | None = None) -> Rows:
+    """Clean images, and each attack's with its change and the ε at which it succeeded; empty without examples.
+
+    Args:
+        report: keeps examples, which belong to its images of the lowest numbers.
+        most: how many attacks, the ones first that broke most of all images; None for all.
+    """
+    if not report.examples or not len(clean := report.examples["clean"]):
+        return {}
+    first = np.argsort(report.indices, kind="stable")[: len(clean)]
+    broken_at = {name: found for name, found in report.minimal_epsilon.items() if name in report.examples}
+    rows = {"clean": (clean, list[str]())}
+    for attack in sorted(broken_at, key=lambda name: -int(np.isfinite(broken_at[name]).sum()))[:most]:
+        name, (change, factor) = attack.replace("_", " "), magnified_difference(clean, report.examples[attack])
+        rows[name] = report.examples[attack], [outcome_name(epsilon) for epsilon in broken_at[attack][first]]
+        rows[f"{name}\nchange ×{factor}"] = change, []
+    return rows
+
+
+def panel_rows(report: RobustnessReport, measure: str) -> Rows:
+    """Images that a measure shows, below the clean ones where the report has these; empty where it shows none."""
+    arrays, rows = report.measures.get(measure, {}), {}
+    for plot in report.plots(measure):
+        if isinstance(plot, Panel) and {plot.images, plot.values} <= set(arrays) and len(arrays[plot.images]):
+            images = arrays[plot.images]
+            clean = report.examples.get("clean", images[:0])[: len(images)]
+            same = np.array_equal(arrays["indices"][: len(images)], np.sort(report.indices)[: len(images)])
+            if same and len(clean) == len(images):
+                rows["clean"] = clean, list[str]()
+            rows[measure] = images, [f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)]]
+    return rows
+
 
 @printed
-def example_panel(
-    rows: Mapping[str, NDArray[np.float32]], captions: Mapping[str, list[str]] | None = None, *, title: str = ""
-) -> Figure:
+def example_panel(rows: Rows, *, title: str = "") -> Figure:
     """Images above each other: one column per example, one row per entry, e.g. clean, attacked, what was changed.
 
     Args:
-        rows: title -> images (N, 3, H, W) in [0, 1].
-        captions: title -> a line below each of the N images.
+        rows: at least one.
         title: of the whole figure.
     """
-    captions = {row: [textwrap.fill(text, _LETTERS) for text in texts] for row, texts in (captions or {}).items()}
-    count, _, height, width = next(iter(rows.values())).shape
+    captions = {row: [textwrap.fill(text, _LETTERS) for text in texts] for row, (_, texts) in rows.items()}
+    count, _, height, width = next(iter(rows.values()))[0].shape
     lines = sum(max((text.count("\n") + 1 for text in texts), default=0) for texts in captions.values())
     size = (_SIDE * count + 0.4, (_SIDE * height / width + 0.04) * len(rows) + 0.14 * lines + (0.2 if title else 0))
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01))
     centers = (width + _GAP) * np.arange(count) + (width - 1) / 2
     # One panel for a whole row: a panel for each picture would take ten times as long to lay out.
-    for panel, (row, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+    for panel, (row, (images, _)) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
         panel.imshow(side_by_side(images), interpolation="nearest")
         panel.set(yticks=[])
-        panel.set_xticks(centers, captions.get(row, [""] * count))
+        panel.set_xticks(centers, captions[row] or [""] * count)
         panel.set_ylabel(row, fontsize=SMALLEST)
         panel.tick_params(length=0, pad=1.5)
         panel.spines[:].set_visible(False)
@@ -49,32 +84,7 @@ def example_panel(
 def side_by_side(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Images (N, 3, H, W) as one picture (H, N (W + gap) - gap, 3), white between them."""
     padded = np.pad(np.clip(images, 0, 1), [(0, 0), (0, 0), (0, 0), (0, _GAP)], constant_values=1)
-    picture: NDArray[np.float32] = np.concatenate([*padded.transpose(0, 2, 3, 1)], axis=1)[:, :-_GAP]
-    return picture
-
-
-def attack_panel(
-    examples: Mapping[str, NDArray[np.float32]], broken_at: Mapping[str, NDArray[np.float64]], *, title: str = ""
-) -> Figure | None:
-    """The clean images, and below them each attack's with what it changed and at which epsilon it succeeded.
-
-    Args:
-        examples: "clean" and attack names -> images (k, 3, H, W); may be empty.
-        broken_at: attack name -> (k,) smallest epsilon found, 0 where the clean image is misclassified, inf if none.
-        title: of the whole figure.
-
-    Returns:
-        The figure, or None where there are no examples.
-    """
-    if not examples or not len(examples["clean"]):
-        return None
-    rows, captions = {"clean": examples["clean"]}, {}
-    for attack, found in broken_at.items():
-        difference, factor = magnified_difference(examples["clean"], examples[attack])
-        name = attack.replace("_", " ")
-        rows |= {name: examples[attack], f"{name}\nchange ×{factor}": difference}
-        captions[name] = [outcome_name(epsilon) for epsilon in found]
-    return example_panel(rows, captions, title=title)
+    return np.concatenate([*padded.transpose(0, 2, 3, 1)], axis=1)[:, :-_GAP]
 
 
 def outcome_name(epsilon: float) -> str:

@@ -1,8 +1,8 @@
 """Figures of one report: curves over epsilon, examples, and plots that its measures declare (`results/plots.py`)."""
 
 import fnmatch
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,12 +11,11 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
-from symmetry_robustness.reporting.figures.examples import attack_panel, example_panel
+from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel, panel_rows
 from symmetry_robustness.reporting.figures.style import (
     COLORS,
     MARKERS,
     NETWORKS,
-    ONE_COLUMN,
     SMALLEST,
     TWO_COLUMNS,
     Figures,
@@ -27,14 +26,34 @@ from symmetry_robustness.reporting.figures.style import (
     line_with_errors,
     look_of,
     printed,
+    tiled,
 )
 from symmetry_robustness.results.names import NORM_TITLES
-from symmetry_robustness.results.plots import Curve, Distribution, Panel
+from symmetry_robustness.results.plots import Curve, Distribution
 from symmetry_robustness.results.report import Arrays, RobustnessReport
 
 _NAMES: Final = 48  # names of arrays that fit side by side on a page
 _FLOOR: Final = 1e-6  # smaller values stand here on a logarithmic axis
 _SPREAD: Final = 100  # the largest value over the smallest from which on the axis is logarithmic
+
+
+class Chart(NamedTuple):
+    """Lines that share axes.
+
+    Attributes:
+        kind: `circle` over angles in degrees, `curves`, `arrays` (more lines than a panel can tell apart), or
+            `distribution`: share of images with at least the value of the axis.
+        xlabel: of the x-axis.
+        ylabel: of the y-axis.
+        shares: whether values are shares of images.
+        lines: label -> line.
+    """
+
+    kind: Literal["circle", "curves", "arrays", "distribution"]
+    xlabel: str
+    ylabel: str
+    shares: bool
+    lines: dict[str, Line]
 
 
 def report_figures(report: RobustnessReport) -> Figures:
@@ -48,30 +67,24 @@ def report_figures(report: RobustnessReport) -> Figures:
             line = line_with_errors(positions, np.array(values), np.array(errors))
             panels[attack.replace("_", " ")] = {f"{len(report):,} images": line}
         figures["curves"] = curve_grid({"": panels}, x_label=f"ε ({NORM_TITLES[report.norm]}, pixels in [0, 1])")
-    first = np.argsort(report.indices, kind="stable")[: len(report.examples.get("clean", ()))]
-    panel = attack_panel(report.examples, {name: found[first] for name, found in report.minimal_epsilon.items()})
-    return figures | ({} if panel is None else {"examples": panel})
+    rows = attack_rows(report)
+    return figures | ({"examples": example_panel(rows)} if len(rows) > 1 else {})
 
 
 def measure_figures(report: RobustnessReport) -> Figures:
     """Figures of all measures of a report, named by measure and kind, e.g. `removal-examples`, `symmetry-circle`."""
     figures: Figures = {}
-    for name, arrays in report.measures.items():
-        circles, panels, profiles = measure_lines(report, name)
-        for plot in report.plots(name):
-            if isinstance(plot, Panel) and {plot.images, plot.values} <= set(arrays) and len(arrays[plot.images]):
-                images = arrays[plot.images]
-                captions = [f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)]]
-                shown = np.array_equal(arrays["indices"][: len(images)], np.sort(report.indices)[: len(images)])
-                clean = report.examples.get("clean", images[:0])[: len(images)]
-                rows = {"clean": clean} if shown and len(clean) == len(images) else {}
-                figures[f"{name}-examples"] = example_panel({**rows, name: images}, {name: captions})
-        for ylabel, lines in circles.items():
-            figures[f"{name}-circle"] = accuracy_circle(lines, title=f"{ylabel} over the angle")
-        if panels:
-            figures[f"{name}-curves"] = curve_panels(panels)
-        if profiles:
-            figures[f"{name}-arrays"] = array_profiles(profiles)
+    for name in report.measures:
+        if rows := panel_rows(report, name):
+            figures[f"{name}-examples"] = example_panel(rows)
+        charts = measure_charts(report, name)
+        for chart in charts:
+            if chart.kind == "circle":
+                figures[f"{name}-circle"] = accuracy_circle(chart.lines, title=f"{chart.ylabel} over the angle")
+        if curves := [chart for chart in charts if chart.kind == "curves"]:
+            figures[f"{name}-curves"] = curve_panels(curves)
+        if arrays := [chart for chart in charts if chart.kind == "arrays"]:
+            figures[f"{name}-arrays"] = array_profiles(arrays)
     return figures
 
 
@@ -82,52 +95,45 @@ def comparison_figures(reports: Mapping[str, RobustnessReport]) -> Figures:
         reports: network -> report, all of the same protocol and images.
     """
     figures: Figures = {}
-    spreads: dict[str, dict[str, NDArray[np.float64]]] = {}
+    spreads: dict[str, Chart] = {}
     for measure in dict.fromkeys(name for report in reports.values() for name in report.measures):
-        lines: dict[str, Line] = {}
+        circle: dict[str, Line] = {}
+        title = ""
         for network, report in reports.items():
-            if circles := measure_lines(report, measure)[0]:
-                ylabel = next(iter(circles))
-                lines[network] = next(iter(circles[ylabel].values()))
-            for plot in report.plots(measure):
-                if isinstance(plot, Distribution) and plot.array in report.measures.get(measure, {}):
-                    values = np.sort(report.measures[measure][plot.array].astype(np.float64))
-                    if len(values := values[np.isfinite(values)]):
-                        label = f"{measure.replace('_', ' ')}: {plot.label}"
-                        spreads.setdefault(label, {})[network] = values
-        if len(lines) > 1:
-            figures[f"{measure}-circle"] = accuracy_circle(lines, title=f"{ylabel} over the angle, first seed")
-    return figures | ({"distributions": distributions(spreads)} if spreads else {})
+            for chart in measure_charts(report, measure):
+                first = next(iter(chart.lines.values()))
+                if chart.kind == "circle" and network not in circle:
+                    circle[network], title = first, f"{chart.ylabel} over the angle, first seed"
+                elif chart.kind == "distribution":
+                    label = f"{measure.replace('_', ' ')}: {chart.xlabel}"
+                    spreads.setdefault(label, chart._replace(xlabel=label, lines={})).lines[network] = first
+        if len(circle) > 1:
+            figures[f"{measure}-circle"] = accuracy_circle(circle, title=title)
+    return figures | ({"distributions": curve_panels([*spreads.values()])} if spreads else {})
 
 
-# Label of the y-axis (of panels labels of both axes, and whether values are shares of images) -> label -> line; of
-# profiles label of the y-axis -> label -> array name -> line.
-_Circles = dict[str, dict[str, Line]]
-_Panels = dict[tuple[str, str, bool], dict[str, Line]]
-_Profiles = dict[str, dict[str, dict[str, Line]]]
-
-
-def measure_lines(report: RobustnessReport, measure: str) -> tuple[_Circles, _Panels, _Profiles]:
-    """Lines over the circle, over an axis, and of more arrays than one panel can tell apart."""
-    circles: _Circles = {}
-    panels: _Panels = {}
-    profiles: _Profiles = {}
+def measure_charts(report: RobustnessReport, measure: str) -> list[Chart]:
+    """Charts of the curves and distributions that a measure declares."""
+    charts: dict[tuple[str, str, str, bool], Chart] = {}
     arrays = report.measures.get(measure, {})
     for plot in report.plots(measure):
-        if not isinstance(plot, Curve):
-            continue
-        lines = dict(_lines(plot, arrays))
-        if len(lines) > NETWORKS:
-            title = ", ".join(filter(None, (plot.xlabel, plot.label)))
-            profiles.setdefault(plot.ylabel, {})[title] = lines
-            continue
-        shown = {" ".join(filter(None, (plot.label, name))) or plot.ylabel: line for name, line in lines.items()}
-        if shown and plot.circular:
-            circles.setdefault(plot.ylabel, {}).update(shown)
-        elif shown:
+        if isinstance(plot, Distribution) and plot.array in arrays:
+            values = arrays[plot.array].astype(np.float64)
+            lines = {plot.label: _at_or_above(values[np.isfinite(values)])} if np.isfinite(values).any() else {}
+            chart = Chart("distribution", plot.label, "images at or above", True, lines)
+        elif isinstance(plot, Curve):
+            found = dict(_lines(plot, arrays))
             shares = all(arrays[name].dtype == np.bool_ for name in arrays for y in plot.y if fnmatch.fnmatch(name, y))
-            panels.setdefault((plot.xlabel, plot.ylabel, shares), {}).update(shown)
-    return circles, panels, profiles
+            lines = {" ".join(filter(None, (plot.label, name))) or plot.ylabel: line for name, line in found.items()}
+            chart = Chart("circle" if plot.circular else "curves", plot.xlabel, plot.ylabel, shares, lines)
+            if len(lines) > NETWORKS:
+                title = ", ".join(filter(None, (plot.xlabel, plot.label)))
+                chart = Chart("arrays", title, plot.ylabel, shares, found)
+        else:
+            continue
+        if chart.lines:
+            charts.setdefault(chart[:4], chart).lines.update(chart.lines)
+    return [*charts.values()]
 
 
 def _lines(plot: Curve, arrays: Arrays) -> Iterator[tuple[str, Line]]:
@@ -151,38 +157,43 @@ def _mean_line(positions: NDArray[np.float64], values: NDArray[np.float64]) -> L
     return line_with_errors(positions, np.nanmean(values, axis=0), errors)
 
 
-@printed
-def curve_panels(panels: Mapping[tuple[str, str, bool], Mapping[str, Line]]) -> Figure:
-    """A panel for each pair of axes, with a line and its band for each label.
+def _at_or_above(values: NDArray[np.float64]) -> Line:
+    """Share of (M,) values that are at least as large as each of them, and 0 beyond the largest."""
+    known, below = np.unique(np.sort(values), return_index=True)
+    shares = np.append(1 - below / len(values), 0.0)
+    return Line(np.append(known, known[-1:]), shares, shares, shares)
 
-    Args:
-        panels: labels of the x- and y-axis, and whether values are shares -> label -> line.
-    """
-    looks = look_of(label for lines in panels.values() for label in lines)
-    figure, axes = _panels(len(panels), len(looks))
-    for panel, ((xlabel, ylabel, shares), lines) in zip(axes, panels.items(), strict=True):
-        _scale_to(panel, np.concatenate([line.values for line in lines.values()]), shares)
-        for label, line in lines.items():
+
+@printed
+def curve_panels(charts: Sequence[Chart]) -> Figure:
+    """A panel for each chart, with a line and its band for each label."""
+    looks = look_of(label for chart in charts for label in chart.lines)
+    figure, panels = tiled(len(charts), 2.0, 0.3 + 0.15 * len(looks))
+    for panel, chart in zip(panels.flat, charts, strict=False):
+        _scale_to(panel, np.concatenate([line.values for line in chart.lines.values()]), chart.shares)
+        steps = {"marker": "", "drawstyle": "steps-pre"} if chart.kind == "distribution" else {}
+        for label, line in chart.lines.items():
             if panel.get_yscale() == "log":
                 line = Line(line.positions, *np.maximum(line[1:], _FLOOR))
-            draw_line(panel, line, looks[label], label)
-        panel.set(xlabel=xlabel, ylabel=ylabel)
-    legend_below(figure, axes)
+            draw_line(panel, line, looks[label], label, **steps)
+        panel.set(xlabel=fitted(chart.xlabel, 2.0), ylabel=chart.ylabel)
+    legend_below(figure, panels.flat)
     return figure
 
 
 @printed
-def array_profiles(profiles: Mapping[str, Mapping[str, Mapping[str, Line]]]) -> Figure:
-    """Means over all positions, one place for each array, e.g. for each layer of a network.
+def array_profiles(charts: Sequence[Chart]) -> Figure:
+    """Means over all positions, one place for each array, e.g. for each layer of a network; a panel for each ylabel.
 
     Args:
-        profiles: label of the y-axis -> label of the series -> name of the array -> line.
+        charts: the label of the x-axis names the series, those of the lines the arrays.
     """
-    most = max(len(lines) for series in profiles.values() for lines in series.values())
-    width = TWO_COLUMNS * max(1, most / _NAMES)
-    figure = Figure(figsize=(width, 2.9 * len(profiles)), layout="constrained")
-    panels = figure.subplots(len(profiles), 1, squeeze=False)[:, 0]
-    for panel, (ylabel, series) in zip(panels, profiles.items(), strict=True):
+    labels = list(dict.fromkeys(chart.ylabel for chart in charts))
+    width = TWO_COLUMNS * max(1, max(len(chart.lines) for chart in charts) / _NAMES)
+    figure = Figure(figsize=(width, 2.9 * len(labels)), layout="constrained")
+    panels = figure.subplots(len(labels), 1, squeeze=False)[:, 0]
+    for panel, ylabel in zip(panels, labels, strict=True):
+        series = {chart.xlabel: chart.lines for chart in charts if chart.ylabel == ylabel}
         names = list(dict.fromkeys(name for lines in series.values() for name in lines))
         means = {label: {n: line.values.mean() for n, line in lines.items()} for label, lines in series.items()}
         _scale_to(panel, np.array([value for found in means.values() for value in found.values()]), False)
@@ -195,38 +206,6 @@ def array_profiles(profiles: Mapping[str, Mapping[str, Mapping[str, Line]]]) -> 
         panel.grid(True)
     legend_below(figure, panels)
     return figure
-
-
-@printed
-def distributions(spreads: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> Figure:
-    """Share of images with at least the value of the axis, a panel for each quantity, a line for each network.
-
-    Args:
-        spreads: label of the axis -> network -> finite values (M,), increasing.
-    """
-    looks = look_of(name for by_name in spreads.values() for name in by_name)
-    figure, panels = _panels(len(spreads), len(looks))
-    for panel, (label, by_name) in zip(panels, spreads.items(), strict=True):
-        for name, values in by_name.items():
-            positions, shares = np.append(values, values[-1:]), 1 - np.arange(len(values) + 1) / len(values)
-            line = Line(positions, shares, shares, shares)
-            draw_line(panel, line, looks[name], name, marker="", drawstyle="steps-pre")
-        panel.set(xlabel=fitted(label, 2.0), ylabel="images at or above (%)", ylim=(0, 1.03))
-        panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    legend_below(figure, panels)
-    return figure
-
-
-def _panels(count: int, names: int) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, in rows of at most three, and room for a legend of so many names."""
-    across = count if count < 4 else 2 if count == 4 else 3
-    down = -(-count // across)
-    size = (ONE_COLUMN if across == 1 else TWO_COLUMNS, 2.0 * down + 0.3 + 0.15 * names)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = [*figure.subplots(down, across, squeeze=False).flat]
-    for panel in panels[count:]:
-        panel.set_visible(False)
-    return figure, panels[:count]
 
 
 def _scale_to(panel: Axes, values: NDArray[np.float64], shares: bool) -> None:

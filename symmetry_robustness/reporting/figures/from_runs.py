@@ -1,5 +1,6 @@
 """The figures of a report: those that its runs support."""
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ from symmetry_robustness.reporting.comparability import data_title, evaluation_d
 from symmetry_robustness.reporting.evaluation import FINAL, Evaluation
 from symmetry_robustness.reporting.figures.corruption_map import corruption_map
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
-from symmetry_robustness.reporting.figures.examples import attack_panel
+from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel
 from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures
 from symmetry_robustness.reporting.figures.labels import (
     Drawn,
@@ -31,7 +32,6 @@ from symmetry_robustness.reporting.figures.under_attack import attack_figures
 from symmetry_robustness.reporting.frame import CORRUPTED, records, settings_key, split
 from symmetry_robustness.reporting.load import VIEWS, Run
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
-from symmetry_robustness.reporting.tables import measure_title
 from symmetry_robustness.results.names import (
     BENCHMARK_CORRUPTIONS,
     BENCHMARK_SEVERITIES,
@@ -39,6 +39,7 @@ from symmetry_robustness.results.names import (
     WORST_CASE,
     digest,
     epsilon_name,
+    measure_title,
     metric_key,
 )
 from symmetry_robustness.results.report import FloatArray, IntArray
@@ -71,17 +72,16 @@ def write_figures(runs: Sequence[Run], summary: Summary, directory: Path) -> lis
     directory.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
     stems: Counter[str] = Counter()
-    drawn = (
+    drawn = itertools.chain(
         attack_figures(summary, notes),
         view_figures(summary, notes),
         corruption_figures(summary, notes),
         run_figures(runs, network_names(summary), notes),
     )
-    for figures in drawn:
-        for name, figure in figures:
-            stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)[:_STEM]
-            stems[stem] += 1
-            save_figure(figure, directory / (stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"))
+    for name, figure in drawn:
+        stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)[:_STEM]
+        stems[stem] += 1
+        save_figure(figure, directory / (stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"))
     return notes
 
 
@@ -151,16 +151,13 @@ def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str])
 def picture_figures(name: str, run: Run) -> Drawn:
     """Adversarial examples and the plots of measures, of each evaluation of a run."""
     for evaluation in run.evaluations.values():
-        examples = evaluation.examples()
-        strongest = list(examples.attacked)[:_ATTACKS]
+        report = evaluation.whole()
         protocol = "final evaluation" if evaluation.protocol == FINAL else f"protocol {evaluation.protocol}"
         title = f"{name}, seed {run.seed}, {protocol}"
         title += "" if _of_last(evaluation) else f", {evaluation.weights}"
-        images = {"clean": examples.clean, **examples.attacked}
-        panel = attack_panel(images, {attack: examples.broken_at[attack] for attack in strongest}, title=title)
-        if panel is not None and strongest:
-            yield f"examples-{evaluation.protocol}-{name}", panel
-        for measure, figure in measure_figures(evaluation.report).items():
+        if len(rows := attack_rows(report, _ATTACKS)) > 1:
+            yield f"examples-{evaluation.protocol}-{name}", example_panel(rows, title=title)
+        for measure, figure in measure_figures(report).items():
             yield f"{measure}-{evaluation.protocol}-{name}", figure
 
 
@@ -228,9 +225,9 @@ def lower_bound_figures(networks: Networks, notes: list[str]) -> Drawn:
     for name, several in networks.items():
         for bounding in filter(_of_last, several[0].evaluations.values()):
             for title, (measure, array, norm) in bounding.lower_bounds.items():
-                pairs = _pairs(several[0], bounding, norm, *bounding.report.per_image(measure, array))
+                pairs = _pairs(several[0], bounding, norm, *bounding.whole().per_image(measure, array))
                 if pairs is not None:
-                    key = digest(bounding.settings["measures"][measure])
+                    key = digest(bounding.report.settings["measures"][measure])
                     groups.setdefault(key, (title, norm, {}))[2].setdefault(name, pairs)
     for title, norm, found in groups.values():
         shown = first_of(found, _PANELS, measure_title(title), notes)
@@ -260,15 +257,16 @@ def _distances(evaluation: Evaluation, norm: str) -> tuple[IntArray, FloatArray,
     """Numbers of images, smallest distances found in a norm (0 where misclassified) and where nothing was found."""
     if evaluation.released:
         return None
-    for measure, settings in evaluation.settings.get("measures", {}).items():
+    report = evaluation.whole()
+    for measure, settings in report.settings.get("measures", {}).items():
         if (array := settings.get("upper_bound")) and settings.get("norm") == norm:
-            found = evaluation.report.measures[measure]
+            found = report.measures[measure]
             saturated = found.get("saturated", np.isinf(found[array]))
             return found["indices"], found[array], saturated.astype(np.bool_)
-    if evaluation.norm != norm or not evaluation.attacks:
+    if report.norm != norm or not report.distance:
         return None
-    smallest = np.minimum.reduce([*evaluation.report.distance.values()])
-    return evaluation.indices, np.minimum(smallest, evaluation.epsilons[-1]), np.isinf(smallest)
+    smallest = np.minimum.reduce([*report.distance.values()])
+    return report.indices, np.minimum(smallest, report.epsilons[-1]), np.isinf(smallest)
 
 
 def measure_comparisons(networks: Networks, notes: list[str]) -> Drawn:
@@ -280,7 +278,7 @@ def measure_comparisons(networks: Networks, notes: list[str]) -> Drawn:
                 groups.setdefault(evaluation.comparison_group, {}).setdefault(name, evaluation)
     for found in groups.values():
         shown = first_of(found, NETWORKS, "measures", notes)
-        reports = {name: evaluation.report for name, evaluation in shown.items()}
+        reports = {name: evaluation.whole() for name, evaluation in shown.items()}
         for name, figure in comparison_figures(reports).items():
             yield f"{name}-{next(iter(shown.values())).protocol}", figure
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from symmetry_robustness.reporting.comparability import readable
 from symmetry_robustness.reporting.figures.style import Line
 
 # Pairs of a file's stem and a figure.
@@ -16,10 +17,8 @@ T = TypeVar("T")
 
 
 def shown_network(label: str) -> str:
-    """A network's label for a reader."""
-    name, *rest = label.split(" ", 1)
-    shown = " ".join([name.replace("_4layer", ", 4 layers").replace("_", " "), *rest])
-    return shown.replace("$", r"\$")  # no formula begins here
+    """A network's label for a reader, in which no formula begins."""
+    return readable(label).replace("$", r"\$")
 
 
 def shown_data(data: str) -> str:

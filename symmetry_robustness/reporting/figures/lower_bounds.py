@@ -9,7 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.figures.style import COLORS, ONE_COLUMN, TWO_COLUMNS, fitted, legend_below, printed
+from symmetry_robustness.reporting.figures.style import (
+    COLORS,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    across,
+    fitted,
+    label_last,
+    legend_below,
+    printed,
+    tiled,
+)
 
 
 class Pairs(NamedTuple):
@@ -37,12 +47,9 @@ def estimate_against_distance(networks: Mapping[str, Pairs], *, estimate: str, d
         estimate: what is estimated, with its norm.
         distance: what was found, with its norm.
     """
-    across = len(networks) if len(networks) < 4 else 2 if len(networks) == 4 else 3
-    down = -(-len(networks) // across)
-    width = ONE_COLUMN if across == 1 else TWO_COLUMNS
-    side = (width - 0.6) / across
-    figure = Figure(figsize=(width, down * (min(side, 2.6) + 0.3) + 0.6), layout="constrained")
-    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    columns = across(len(networks))
+    side = ((ONE_COLUMN if columns == 1 else TWO_COLUMNS) - 0.6) / columns
+    figure, panels = tiled(len(networks), min(side, 2.6) + 0.3, 0.6, shared=True)
     values = np.concatenate([[*pairs.estimates, *pairs.distances] for pairs in networks.values()])
     low, high = 0.8 * values[values > 0].min(), 1.25 * values.max()
     for panel, (name, pairs) in zip(panels.flat, networks.items(), strict=False):
@@ -54,12 +61,7 @@ def estimate_against_distance(networks: Mapping[str, Pairs], *, estimate: str, d
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
-    for panel in panels.flat[len(networks) :]:
-        panel.set_visible(False)
-    for column in panels.T:
-        last = [panel for panel in column if panel.get_visible()][-1]
-        last.set_xlabel(distance)
-        last.tick_params(labelbottom=True)
+    label_last(panels, distance)
     for panel in panels[:, 0]:
         panel.set_ylabel(estimate)
     legend_below(figure, panels.flat)

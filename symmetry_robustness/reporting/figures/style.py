@@ -11,6 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 from PIL import Image
@@ -114,13 +116,51 @@ def legend_below(figure: Figure | SubFigure, panels: Iterable[Axes]) -> None:
     figure.legend([*handles.values()], names, loc="outside lower center", ncols=columns)
 
 
+def across(count: int) -> int:
+    """Panels side by side, of so many."""
+    return count if count < 4 else 2 if count == 4 else 3
+
+
+def tiled(count: int, height: float, rest: float, *, shared: bool = False) -> tuple[Figure, NDArray[Any]]:
+    """A figure with panels in rows of at most three.
+
+    Args:
+        count: of panels; further ones in the last row are hidden.
+        height: of a row of panels, inches.
+        rest: height of all else, inches.
+        shared: whether the panels share both axes.
+
+    Returns:
+        The figure, and its panels in rows and columns.
+    """
+    columns = across(count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(ONE_COLUMN if columns == 1 else TWO_COLUMNS, height * rows + rest), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
+    for panel in panels.flat[count:]:
+        panel.set_visible(False)
+    return figure, panels
+
+
+def label_last(panels: NDArray[Any], x_label: str) -> None:
+    """Name the horizontal axis below the last panel of each column that is seen."""
+    for column in panels.T:
+        for panel in [panel for panel in column if panel.get_visible()][-1:]:
+            panel.set_xlabel(x_label)
+            panel.tick_params(labelbottom=True)
+
+
 def save_figure(figure: Figure, stem: Path) -> None:
     """Write PDF to print, with its fonts inside and without a date, and PNG to look at."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout is found; finding it again for each file takes half of the time
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)  # once for both files; `savefig` would find it, and draw, twice for each
+    figure.set_layout_engine("none")
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
-    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=200)
+        canvas: Any = FigureCanvasPdf(figure)
+        canvas.print_pdf(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
+    figure.set_dpi(200)
+    canvas = FigureCanvasAgg(figure)
+    canvas.print_png(stem.with_name(f"{stem.name}.png"))
 
 
 def as_pixels(figure: Figure, *, dpi: int = 200) -> NDArray[np.uint8]:

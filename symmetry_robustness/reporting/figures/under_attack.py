@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary
+from symmetry_robustness.reporting.aggregate import ATTACKED, ComparisonGroup, Summary
 from symmetry_robustness.reporting.comparability import describe_attack
 from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.figures.bars import Bar, bars
@@ -47,14 +47,13 @@ def attack_figures(summary: Summary, notes: list[str]) -> Drawn:
         summary: of the runs.
         notes: gets a line for each thing that is left out.
     """
-    rows = summary.results[summary.results["view"] == ""]
-    by_group = split(rows, "comparison_group")
+    by_group = split(summary.results[summary.results["view"] == ""], "comparison_group")
     families = _families(summary, notes)
     for family in families[:_FAMILIES]:
-        chosen = {group.key: _most_robust(by_group[group.key], family, notes) for group in family.groups}
-        if pd.concat(chosen.values())["epsilon"].dropna().nunique() > 1:
-            yield from _curves(family, chosen)
-        yield from _bars(family, chosen)
+        rows = pd.concat([_most_robust(by_group[group.key], family, notes) for group in family.groups])
+        if rows["epsilon"].dropna().nunique() > 1:
+            yield from _curves(family, rows)
+        yield from _bars(family, rows)
     if len(families) > _FAMILIES:
         notes.append(f"{len(families) - _FAMILIES} of {len(families)} protocols are in the tables only")
 
@@ -78,12 +77,13 @@ def _families(summary: Summary, notes: list[str]) -> list[Family]:
 
 def _most_robust(rows: pd.DataFrame, family: Family, notes: list[str]) -> pd.DataFrame:
     """Accuracies of as many networks as a panel has room for: of each depth the most robust ones."""
-    rows = rows[rows["measure"].isin(["clean_accuracy", "robust_accuracy", "worst_case_accuracy"])].copy()
+    rows = rows[rows["measure"].isin(ATTACKED)].copy()
+    rows[["low", "high"]] = rows[["low", "high"]].apply(lambda ends: ends.fillna(rows["value"]))
     rows["depth"] = np.where(rows["network"].str.endswith("_4layer"), "4 layers", "full depth")
     rows["attack"] = rows["attack"].mask(rows["measure"] == "worst_case_accuracy", _WORST)
     chosen: list[str] = []
-    for depth, found in split(rows, "depth").items():
-        area = found[found["attack"] == _WORST].groupby("settings", sort=False)["value"].mean()
+    for depth, found in split(rows[rows["attack"] == _WORST], "depth").items():
+        area = found.groupby("settings", sort=False)["value"].mean()
         chosen += area.sort_values(ascending=False, kind="stable").index[:NETWORKS].to_list()
         if len(area) > NETWORKS:
             notes.append(f"{family.protocol}, {depth}: the {NETWORKS} most robust of {len(area)} networks are drawn")
@@ -102,28 +102,21 @@ def _label(row: Any) -> str:
     return shown_network(row.label.replace("_4layer", "", 1)) + ("" if row.released else flag(row.checks))
 
 
-def _curves(family: Family, rows: dict[str, pd.DataFrame]) -> Drawn:
+def _curves(family: Family, rows: pd.DataFrame) -> Drawn:
     """All panels in one figure where they fit, otherwise one for each attack with a column for each data set."""
-    together = pd.concat(rows.values())
-    attacks = _attacks(together)
+    attacks, depths = _attacks(rows), sorted(rows["depth"].unique())
     data = {group.key: shown_data(group.data) for group in family.groups}
-    depths = sorted(together["depth"].unique())
-    norm = str(together["norm"].iloc[0])
+    norm = str(rows["norm"].iloc[0])
     apart = len(attacks) * len(data) > _COLUMNS
     for shown in [[attack] for attack in attacks] if apart else [attacks]:
         grid: dict[str, dict[str, dict[str, Line]]] = {}
-        for depth in depths:
-            panels = grid.setdefault(depth if len(depths) > 1 else "", {})
-            for key, title in data.items():
-                found = rows[key][rows[key]["depth"] == depth]
-                for attack in shown:
-                    words = [title] * (len(data) > 1) + [describe_attack(attack, {})] * (
-                        len(shown) > 1 or len(data) < 2
-                    )
-                    panels[", ".join(words)] = _lines(found, attack)
+        for depth, key, attack in ((depth, key, attack) for depth in depths for key in data for attack in shown):
+            words = [data[key]] * (len(data) > 1) + [describe_attack(attack)] * (len(shown) > 1 or len(data) < 2)
+            lines = _lines(rows[(rows["depth"] == depth) & (rows["comparison_group"] == key)], attack)
+            grid.setdefault(depth if len(depths) > 1 else "", {})[", ".join(words)] = lines
         about = family.title if len(data) > 1 else f"{data[family.groups[0].key]}, {family.title}"
-        about += f"; {describe_attack(shown[0], {})}" if apart else ""
-        title = f"{about}; bands: 95 % over {intervals_over(together)}"
+        about += f"; {describe_attack(shown[0])}" if apart else ""
+        title = f"{about}; bands: 95 % over {intervals_over(rows)}"
         name = f"curves-{family.protocol}{f'-{shown[0]}' if apart else ''}"
         yield name, curve_grid(grid, x_label=f"ε ({NORM_TITLES.get(norm, norm)}, pixels in [0, 1])", title=title)
 
@@ -139,14 +132,14 @@ def _lines(rows: pd.DataFrame, attack: str) -> dict[str, Line]:
     return lines
 
 
-def _bars(family: Family, rows: dict[str, pd.DataFrame]) -> Drawn:
+def _bars(family: Family, rows: pd.DataFrame) -> Drawn:
     """For each data set and depth networks side by side, at the first epsilons of the grid."""
     for group in family.groups:
-        by_depth = split(rows[group.key], "depth")
+        by_depth = split(rows[rows["comparison_group"] == group.key], "depth")
         for depth, found in by_depth.items():
             if found["settings"].nunique() < 2:
                 continue
-            panels = {describe_attack(attack, {}): _bar_groups(found, attack) for attack in _attacks(found)[:3]}
+            panels = {describe_attack(attack): _bar_groups(found, attack) for attack in _attacks(found)[:3]}
             title = f"{shown_data(group.data)}, {family.title}"
             title += f", {depth}" if len(by_depth) > 1 else ""
             title += f"; intervals: 95 % over {intervals_over(found)}"
@@ -161,9 +154,7 @@ def _bar_groups(rows: pd.DataFrame, attack: str) -> dict[str, dict[str, Bar]]:
     groups = {"clean": rows[rows["measure"] == "clean_accuracy"]}
     for epsilon in sorted(under["epsilon"].unique())[:_GROUPS]:
         groups[epsilon_name(epsilon)] = under[under["epsilon"] == epsilon]
-    return {name: {_label(row): _bar(row) for row in records(found)} for name, found in groups.items()}
-
-
-def _bar(row: Any) -> Bar:
-    low, high = (row.value if np.isnan(end) else end for end in (row.low, row.high))
-    return Bar(row.value, low, high, bool(row.best))
+    return {
+        name: {_label(row): Bar(row.value, row.low, row.high, bool(row.best)) for row in records(found)}
+        for name, found in groups.items()
+    }

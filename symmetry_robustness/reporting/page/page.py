@@ -12,6 +12,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,23 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from symmetry_robustness.reporting.aggregate import Summary, at_chance
-from symmetry_robustness.reporting.comparability import data_title
-from symmetry_robustness.reporting.figures import COLORS, MARKERS
+from symmetry_robustness.reporting.aggregate import Summary
+from symmetry_robustness.reporting.comparability import data_title, readable
+from symmetry_robustness.reporting.figures import COLORS
 from symmetry_robustness.reporting.load import Run, shown_path
-from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order, readable
+from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
 from symmetry_robustness.reporting.page.run import run_details
 from symmetry_robustness.reporting.table_formats import Table, TableSet
+from symmetry_robustness.results.checks import Check
 
 _FOLDER = Path(__file__).parent
-# plotly's names of matplotlib's markers.
-_NAMES = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
-_SYMBOLS = dict(zip("osD^vPX", _NAMES, strict=True))
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")  # plotly's, as figures.MARKERS
 # Runs whose examples are shown: those of a thousand runs would make a page of a hundred megabytes.
 _PICTURED = 40
 
 
 def write_page(
-    path: Path,
-    runs: Sequence[Run],
-    frame: pd.DataFrame,
-    summary: Summary,
-    tables: Iterable[TableSet],
-    *,
-    made: str,
-    checks: Mapping[str, str],
+    path: Path, runs: Sequence[Run], frame: pd.DataFrame, summary: Summary, tables: Iterable[TableSet]
 ) -> None:
     """Write the page.
 
@@ -53,8 +46,6 @@ def write_page(
         frame: their numbers, with what was left out (`frame_of`).
         summary: of them.
         tables: those that the page shows as they are: "measures", "corruptions", "costs" and "claims" of them.
-        made: when, in words.
-        checks: name of a soundness check to what it asks.
     """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -66,15 +57,13 @@ def write_page(
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"percent": percent, "signed": signed, "plural": plural, "readable": readable}
     parts: Any = environment.get_template("parts.html.j2").module
-    guessing = at_chance(summary.results, runs)
-    questions = find_questions(summary, frame, guessing)
+    questions = find_questions(summary, frame)
     order, names, pictured = in_order(questions), _names(runs), _pictured(runs)
     script, library = (_FOLDER / "page.js").read_text(encoding="utf-8"), get_plotlyjs()
-    choices = _choices(questions, runs)
     start = (order[0], 0, questions[order[0]].first) if order else None
     stream = environment.get_template("page.html.j2").stream(
         title=_title(summary),
-        made=made,
+        made=datetime.now(UTC).date().isoformat(),
         style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
         script=script,
         digests=[base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, library)],
@@ -82,30 +71,20 @@ def write_page(
         data={
             "start": start,
             "order": order,
-            "looks": [[color, _SYMBOLS[marker]] for color, marker in zip(COLORS, MARKERS, strict=True)],
-            "runs": [
-                [
-                    names[run.place],
-                    readable(run.title),
-                    run.seed,
-                    data_title(run.config["data"]),
-                    _percent(run.summary["clean_accuracy"]),
-                ]
-                for run in runs
-            ],
-            **choices,
+            "looks": [*zip(COLORS, _SYMBOLS, strict=True)],
+            "runs": [_run_line(run, names[run.place]) for run in runs],
+            **_choices(questions, runs),
         },
         questions=questions,
-        answers=[answers(question, summary.comparisons, guessing) for question in questions],
+        answers=[answers(question, summary) for question in questions],
         start=start,
         tables=_tables(tables),
         counts=Counter(e.status for run in runs for e in run.evaluations.values() if e.status and not e.released),
         failing=_failing(runs, names),
-        checks=checks,
         facts=[plural(len(runs), "run"), plural(summary.results["network"].nunique(), "network")],
         problems=frame.attrs["problems"],
         details=(
-            _packed(parts.run(run_details(run, names[run.place], questions, pictures=run.place in pictured), checks))
+            _packed(parts.run(run_details(run, names[run.place], questions, pictures=run.place in pictured)))
             for run in runs
         ),
     )
@@ -145,6 +124,12 @@ def _names(runs: Sequence[Run]) -> dict[str, str]:
     return {run.place: shown_path(run.directory.resolve().relative_to(root)) for run in runs}
 
 
+def _run_line(run: Run, name: str) -> list[Any]:
+    """A run's part of its row: name, network, seed, data, and accuracy on the whole test set in percent."""
+    clean = run.summary["clean_accuracy"]
+    return [name, readable(run.title), run.seed, data_title(run.config["data"]), _percent(clean)]
+
+
 def _choices(questions: Sequence[Question], runs: Sequence[Run]) -> dict[str, Any]:
     """What the script shows of the question that is chosen: percentages of networks and of runs, by number."""
     networks: dict[str, int] = {}
@@ -154,17 +139,13 @@ def _choices(questions: Sequence[Question], runs: Sequence[Run]) -> dict[str, An
     for question in questions:
         key, known, attacks = question.group.key, {}, []
         for attack, single in zip(question.attacks, question.runs.values(), strict=True):
-            rows = {settings: row for at in attack.points.values() for settings, row in at.items()}
-            for row in rows.values():
+            points = attack.points.values()
+            rows = {settings: row for at in points for settings, row in at.items()}
+            lines = []
+            for settings, row in rows.items():
                 number = networks.setdefault(row.label, len(networks))
                 known[number] = [row.seeds, *_status([states.get((key, run), "") for run in row.runs])]
-            lines = [
-                [
-                    networks[row.label],
-                    *(_numbers(at.get(settings), "value", "low", "high") for at in attack.points.values()),
-                ]
-                for settings, row in rows.items()
-            ]
+                lines.append([number, *(_numbers(at.get(settings), "value", "low", "high") for at in points)])
             own = {
                 places[run]: [_numbers(single[at].get(run), "value", "standard_error") for at in attack.points]
                 for run in dict.fromkeys(run for at in single.values() for run in at)
@@ -206,24 +187,20 @@ def _tables(tables: Iterable[TableSet]) -> dict[str, list[Table]]:
     return {"measures": measures, "claims": found.get("claims", [])}
 
 
-def _failing(runs: Sequence[Run], names: Mapping[str, str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Checks that did not pass somewhere: status, name, and names and titles of the runs; failures first."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
+def _failing(runs: Sequence[Run], names: Mapping[str, str]) -> list[tuple[Check, list[tuple[str, str]]]]:
+    """Checks that did not pass somewhere, with names and titles of the runs; failures and frequent ones first."""
+    found: dict[tuple[str, str], tuple[Check, dict[str, str]]] = {}
     for run in runs:
-        for check in (check for evaluation in run.evaluations.values() for check in evaluation.checks):
+        for check in (check for evaluation in run.evaluations.values() for check in evaluation.report.checks):
             if check.status in ("failed", "warned"):
                 title = f"{readable(run.title)}, seed {run.seed}"
-                found.setdefault((check.status, check.name), {})[names[run.place]] = title
-    return [(*key, list(found[key].items())) for key in sorted(found, key=lambda key: (key[0], -len(found[key])))]
+                found.setdefault((check.status, check.name), (check, {}))[1][names[run.place]] = title
+    ordered = sorted(found.values(), key=lambda one: (one[0].status, -len(one[1])))
+    return [(check, list(titles.items())) for check, titles in ordered]
 
 
 def _pictured(runs: Sequence[Run]) -> set[str]:
     """Runs whose examples are shown: one of each network and data set first, then others."""
-    seen: Counter[tuple[str, str]] = Counter()
-    turns = []
-    for run in runs:
-        kind = (run.name, str(run.config["data"].get("_target_")))
-        turns.append((seen[kind], run.place))
-        seen[kind] += 1
-    ordered = sorted(turns, key=lambda turn: turn[0])
-    return {place for _, place in ordered[:_PICTURED]}
+    kinds = pd.Series([(run.name, str(run.config["data"].get("_target_"))) for run in runs])
+    turns = kinds.groupby(kinds).cumcount().sort_values(kind="stable")
+    return {runs[number].place for number in turns.index[:_PICTURED]}

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead
+from symmetry_robustness.reporting.aggregate import ATTACKED, ComparisonGroup, Summary, may_lead
+from symmetry_robustness.reporting.comparability import describe_attack
 from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.frame import records, split
 from symmetry_robustness.reporting.statistics import LEVEL
 from symmetry_robustness.results.names import NORM_TITLES, WORST_CASE, epsilon_name
 
-_ACCURACIES = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "test_accuracy")
 # Kind of strength: label of its axis, and one strength in words.
 _AXES = {
     "epsilon": ("ε ({}, pixels in [0, 1])", "ε = {}"),
@@ -22,6 +22,7 @@ _AXES = {
     "scale": ("scale of the image", "scale {}"),
     "severity": ("severity of the corruption", "severity {}"),
 }
+_TITLES = {"": "no attack", "rotation": "rotation of the images", "scale": "scaling of the images"}
 # A question whose best answer is below this accuracy is asked first only where there is no other.
 _NEARLY_ZERO = 0.05
 # (attack, kind of strength) -> strength -> network or run -> its row.
@@ -48,21 +49,14 @@ class Question(NamedTuple):
     first: int
 
 
-def readable(label: str) -> str:
-    """A network's label for a reader; names without a title lose their underscores."""
-    name, bracket, rest = label.partition(" (")
-    return name.replace("_", " ") + bracket + rest
-
-
-def find_questions(summary: Summary, frame: pd.DataFrame, guessing: Collection[str]) -> list[Question]:
+def find_questions(summary: Summary, frame: pd.DataFrame) -> list[Question]:
     """One question for each comparison group; those that read alike are told apart by images, then by a digest.
 
     Args:
         summary: of the runs.
         frame: numbers of the single runs.
-        guessing: networks that are at chance without attack, by their settings.
     """
-    both = (rows[rows["measure"].isin(_ACCURACIES)] for rows in (summary.results, frame))
+    both = (rows[rows["measure"].isin([*ATTACKED, "test_accuracy"])] for rows in (summary.results, frame))
     results, singles = (split(rows, "comparison_group") for rows in both)
     groups = {key: group for key, group in summary.groups.items() if key in results}
     norms = {key: max(rows["norm"]) for key, rows in results.items()}
@@ -74,7 +68,7 @@ def find_questions(summary: Summary, frame: pd.DataFrame, guessing: Collection[s
     questions = []
     for key, group in groups.items():
         attacks = _attacks(_grid(results[key], "settings"), norms[key])
-        first = _telling(attacks[0], guessing)
+        first = _telling(attacks[0], summary.guessing)
         questions.append(Question(group, names[key], norms[key], attacks, _grid(singles[key], "run"), first))
     return questions
 
@@ -115,31 +109,25 @@ def _place(row: Any) -> tuple[str, str, float]:
 
 def _attacks(grid: Grid, norm: str) -> list[Attack]:
     count = sum(kind == "epsilon" for _, kind in grid) - 1
-    titles = {
-        WORST_CASE: f"the worst of {count} attack{'s' * (count != 1)}",
-        "": "no attack",
-        "fgsm": "FGSM",
-        "pgd": "PGD",
-    }
-    titles |= {"rotation": "rotation of the images", "scale": "scaling of the images"}
+    titles = _TITLES | {WORST_CASE: f"the worst of {count} attack{'s' * (count != 1)}"}
     attacks = []
     for (key, kind), points in grid.items():
         label, place = _AXES[kind]
         names = [epsilon_name(at) if kind == "epsilon" else f"{at:g}" for at in points]
         places = ["clean (ε = 0)" if name == "0" and kind == "epsilon" else place.format(name) for name in names]
-        title = titles.get(key, key.replace("_", " "))
+        title = titles.get(key, describe_attack(key))
         attacks.append(Attack(title, label.format(NORM_TITLES.get(norm, norm)), places, points))
     return attacks
 
 
-def answers(question: Question, comparisons: pd.DataFrame, guessing: Collection[str]) -> list[list[dict[str, Any]]]:
+def answers(question: Question, summary: Summary) -> list[list[dict[str, Any]]]:
     """The answer at each strength of each attack of a question."""
     tests: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for test in records(comparisons[comparisons["comparison_group"] == question.group.key]):
+    for test in records(summary.comparisons[summary.comparisons["comparison_group"] == question.group.key]):
         tests.setdefault((test.measure, *_place(test)), {})[test.other_settings] = test
     return [
         [
-            answer(list(rows.values()), tests.get((first.measure, *_place(first)), {}), guessing)
+            answer(list(rows.values()), tests.get((first.measure, *_place(first)), {}), summary.guessing)
             for rows in attack.points.values()
             for first in [next(iter(rows.values()))]
         ]
@@ -160,26 +148,22 @@ def answer(rows: Sequence[Any], tests: dict[str, Any], guessing: Collection[str]
         every other, but one training each was compared), "untested", "equal" or "nobody"; `over`: others with their
         tests; `aside`: rows that may not lead, whatever their number.
     """
-    able = may_lead(rows, guessing)
-    ranked = sorted(able, key=lambda row: -row.value)
-    leader = next((test.settings for test in tests.values()), ranked[0].settings)
-    best = next((row for row in ranked if row.settings == leader), ranked[0])
-    others = [row for row in ranked if row is not best]
+    best, *others = ranked = may_lead(rows, guessing)
     size = next((ending for ending in ("_4layer", "_matched") if best.network.endswith(ending)), "")
     plain = (row for name in (f"standard{size}", "standard") for row in rows if row.network == name)
     standard = next(plain, best)  # of the same size, if there is one
-    over = {id(other): ("Ahead of the next", other) for other in others[:1]}
-    if standard is not best:
-        title = "Ahead of the next, the standard network" if id(standard) in over else "Ahead of the standard network"
-        over[id(standard)] = title, standard
+    over = [("Ahead of the next", other) for other in others[:1]]
+    if others and others[0] is standard:
+        over = [("Ahead of the next, the standard network", standard)]
+    elif standard is not best:
+        over.append(("Ahead of the standard network", standard))
+    nobody = not best.value or best.settings in guessing
     return {
         "best": best,
         "next": others[0] if others else None,
-        "verdict": "nobody"
-        if not best.value or best.settings in guessing
-        else _verdict(best, others, [*tests.values()]),
-        "over": [(title, other, best.value - other.value, tests.get(other.settings)) for title, other in over.values()],
-        "aside": [row for row in rows if row not in able],
+        "verdict": "nobody" if nobody else _verdict(best, others, [*tests.values()]),
+        "over": [(title, other, best.value - other.value, tests.get(other.settings)) for title, other in over],
+        "aside": [row for row in rows if row not in ranked],
         "level": 1 - LEVEL,
     }
 
@@ -191,7 +175,7 @@ def _verdict(best: Any, others: Sequence[Any], tests: Sequence[Any]) -> str:
         return "untested"
     if any(test.adjusted > 1 - LEVEL for test in tests):
         return "chance"
-    return "best" if tests[0].best and all(test.seeds > 1 for test in tests) else "single"
+    return "best" if tests[0].best else "single"
 
 
 def in_order(questions: Sequence[Question]) -> list[int]:

@@ -4,27 +4,25 @@ import base64
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from symmetry_robustness.reporting.comparability import data_title
-from symmetry_robustness.reporting.evaluation import Evaluation, Examples, measure_name
-from symmetry_robustness.reporting.figures import magnified_difference, outcome_name, side_by_side
+from symmetry_robustness.reporting.comparability import data_title, readable
+from symmetry_robustness.reporting.evaluation import Evaluation, measure_name
+from symmetry_robustness.reporting.figures.examples import Rows, attack_rows, panel_rows, side_by_side
+from symmetry_robustness.reporting.figures.from_report import Chart, measure_charts
 from symmetry_robustness.reporting.load import Run
-from symmetry_robustness.reporting.page.measures import measure_charts
-from symmetry_robustness.reporting.page.questions import Question, readable
-from symmetry_robustness.reporting.tables import mean_text, measure_title
-from symmetry_robustness.results.names import flatten
-from symmetry_robustness.results.plots import Panel
+from symmetry_robustness.reporting.page.questions import Question
+from symmetry_robustness.reporting.tables import mean_text
+from symmetry_robustness.results.names import flatten, measure_title
 from symmetry_robustness.results.report import RobustnessReport
 
 # Pictures are most of a page: so many images under so many attacks, the ones that broke most.
 _IMAGES, _ATTACKS = 5, 2
-# Rows of metrics.csv that are drawn; a screen has no room for more points.
-_POINTS = 200
+_POINTS = 200  # of a line; a screen has no room for more
+T = TypeVar("T")
 
 
 def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures: bool) -> dict[str, Any]:
@@ -36,13 +34,12 @@ def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures:
         questions: of the page, with the numbers of single runs.
         pictures: whether adversarial examples and plots of measures are shown; a page of many runs shows some.
     """
-    summary, evaluations = run.summary, run.evaluations.values()
-    found = [evaluation.status for evaluation in evaluations]
+    summary, evaluations = run.summary, {one.comparison_group: one for one in run.evaluations.values()}
+    found = [evaluation.status for evaluation in evaluations.values()]
     clean, parameters, seconds = (summary.get(key) for key in ("clean_accuracy", "parameters", "training_seconds"))
-    asked = {question.group.key: question for question in questions}
-    judged = [(asked[one.comparison_group], one) for one in evaluations]
-    others = [(question, None) for question in questions if question not in [one for one, _ in judged]]
-    parts = [_part(run, question, evaluation, pictures=pictures) for question, evaluation in [*judged, *others]]
+    ordered = sorted(questions, key=lambda question: [*evaluations, question.group.key].index(question.group.key))
+    parts = [_part(run, question, evaluations.get(question.group.key), pictures=pictures) for question in ordered]
+    config = run.directory / "config.yaml"
     return {
         "name": name,
         "title": f"{readable(run.title)}, seed {run.seed}",
@@ -63,7 +60,7 @@ def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures:
             for key, value in flatten(run.provenance).items()
             if value or value is False
         },
-        "config": run.config_text,
+        "config": config.read_text(encoding="utf-8") if config.is_file() else "",  # a saved report has none
     }
 
 
@@ -72,25 +69,19 @@ def _part(run: Run, question: Question, evaluation: Evaluation | None, *, pictur
     part: dict[str, Any] = {"question": question, "evaluation": evaluation, "charts": _charts(question, run.place)}
     if evaluation is None:
         return part | {"examples": (), "plots": (), "measures": ()}
-    means = [
+    measures = [
         (measure_title(measure_name(measure, array)), mean_text(mean), mean.images)
         for measure, arrays in evaluation.means.items()
         for array, mean in arrays.items()
         if mean.images
     ]
-    report = evaluation.report
-    examples = [*example_rows(evaluation.examples()), *_panels(report)] if pictures else None
-    plots = list(measure_charts(report)) if pictures else ()
-    return part | {"examples": examples, "plots": plots, "measures": means}
-
-
-def _panels(report: RobustnessReport) -> Iterator[dict[str, str]]:
-    """Rows of the images that measures show."""
-    for measure, arrays in report.measures.items():
-        for plot in report.plots(measure):
-            if isinstance(plot, Panel) and len(images := arrays[plot.images][:_IMAGES]):
-                caption = "; ".join(f"{plot.label} {value:.3g}" for value in arrays[plot.values][: len(images)])
-                yield _row(measure, images, caption)
+    if not pictures:
+        return part | {"examples": None, "plots": (), "measures": measures}
+    report = evaluation.whole()
+    rows = attack_rows(report, _ATTACKS)
+    for measure in report.measures:
+        rows = {**panel_rows(report, measure), **rows}
+    return part | {"examples": [*_strips(rows)], "plots": [*_plots(report)], "measures": measures}
 
 
 def _charts(question: Question, run: str) -> list[dict[str, Any]]:
@@ -102,43 +93,57 @@ def _charts(question: Question, run: str) -> list[dict[str, Any]]:
             continue
         about = {"title": "Accuracy", "xlabel": attack.label, "ylabel": "accuracy (%)", "percent": True, "series": []}
         chart = charts.setdefault(kind, about | {"x": list(points), "places": attack.places})
-        y, error = ([_rounded(row, name) for row in rows] for name in ("value", "standard_error"))
-        ends = {
-            name: [
-                None if v is None or e is None else min(100, max(0, v + sign * e))
-                for v, e in zip(y, error, strict=True)
-            ]
-            for name, sign in (("low", -1.96), ("high", 1.96))
-        }
-        chart["series"].append({"name": attack.title, "y": y, "error": error, **ends})
+        y, error = (
+            np.array([round(100 * getattr(row, name, math.nan), 1) for row in rows])
+            for name in ("value", "standard_error")
+        )
+        ends = {"low": np.clip(y - 1.96 * error, 0, 100), "high": np.clip(y + 1.96 * error, 0, 100)}
+        lines = {name: plain(values) for name, values in {"y": y, "error": error, **ends}.items()}
+        chart["series"].append({"name": attack.title, **lines})
     return list(charts.values())
 
 
-def _rounded(row: Any, name: str) -> float | None:
-    value = getattr(row, name, math.nan)
-    return None if math.isnan(value) else round(100 * value, 1)
+def plain(values: Any) -> list[float | None]:
+    """Numbers for JSON, in as many digits as a screen shows; None where there is none."""
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
 
 
-def example_rows(examples: Examples) -> Iterator[dict[str, str]]:
-    """Rows of pictures: clean, then for the strongest attacks the attacked images and what was changed.
-
-    Yields:
-        title, picture (a PNG as data URI) and caption of each.
-    """
-    clean = examples.clean[:_IMAGES]
-    rows = {"clean": (clean, "")} if len(clean) else {}
-    for name, found in list(examples.attacked.items())[:_ATTACKS]:
-        change, factor = magnified_difference(clean, found[:_IMAGES])
-        rows[name] = found[:_IMAGES], "; ".join(map(outcome_name, examples.broken_at[name][:_IMAGES]))
-        rows[f"{name}, change ×{factor}"] = change, ""
-    yield from (_row(title, *row) for title, row in rows.items())
+def _strips(rows: Rows) -> Iterator[dict[str, str]]:
+    """Title, picture (a PNG as data URI) and caption of each row of images."""
+    for title, (images, captions) in rows.items():
+        file = io.BytesIO()
+        pixels = np.round(255 * side_by_side(images[:_IMAGES])).astype(np.uint8)
+        Image.fromarray(pixels).save(file, format="png", optimize=True)
+        picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        named = title.replace("_", " ").replace("\n", ", ")
+        yield {"title": named, "picture": picture, "caption": "; ".join(captions[:_IMAGES])}
 
 
-def _row(title: str, images: NDArray[Any], caption: str) -> dict[str, str]:
-    file = io.BytesIO()
-    Image.fromarray(np.round(255 * side_by_side(images)).astype(np.uint8)).save(file, format="png", optimize=True)
-    picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return {"title": title.replace("_", " "), "picture": picture, "caption": caption}
+def _plots(report: RobustnessReport) -> Iterator[dict[str, Any]]:
+    """Charts of what measures declare; more lines than a panel can tell apart are left out."""
+    for measure in report.measures:
+        for chart in measure_charts(report, measure):
+            if chart.kind != "arrays":
+                yield {"title": measure_title(measure), **_plot(chart)}
+
+
+def _plot(chart: Chart) -> dict[str, Any]:
+    series = []
+    x = thinned(sorted({float(at) for line in chart.lines.values() for at in line.positions}))
+    for name, line in chart.lines.items():
+        ends = {"low": line.low, "high": line.high} if chart.kind != "distribution" else {}
+        known = {
+            key: dict(zip(line.positions[::-1].tolist(), values[::-1].tolist(), strict=True))
+            for key, values in {"y": line.values, **ends}.items()
+        }
+        series.append({"name": name, **{key: plain(at.get(one, np.nan) for one in x) for key, at in known.items()}})
+    return {"x": x, "xlabel": chart.xlabel, "ylabel": chart.ylabel, "series": series}
+
+
+def thinned(points: Sequence[T]) -> list[T]:
+    """As many points as are drawn, evenly chosen, the first and the last among them."""
+    chosen = np.unique(np.linspace(0, len(points) - 1, min(_POINTS, len(points))).astype(int))
+    return [points[at] for at in chosen]
 
 
 def training_curves(metrics: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -153,12 +158,8 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> list[dict[str, An
             kinds.setdefault(kind, []).append(metric)
     charts = []
     for kind, names in sorted(kinds.items(), key=lambda pair: pair[0] not in ("loss", "accuracy")):
-        some = [row for row in rows if any(metric in row for metric in names)]
-        some = [some[at] for at in np.unique(np.linspace(0, len(some) - 1, min(_POINTS, len(some))).astype(int))]
-        columns = {name: [row.get(name, math.nan) for row in some] for name in names}
-        series = [
-            {"name": n, "y": [float(f"{v:.6g}") if math.isfinite(v) else None for v in y]} for n, y in columns.items()
-        ]
+        some = thinned([row for row in rows if any(metric in row for metric in names)])
+        series = [{"name": name, "y": plain(row.get(name, math.nan) for row in some)} for name in names]
         epochs = [int(row["epoch"]) + 1 for row in some]
         charts.append({"title": kind, "x": epochs, "xlabel": "epoch", "ylabel": kind, "series": series})
     return charts
