@@ -257,7 +257,8 @@ def table_rows(report: RobustnessReport) -> dict[str, str]:
         rows |= {f"{title} {epsilon_name(e)} %": _percent(report.accuracy(attack, e)) for e in report.epsilons}
     for measure, means in report.measured_means().items():
         for array, mean in means.items():
-            rows[measure_title(measure_name(measure, array))] = f"{mean.value:.3g} ± {mean.standard_error:.2g}"
+            title = measure_title(measure_name(measure, array), report.settings.get("measures", {}))
+            rows[title] = f"{mean.value:.3g} ± {mean.standard_error:.2g}"
     counts = count_checks(report.checks)
     rows["checks"] = ", ".join(f"{count} {status}" for status, count in counts.items())
     return rows

@@ -66,12 +66,14 @@ class Summary(NamedTuple):
         comparisons: one row per network that was compared with the leader of its column.
         groups: facts that the numbers of a comparison group share, by its key.
         guessing: settings of the networks whose accuracy without attack may be that of guessing.
+        measures: settings of the measures that were made, by name; of several the first.
     """
 
     results: pd.DataFrame
     comparisons: pd.DataFrame
     groups: dict[str, ComparisonGroup]
     guessing: frozenset[str]
+    measures: dict[str, Any]
 
 
 def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
@@ -102,7 +104,9 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     guessing = _at_chance(results, runs)
     comparisons = _compare(results, evaluations_by_group(runs), guessing)
     _mark_best(results, comparisons)
-    return Summary(results, comparisons, _groups(results, runs, trained), guessing)
+    declared = [evaluation.measures for run in runs for evaluation in run.evaluations.values()]
+    measures = {name: settings for found in reversed(declared) for name, settings in found.items()}
+    return Summary(results, comparisons, _groups(results, runs, trained), guessing, measures)
 
 
 def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> None:

@@ -91,11 +91,17 @@ class Evaluation:
         return digest(self.report.indices.tolist())
 
     @property
+    def measures(self) -> Mapping[str, Any]:
+        """Settings of the measures, by name."""
+        found: Mapping[str, Any] = self.report.settings.get("measures", {})
+        return found
+
+    @property
     def lower_bounds(self) -> dict[str, tuple[str, str, str]]:
         """Measures that bound distances from below: name of the mean -> measure, array, norm."""
         return {
             measure_name(measure, array): (measure, array, str(settings.get("norm", self.report.norm)))
-            for measure, settings in self.report.settings.get("measures", {}).items()
+            for measure, settings in self.measures.items()
             if (array := settings.get("lower_bound")) and array in self.means.get(measure, {})
         }
 

@@ -148,11 +148,11 @@ def _measure_tables(summary: Summary) -> Iterator[Table]:
         group = summary.groups[key]
         found = found[found["epsilon"].isna() | found["epsilon"].isin(shown)]
         spread = {name.removesuffix("_median") for name in found["measure"] if name.endswith("_median")}
-        column = functools.partial(_column_of, spread=spread)
+        column = functools.partial(_column_of, spread=spread, measures=summary.measures)
         yield _table(f"Measures, {title_of(group)}", found, column, _notes(group))
 
 
-def _column_of(row: Any, spread: Collection[str]) -> str:
+def _column_of(row: Any, spread: Collection[str], measures: Mapping[str, Any]) -> str:
     """Title of a measure's column; the mean is called so where quantiles of the measure stand beside it."""
     if row.measure == "worst_case_accuracy":
         return f"worst case % at {epsilon_name(row.epsilon)}"
@@ -160,8 +160,8 @@ def _column_of(row: Any, spread: Collection[str]) -> str:
         return "clean %"
     name, _, quantile = row.measure.rpartition("_")
     if name in spread and quantile in _QUANTILES:
-        return f"{measure_title(name)} {_QUANTILES[quantile]}"
-    return f"{measure_title(row.measure)}{' mean' if row.measure in spread else ''}"
+        return f"{measure_title(name, measures)} {_QUANTILES[quantile]}"
+    return f"{measure_title(row.measure, measures)}{' mean' if row.measure in spread else ''}"
 
 
 def _corruption_tables(rows: pd.DataFrame) -> Iterator[Table]:
@@ -232,7 +232,7 @@ def run_row(run: Run) -> dict[str, str]:
             row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
     for measure, means in final.means.items():
         for array, mean in means.items():
-            row[measure_title(measure_name(measure, array))] = mean_text(mean)
+            row[measure_title(measure_name(measure, array), final.measures)] = mean_text(mean)
     counts = count_checks(final.report.checks)
     row["checks"] = ", ".join(f"{counts[s]} {s}" for s in ("failed", "warned") if counts[s]) or "passed"
     return row

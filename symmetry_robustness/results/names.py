@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -75,14 +74,15 @@ def measure_key(measure: str, array: str, headline: str | None = None) -> str:
     return measure if array == headline else f"measures.{measure}.{array}"
 
 
-def measure_title(name: str) -> str:
-    """Title of a measure's mean, or of a measure.
+def measure_title(name: str, measures: Settings) -> str:
+    """Title of a measure or of its mean, by the protocol's settings of the measures, which may state one.
 
     Examples:
-        >>> measure_title("symmetry.turn.error.logits"), measure_title("clever")
-        ('symmetry turn error logits', 'CLEVER')
+        >>> measure_title("symmetry.turn.error", {}), measure_title("removal", {"removal": {"title": "tolerance"}})
+        ('symmetry turn error', 'tolerance')
     """
-    return "CLEVER" if name == "clever" else " ".join(re.split(r"[_.\s]+", name))
+    measure, _, array = name.partition(".")
+    return " ".join([measures.get(measure, {}).get("title") or measure, *array.split(".")]).replace("_", " ").rstrip()
 
 
 def epsilon_name(epsilon: float) -> str:

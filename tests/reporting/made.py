@@ -21,7 +21,16 @@ SETTINGS = {
     "judge": "any",
     "bounds": [0.0, 1.0],
 }
-CLEVER = {"class": "Clever", "norm": "l2", "radius": 5.0, "images": None, "means": ["value"], "lower_bound": "value"}
+CLEVER = {
+    "class": "Clever",
+    "title": "CLEVER",
+    "headline": "value",
+    "norm": "l2",
+    "radius": 5.0,
+    "images": None,
+    "means": ["value"],
+    "lower_bound": "value",
+}
 ALL_BROKEN_AT = np.array([0.0, 2 / 255, 2 / 255, 4 / 255, 8 / 255, 8 / 255, np.inf, np.inf, np.inf, np.inf])
 
 

@@ -221,19 +221,19 @@ def _mean_epochs(several: Sequence[Epochs], place: int) -> Line:
 
 def lower_bound_figures(networks: Networks, notes: list[str]) -> Drawn:
     """Measures that bound distances from below beside the distance at which the same image was broken."""
-    groups: dict[str, tuple[str, str, dict[str, Pairs]]] = {}
+    groups: dict[str, tuple[str, str, str, dict[str, Pairs]]] = {}
     for name, several in networks.items():
         for bounding in filter(_of_last, several[0].evaluations.values()):
             for title, (measure, array, norm) in bounding.lower_bounds.items():
                 pairs = _pairs(several[0], bounding, norm, *bounding.whole().per_image(measure, array))
                 if pairs is not None:
-                    key = digest(bounding.report.settings["measures"][measure])
-                    groups.setdefault(key, (title, norm, {}))[2].setdefault(name, pairs)
-    for title, norm, found in groups.values():
-        shown = first_of(found, _PANELS, measure_title(title), notes)
-        axes = {"estimate": f"{measure_title(title)} ({NORM_TITLES.get(norm, norm)})"}
+                    about = (title, measure_title(title, bounding.measures), norm, dict[str, Pairs]())
+                    groups.setdefault(digest(bounding.measures[measure]), about)[3].setdefault(name, pairs)
+    for stem, title, norm, found in groups.values():
+        shown = first_of(found, _PANELS, title, notes)
+        axes = {"estimate": f"{title} ({NORM_TITLES.get(norm, norm)})"}
         axes["distance"] = f"minimal distance found ({NORM_TITLES.get(norm, norm)})"
-        yield f"{title}-{norm}", estimate_against_distance(shown, **axes)
+        yield f"{stem}-{norm}", estimate_against_distance(shown, **axes)
 
 
 def _pairs(run: Run, bounding: Evaluation, norm: str, numbers: IntArray, bounds: FloatArray) -> Pairs | None:

@@ -70,7 +70,7 @@ def _part(run: Run, question: Question, evaluation: Evaluation | None, *, pictur
     if evaluation is None:
         return part | {"examples": (), "plots": (), "measures": ()}
     measures = [
-        (measure_title(measure_name(measure, array)), mean_text(mean), mean.images)
+        (measure_title(measure_name(measure, array), evaluation.measures), mean_text(mean), mean.images)
         for measure, arrays in evaluation.means.items()
         for array, mean in arrays.items()
         if mean.images
@@ -124,7 +124,7 @@ def _plots(report: RobustnessReport) -> Iterator[dict[str, Any]]:
     for measure in report.measures:
         for chart in measure_charts(report, measure):
             if chart.kind != "arrays":
-                yield {"title": measure_title(measure), **_plot(chart)}
+                yield {"title": measure_title(measure, report.settings.get("measures", {})), **_plot(chart)}
 
 
 def _plot(chart: Chart) -> dict[str, Any]:
