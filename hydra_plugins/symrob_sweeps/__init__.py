@@ -1,5 +1,6 @@
 """The launcher and the sweepers, where Hydra finds them; `symmetry_robustness.sweeps` does the work."""
 
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,11 @@ class SweepLauncher(BasicLauncher):
         from symmetry_robustness.sweeps.plan import planned_jobs, run_sweep
 
         returns = super().launch(job_overrides, initial_job_idx)
+        if not returns and self.config is not None:  # Hydra has made a directory for jobs
+            folder = Path(self.config.hydra.sweep.dir)
+            (folder / "multirun.yaml").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         run_sweep(planned_jobs(returns), self._executor, self._on_error)
         return returns
 

@@ -4,7 +4,7 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import InitVar
+from dataclasses import InitVar, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from pydoc import locate
@@ -96,13 +96,14 @@ def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None 
         raise UserError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed must lie in 0 … 2^32 - 1, got {config.seed}; 0 is the default")
-    if "model" in config and not _NAME.fullmatch(config.name):
-        raise UserError(f"name={config.name} would be a bad name for a directory; take letters, digits and ._=,+- only")
+    if not _NAME.fullmatch(config.name):
+        raise UserError(f"name={config.name} would be a bad name for a file; take letters, digits and ._=,+- only")
     if config.get("resume", "never") not in ("auto", "never"):
         raise UserError(f"resume must be auto or never, got {config.resume!r}; never is the default")
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=…")
+    _check_known(config, "")
     return config
 
 
@@ -111,6 +112,25 @@ def check_classes(config: DictConfig) -> None:
     check_targets(config, "")
     if config.robustness:
         instantiate(config.robustness, _convert_="all")  # attacks validate their own settings
+
+
+def _check_known(node: DictConfig, path: str) -> None:
+    """Refuse settings that Hydra's `+` has added to a node whose settings are fixed.
+
+    Raises:
+        UserError: names the first one, and the nearest that exists.
+    """
+    kind = OmegaConf.get_type(node)
+    if not is_dataclass(kind):
+        return
+    known = [field.name for field in fields(kind)]
+    for name in map(str, node):
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            remedy = f"did you mean {path}{near[0]}?" if near else f"choose from {', '.join(known)}"
+            raise UserError(f"{path}{name} is no setting; {remedy}")
+        if isinstance(child := node._get_node(name), DictConfig) and not child._is_none():
+            _check_known(child, f"{path}{name}.")
 
 
 def check_targets(node: DictConfig, path: str) -> None:

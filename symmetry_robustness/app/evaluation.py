@@ -21,6 +21,7 @@ from torch import nn
 from symmetry_robustness.app.config import check_targets
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import replace_file, unused
 from symmetry_robustness.models import load_checkpoint, require_trusted
 from symmetry_robustness.reporting.evaluation import measure_name
 from symmetry_robustness.reporting.figures import report_figures, save_figure
@@ -52,10 +53,9 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
         UserError: a file that is no checkpoint, data that do not fit it, or an existing report of other settings.
     """
     _check(config)
-    path = Path(config.checkpoint)
+    path, worker, device = Path(config.checkpoint), find_worker(), find_device(config.accelerator)
     checkpoint = load_checkpoint(path, config.trusted)
     data = choose_data(config, checkpoint.config)
-    worker, device = find_worker(), find_device(config.accelerator)
     if worker.workers > 1 and config.overwrite:
         raise UserError("overwrite=true would make processes overwrite each other; remove the old report instead")
     provenance = describe_subject(config, checkpoint.digest, data, device) | {"file": path.name}
@@ -88,12 +88,10 @@ def _check(config: DictConfig) -> None:
     """Refuse settings that only this command has.
 
     Raises:
-        UserError: an unknown split, a name that is a path, or nothing to evaluate.
+        UserError: an unknown split, or nothing to evaluate.
     """
     if config.split not in _SPLITS:
         raise UserError(f"split must be train, validation or test, got {config.split!r}")
-    if Path(config.name).name != config.name:
-        raise UserError(f"name={config.name} must name a file, not a path; choose the folder with output=…")
     if not config.robustness:
         raise UserError("robustness=none leaves nothing to evaluate; choose robustness=quick, paper or strong")
 
@@ -157,6 +155,7 @@ def _evaluate(
         raise UserError(
             f"the checkpoint has {classes} classes, the data set {datamodule.num_classes}; choose data=… to fit"
         )
+    check_writable(partial)
     with shown_progress() as progress:
         return evaluate_in_shards(
             network,
@@ -171,6 +170,20 @@ def _evaluate(
             should_stop=should_stop,
             progress=progress if worker.rank == 0 else None,
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Write to a folder and take it back, so that a full or closed one shows before the work.
+
+    Raises:
+        UserError: names the folder and the reason.
+    """
+    trial = unused(folder / "trial")
+    try:
+        replace_file(trial, b"")
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); choose a folder with output=…") from error
 
 
 def describe_subject(config: DictConfig, digest: str, data: DictConfig, device: torch.device) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def run_hydra(
         The exit status: 0, or that of the first job that failed here.
 
     Raises:
-        UserError: a directory without a name, which would be the current directory.
+        UserError: a directory without a name, which would be the current directory, or a value without a setting.
     """
     for name in ("hydra.run.dir", "hydra.sweep.dir"):
         if f"{name}=" in argv:
@@ -46,6 +46,9 @@ def run_hydra(
     if plan:
         parser.add_argument(DETACH, action="store_true")  # never left to Hydra, see `app/train.py`
     parser.parse_args(argv)
+    for word in argv:
+        if word.lstrip("+~").startswith("="):
+            raise UserError(f"{word} names no setting; write SETTING=VALUE")
     register_schemas()
     sys.argv = [f"symrob-{app}", *argv]
     statuses: list[int] = []

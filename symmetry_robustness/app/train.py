@@ -18,7 +18,7 @@ from symmetry_robustness.app.hydra_main import DETACH, is_sweep, run_hydra
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.directory import check_free, create_run, find_run, is_done, refresh_run
 from symmetry_robustness.runs.exit_status import RESUMABLE, run_guarded
-from symmetry_robustness.runs.settings import check_monitor, check_settings
+from symmetry_robustness.runs.settings import check_monitor, check_objects, check_settings
 from symmetry_robustness.runs.signals import interrupt_ends_process
 from symmetry_robustness.sweeps.executor import runs_here
 from symmetry_robustness.sweeps.local import LocalExecutor
@@ -142,6 +142,7 @@ def _checked(config: DictConfig) -> DictConfig:
         from symmetry_robustness.runs.train import robustness_callback
         from symmetry_robustness.training import wandb_logger
     check_classes(config)
+    check_objects(config)
     check_monitor(config, robustness_callback(config))
     if config.logger.wandb:
         wandb_logger.validate(**config.logger.wandb)

@@ -1,13 +1,18 @@
 """Inputs that a user gives, checked or converted once, and the one place where a network is called."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.precision import float32
+
+# Words of torch's messages about images that do not fit a network's layers.
+_MISFIT: Final = ("shape", "size", "channel", "dimension")
 
 
 def check_images(images: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
@@ -56,10 +61,42 @@ def _as_tensor(values: object, name: str) -> Tensor:
     try:
         array = np.asarray(values)
         own = not isinstance(values, np.ndarray) and array.dtype == np.float64  # Python's numbers
-        return torch.from_numpy(array.astype(np.float32) if own else array)
+        dtype = np.dtype(np.float32) if own else array.dtype.newbyteorder("=")
+        return torch.from_numpy(np.require(array, dtype, ["C", "W"]))  # torch takes no reversed or read-only arrays
     except (TypeError, ValueError) as error:
         kind = type(values).__name__
         raise UserError(f"{name} must be a tensor, got {kind}; convert them by torch.tensor") from error
+
+
+def check_indices(indices: Tensor | Sequence[int] | npt.NDArray[np.int64] | None, count: int) -> npt.NDArray[np.int64]:
+    """Numbers of the images, (N,); without any 0, 1, 2, ...
+
+    Raises:
+        UserError: where they are not as many different numbers as there are images.
+    """
+    if indices is None:
+        return np.arange(count)
+    given = _as_tensor(indices, "indices").numpy(force=True)
+    numbers = given.astype(np.int64) if given.dtype.kind in "iu" else np.full(1, -1)
+    if numbers.shape != (count,) or len(np.unique(numbers)) != count or (count and numbers.min() < 0):
+        raise UserError(
+            f"indices must be {count} different numbers of images, got {given.dtype} of shape {given.shape}; "
+            "give a whole number for each image, none of them twice"
+        )
+    return numbers
+
+
+def check_network(network: nn.Module) -> None:
+    """Refuse what is no network.
+
+    Raises:
+        UserError: names what came, and how it becomes one.
+    """
+    if isinstance(network, type):
+        raise UserError(f"network must be a torch.nn.Module, got the class {network.__name__}; make an object of it")
+    if not isinstance(network, nn.Module):
+        kind, remedy = type(network).__name__, "wrap it in a module whose forward calls it"
+        raise UserError(f"network must be a torch.nn.Module, got {kind}; {remedy}")
 
 
 def check_logits(logits: Tensor) -> None:
@@ -77,6 +114,7 @@ def check_logits(logits: Tensor) -> None:
 
 def training_layers(network: nn.Module) -> list[str]:
     """Names of the layers whose training mode changes their output: batch norm, instance norm, dropout."""
+    check_network(network)
     kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     return [name or type(m).__name__ for name, m in network.named_modules() if m.training and isinstance(m, kinds)]
 
@@ -114,6 +152,7 @@ def check_count(name: str, count: int) -> None:
 
 def device_of(network: nn.Module, images: Tensor) -> torch.device:
     """The device of a network; that of the images for a network without tensors."""
+    check_network(network)
     return next((tensor.device for tensor in (*network.parameters(), *network.buffers())), images.device)
 
 
@@ -123,7 +162,8 @@ def forward(network: nn.Module, images: Tensor) -> Tensor:
     The network gets a copy, so that layers which work in place change nothing; a float64 network gets float64.
 
     Raises:
-        UserError: where the network returns no logits (B, K), or has weights in half precision.
+        UserError: where the network returns no logits (B, K), takes images of another shape, or has weights in half
+            precision.
     """
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     if dtype.itemsize < 4:
@@ -141,6 +181,11 @@ def forward(network: nn.Module, images: Tensor) -> Tensor:
             raise UserError(
                 f"images of shape {tuple(images.shape)} have their channels last; give images.permute(0, 3, 1, 2)"
             ) from error
+        elif _is_misfit(error):
+            reason = one_line(error)[:200]
+            raise UserError(
+                f"network takes no images of shape {tuple(images.shape)} ({reason}); give images as in its training"
+            ) from error
         else:
             raise
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images) or logits.shape[1] < 2:
@@ -148,6 +193,12 @@ def forward(network: nn.Module, images: Tensor) -> Tensor:
     if not logits.is_floating_point():
         raise UserError(f"network returns {_name(logits.dtype)}, not logits; return the values before argmax")
     return logits.float()
+
+
+def _is_misfit(error: Exception) -> bool:
+    """Whether torch complains that images do not fit a layer."""
+    torchs_own = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+    return torchs_own and any(word in str(error) for word in _MISFIT)
 
 
 def predict(network: nn.Module, images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from symmetry_robustness.rng import keyed_generator
 
 SIZE = 32
 _SAMPLES = 3  # per pixel and axis; the mean of the nine smooths the edges
+_MOST = 1_000_000  # images of a split, 3 GB
 _CHUNK = 256  # images drawn at once, about 10 MB for each intermediate tensor
 _TRAIN, _TEST = 11, 12
 
@@ -201,6 +202,9 @@ class ShapesDataModule(ImageDataModule):
         for name, least in {"test_size": 1, "drawing_seed": 0}.items():
             if getattr(self, name) < least:
                 raise UserError(f"data.{name}={getattr(self, name)} is too small; choose a larger number")
+        for name in ("train_size", "validation_size", "test_size"):
+            if (value := getattr(self, name)) > _MOST:
+                raise UserError(f"data.{name} must be at most {_MOST:,}, which are 3 GB, got {value:,}; choose fewer")
         self.style = ShapeStyle(pose=self.pose)
 
     @property

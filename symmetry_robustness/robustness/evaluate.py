@@ -16,6 +16,7 @@ from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.validation import (
     check_gradients_exist,
     check_images,
+    check_indices,
     check_labels,
     device_of,
     predict,
@@ -39,7 +40,7 @@ from symmetry_robustness.robustness.continuous_batching import CleanPass, miscla
 from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.measures.run import add_measures
-from symmetry_robustness.robustness.protocol import EvaluationProtocol
+from symmetry_robustness.robustness.protocol import EvaluationProtocol, require_protocol
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -151,6 +152,7 @@ def validate_inputs(
         UserError: names the input and the remedy.
     """
     check_gradients_exist("evaluate_robustness")
+    require_protocol(protocol)
     images = check_images(images, (-np.inf, np.inf))
     labels = check_labels(labels, images)
     numbers = check_indices(indices, len(images))
@@ -169,22 +171,6 @@ def validate_inputs(
     images = images.detach().clone() if images.is_inference() else images.detach()
     labels = labels.clone() if labels.is_inference() else labels
     return MeasureInputs(network, images, labels, numbers, protocol.seed, protocol.batch_size)
-
-
-def check_indices(indices: Tensor | Sequence[int] | IntArray | None, count: int) -> IntArray:
-    """Numbers of the images, (N,); without any 0, 1, 2, ...
-
-    Raises:
-        UserError: where they are not as many different numbers as there are images.
-    """
-    numbers = (
-        np.arange(count) if indices is None else np.array(torch.as_tensor(indices).numpy(force=True), dtype=np.int64)
-    )
-    if numbers.shape != (count,) or len(np.unique(numbers)) != count or (count and numbers.min() < 0):
-        raise UserError(
-            f"indices must be {count} different numbers of images, got shape {numbers.shape}; one per image"
-        )
-    return numbers
 
 
 def _lowest(numbers: IntArray, count: int) -> BoolArray:

@@ -9,6 +9,7 @@ from symmetry_robustness.attacks.base import AttackCall, as_attack
 from symmetry_robustness.attacks.norms import NormName, find_norm
 from symmetry_robustness.attacks.threat import ThreatModel, check_bounds, parse_epsilon
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.results.names import WORST_CASE
 from symmetry_robustness.robustness.measures.base import Measure, describe_measure
 from symmetry_robustness.robustness.measures.clever import Clever
 
@@ -97,8 +98,9 @@ class EvaluationProtocol:
             if not callable(attack) or isinstance(attack, type):
                 raise UserError(f"attack {name} must be an attack, got {attack!r}; give it a _target_ such as PGD")
             as_attack(attack)
-            if name == "clean" or not str(name).isidentifier():
-                raise UserError(f"attacks: {name!r} cannot name an attack; use letters, digits and _, and not clean")
+            if name in ("clean", WORST_CASE) or not str(name).isidentifier():
+                taken = f"letters, digits and _, and neither clean nor {WORST_CASE}"
+                raise UserError(f"attacks: {name!r} cannot name an attack; use {taken}")
         self._check_measures()
         if self.cascade and self.judge == "returned":
             raise UserError("cascade needs judge any, got returned; set judge=any or cascade=false")
@@ -158,6 +160,17 @@ class EvaluationProtocol:
             "outside": self.outside,
             "measures": {name: describe_measure(measure) for name, measure in self.measures.items()},
         }
+
+
+def require_protocol(protocol: EvaluationProtocol) -> None:
+    """Refuse what is no protocol, such as its class or a mapping of its settings.
+
+    Raises:
+        UserError: names what came.
+    """
+    if not isinstance(protocol, EvaluationProtocol):
+        kind = protocol.__name__ if isinstance(protocol, type) else type(protocol).__name__
+        raise UserError(f"protocol must be an EvaluationProtocol, got {kind}; write EvaluationProtocol(attacks=…)")
 
 
 def _shortened(clever: Clever, images: int | None) -> Clever:

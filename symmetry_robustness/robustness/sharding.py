@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import as_attack
-from symmetry_robustness.attacks.validation import check_images, check_labels, device_of
+from symmetry_robustness.attacks.validation import check_images, check_indices, check_labels, device_of
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.report import RobustnessReport, concatenate, join_measures
 from symmetry_robustness.robustness.attack_batch import Progress, ProgressCallback, ignore
 from symmetry_robustness.robustness.checks.derived import add_derived_checks
-from symmetry_robustness.robustness.evaluate import add_checks, check_indices, evaluate_robustness
+from symmetry_robustness.robustness.evaluate import add_checks, evaluate_robustness
 from symmetry_robustness.robustness.measures.base import MeasureInputs
-from symmetry_robustness.robustness.protocol import EvaluationProtocol
+from symmetry_robustness.robustness.protocol import EvaluationProtocol, require_protocol
 
 IntArray = npt.NDArray[np.int64]
 
@@ -127,6 +127,7 @@ def evaluate_in_shards(
         UserError: for what `evaluate_robustness` refuses.
         OSError: a shard cannot be saved.
     """
+    require_protocol(protocol)
     images = check_images(images, (-np.inf, np.inf))
     labels = check_labels(labels, images)
     numbers, device = check_indices(indices, len(images)), device_of(network, images)

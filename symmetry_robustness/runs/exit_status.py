@@ -1,6 +1,7 @@
 """Exit statuses, the one line for a user's mistake, and the outcome a job writes to its run directory."""
 
 import errno
+import inspect
 import logging
 import os
 import select
@@ -8,7 +9,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
+from pydoc import locate
 from typing import Any, Final
 
 from symmetry_robustness.errors import UserError, one_line
@@ -110,33 +113,64 @@ def _composition_message(error: BaseException) -> str | None:
         # Anything else is a bug behind a well-formed setting, and keeps its traceback.
         return f"{where}: {one_line(inner)}" if inner and refused else None
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {one_line(error)}"
-    if isinstance(error, AssertionError | HydraException) and (message := _empty_parent_message(error)):
+        reason = one_line(error).partition(" expecting ")[0].partition(" See ")[0].rpartition("Exception: ")[2]
+        return f"{error.override}: {reason}; lists are [a,b], and other signs are quoted, as in 'name=\"a, b\"'"
+    if isinstance(error, AssertionError | HydraException) and (message := _override_message(error)):
         return message
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return next((text for start, text in _HYDRA_MESSAGES.items() if str(error).startswith(start)), None)
-    detail = f" ({one_line(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
-    return one_line(error).split(" Config search path:")[0] + detail
+    detail = f" ({_without_key(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
+    message = _without_key(error).partition(" Config search path:")[0]
+    group, absent, _ = message.partition(" No match in the defaults list.")
+    return f"{group} This command has no such group; leave it out" if absent else message + detail
 
 
-def _empty_parent_message(error: BaseException) -> str | None:
-    """An override of a key under a node that is null or empty, as `robustness.checks=full` under robustness=none.
+def _without_key(error: BaseException) -> str:
+    return one_line(error).partition(" full_key:")[0]
 
-    OmegaConf reports it as an AssertionError, Hydra with the advice to append the key.
+
+def _override_message(error: BaseException) -> str | None:
+    """An override of a key that does not exist: the nearest one, or why there is none.
+
+    Hydra advises to append such keys, and fails with an AssertionError below a node that is null.
     """
-    from omegaconf import OmegaConf
-
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
     frame = next((f for f in frames if {"cfg", "override"} <= f.keys()), None)
     if frame is None:
         return None
-    override = frame["override"]
-    parent = override.key_or_group.rpartition(".")[0]
-    if not parent or OmegaConf.select(frame["cfg"], parent, throw_on_missing=False):
-        return None
-    group = parent.partition(".")[0]
+    override, node, place = frame["override"], frame["cfg"], ""
+    for name in override.key_or_group.replace("/", ".").split("."):
+        if place and not node:
+            return _null_message(override.input_line, place)
+        if name not in node.keys():  # noqa: SIM118 - `in node` leaves out what is not set yet
+            return _unknown_message(override.input_line, place, name, node)
+        node, place = node._get_node(name), f"{place}.{name}".removeprefix(".")
+        if not hasattr(node, "keys"):
+            break
+    return None
+
+
+def _null_message(words: str, place: str) -> str:
+    if place == "data":  # of an evaluation
+        return f"{words}: to change a setting of the checkpoint's own data set, write +{words}"
+    group = place.partition(".")[0]
     remedy = f"leave it out, or select a config that defines them, as in {_EXAMPLES.get(group, f'{group}=…')}"
-    return f"{override.input_line}: {parent} is null, so it has no settings; {remedy}"
+    return f"{words}: {place} is null, so it has no settings; {remedy}"
+
+
+def _unknown_message(words: str, place: str, name: str, node: Any) -> str:
+    """A key that a node lacks: the nearest of those that it has, or that its class takes."""
+    known = [str(key) for key in node if not str(key).startswith("_")]
+    near = get_close_matches(name, known, n=1, cutoff=0.75)
+    if not near and "_target_" in node and callable(target := locate(str(node["_target_"]))):
+        taken = inspect.signature(target).parameters
+        if name in taken:
+            return f"{words}: the configuration states no {place}.{name}; to add it, write +{words.lstrip('+')}"
+        known += [key for key in taken if key not in known]
+    near = near or get_close_matches(name, known, n=1)
+    where = f" in {place}" if place else ""
+    remedy = f"did you mean {f'{place}.{near[0]}'.lstrip('.')}?" if near else f"choose from {', '.join(known)}"
+    return f"{words}: there is no {name}{where}; {remedy}"
 
 
 def _file_message(error: BaseException) -> str | None:

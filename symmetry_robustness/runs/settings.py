@@ -1,11 +1,15 @@
 """Settings that a job refuses before its run directory is created; torch is imported where one of them needs it."""
 
 import copy
+import inspect
+import os
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from symmetry_robustness.training import Classifier, RobustnessCallback
@@ -20,6 +24,8 @@ _CUTS: Final = {
     "limit_val_batches": "data.validation_size=0",
     "limit_test_batches": "data.test_size",
 }
+_INTERVALS: Final = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")
+_ACCELERATORS: Final = ("auto", "cpu", "gpu", "cuda", "mps")
 # Weights stay float32: attacks and exported networks rely on it.
 _PRECISIONS: Final = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
@@ -47,6 +53,9 @@ def check_settings(config: DictConfig, *, here: bool) -> None:
                 f"trainer.{name}={value} would leave out images that results are named after; "
                 f"leave it out, and choose {choice}"
             )
+    for name in _INTERVALS:
+        if trainer.get(name, 1) == 0:
+            raise UserError(f"trainer.{name} must be at least 1, got 0; leave it out")
     if trainer.get("max_epochs") is not None and isinstance(trainer.max_epochs, int) and trainer.max_epochs < 1:
         raise UserError(
             f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}; "
@@ -72,6 +81,13 @@ def check_devices(trainer: DictConfig, *, here: bool) -> None:
         UserError: a number of devices or an accelerator that cannot be.
     """
     accelerator, devices = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
+    if accelerator not in _ACCELERATORS:
+        raise UserError(f"trainer.accelerator must be one of {', '.join(_ACCELERATORS)}, got {accelerator}")
+    nodes = trainer.get("num_nodes", 1)
+    if here and nodes > 1 and not {"MASTER_ADDR", "SLURM_PROCID"} & os.environ.keys():
+        raise UserError(
+            f"trainer.num_nodes={nodes} would wait for ranks that nobody starts; choose hydra/launcher=slurm and -m"
+        )
     count = device_count(devices)
     if count == 0:
         raise UserError(f"trainer.devices={devices} leaves nothing to compute on; the least is trainer.devices=1")
@@ -100,6 +116,40 @@ def device_count(devices: Any) -> int | None:
     if isinstance(devices, str) and "," not in devices:
         raise UserError(f"trainer.devices={devices} is no number of devices; set a number, or -1 for all")
     return len([part for part in devices.split(",") if part] if isinstance(devices, str) else devices)
+
+
+def check_objects(config: DictConfig) -> None:
+    """Have data module, objective, optimiser and schedule check their settings; nothing is read or trained.
+
+    Args:
+        config: of the job, each value checked by its class.
+
+    Raises:
+        UserError: one of them refuses its settings, or is something else.
+    """
+    import torch
+
+    if not hasattr(instantiate(config.data), "subset"):
+        raise UserError(f"data._target_={config.data._target_} is no data module; derive it from ImageDataModule")
+    objective = instantiate(config.objective)
+    try:
+        inspect.signature(getattr(objective, "forward", objective)).bind(None, None, None)
+    except TypeError as error:
+        raise UserError(
+            f"objective._target_={config.objective._target_} must take (network, images, labels): {error}"
+        ) from error
+    node = config.optimizer
+    try:
+        optimizer = instantiate(node)([torch.nn.Parameter(torch.zeros(1, 1))])
+        idle = any(group["lr"] == 0 for group in optimizer.param_groups)
+        if node := config.scheduler:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about a step of the schedule before one of the optimiser
+                instantiate(node)(optimizer).step()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{node._target_} refuses its settings ({one_line(error)}); correct them") from error
+    if idle:
+        raise UserError("optimizer.lr=0 leaves the network untrained; choose a positive one")
 
 
 def check_monitor(config: DictConfig, robustness: "RobustnessCallback | None") -> None:

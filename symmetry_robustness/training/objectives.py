@@ -55,9 +55,9 @@ class CleanAndFGSM:
     epsilon: float = 0.005
 
     def __post_init__(self) -> None:
-        if not self.epsilon > 0:
+        if not 0 < self.epsilon <= 1:
             raise UserError(
-                f"epsilon must be positive, got {self.epsilon}; for clean training use objective=cross_entropy"
+                f"epsilon must lie in (0, 1], got {self.epsilon}; for clean training use objective=cross_entropy"
             )
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,8 +140,11 @@ def test_weights_in_half_precision_are_refused(dtype: torch.dtype, images: Tenso
         lambda images, labels: (images, labels.int()),
         lambda images, labels: (images.numpy(), labels.to(torch.uint8)),
         lambda images, labels: (images, labels.numpy().astype(np.int32)),
+        lambda images, labels: (images.numpy()[::-1][::-1, :, ::-1][:, :, ::-1], labels.numpy()[::-1][::-1]),
+        lambda images, labels: (images.numpy().astype(">f4"), labels.numpy().astype(">i8")),
+        lambda images, labels: (np.broadcast_to(images.numpy(), images.shape), labels),
     ],
-    ids=["numpy", "lists", "int32", "uint8", "numpy int32"],
+    ids=["numpy", "lists", "int32", "uint8", "numpy int32", "reversed", "big-endian", "read-only"],
 )
 def test_other_containers_are_converted(
     convert: Callable[..., tuple], images: Tensor, labels: Tensor, tmp_path: Path
@@ -153,6 +157,7 @@ def test_other_containers_are_converted(
     assert merged is not None
     np.testing.assert_array_equal(merged.minimal_epsilon["pgd"], expected.minimal_epsilon["pgd"])
     assert torch.equal(PGD(steps=2)(body(), *given, THREAT), PGD(steps=2)(body(), images, labels, THREAT))
+    assert torch.equal(CLEVER(body(), given[0]).value, CLEVER(body(), images).value)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +180,63 @@ def test_unsuitable_data_is_refused_in_one_line(
         lambda: FGSM()(body(), *given, THREAT),
     ):
         with pytest.raises(UserError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda images: body()(images), "got function; wrap it in a module"),
+        (nn.Flatten, "got the class Flatten; make an object"),
+        (None, "got NoneType"),
+    ],
+    ids=["function", "class", "nothing"],
+)
+def test_what_is_no_network_is_refused_in_one_line(
+    given: object, message: str, images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
+    for call in (
+        lambda: evaluate_robustness(given, images, labels, PROTOCOL),
+        lambda: evaluate_in_shards(given, images, labels, PROTOCOL, tmp_path),
+        lambda: PGD()(given, images, labels, THREAT),
+        lambda: TorchAttack("FGSM")(given, images, labels, THREAT),
+        lambda: CLEVER(given, images),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("given", [None, {"attacks": {}}, EvaluationProtocol], ids=["nothing", "mapping", "class"])
+def test_what_is_no_protocol_is_refused_in_one_line(
+    given: object, images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="protocol must be an EvaluationProtocol"):
+        evaluate_robustness(body(), images, labels, given)
+    with pytest.raises(UserError, match="protocol must be an EvaluationProtocol"):
+        evaluate_in_shards(body(), images, labels, given, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "indices",
+    ["abc", 7, [0] * 12, range(-1, 11), [None] * 12, [f"{i}" for i in range(12)], torch.rand(12), [2**70] * 12, {}],
+    ids=["text", "number", "repeated", "negative", "nothing", "texts", "fractions", "huge", "mapping"],
+)
+def test_numbers_of_images_that_are_none_are_refused_in_one_line(indices: Any, images: Tensor, labels: Tensor) -> None:
+    with pytest.raises(UserError, match="indices must be"):
+        evaluate_robustness(body(), images, labels, PROTOCOL, indices=indices)
+    with pytest.raises(UserError, match="indices must be"):
+        CLEVER(body(), images, indices=indices)
+
+
+@pytest.mark.parametrize("shape", [(12, 1, 8, 8), (12, 3, 16, 16), (12, 3, 2, 2)], ids=["grey", "large", "small"])
+def test_images_of_another_shape_than_the_networks_are_refused_in_one_line(
+    shape: tuple[int, ...], labels: Tensor
+) -> None:
+    for call in (
+        lambda: evaluate_robustness(body(), torch.rand(shape), labels, PROTOCOL),
+        lambda: PGD()(body(), torch.rand(shape), labels, THREAT),
+    ):
+        with pytest.raises(UserError, match=r"network takes no images of shape \(\d+, \d, \d+, \d+\) \(.*\); give"):
             call()
 
 

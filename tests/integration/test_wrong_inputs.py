@@ -19,6 +19,7 @@ from tests.waiting import wait_until
 
 from .commands import symrob
 
+SHAPES = ("test_size", "drawing_seed", "pose")
 SQUARE = "_target_:symmetry_robustness.attacks.LibraryAttack,name:Square"
 
 # Refused while the configuration is composed and checked: (words, what the line must name).
@@ -102,6 +103,55 @@ AT_COMPOSITION = {
     "project that W&B refuses": (["train", "logger=wandb", "logger.wandb.project=a/b"], "logger.wandb.project"),
     "mode that W&B does not have": (["train", "logger=wandb", "logger.wandb.mode=foo"], "logger.wandb.mode"),
     "neither resumed nor not": (["train", "resume=maybe"], "resume"),
+    "misspelled group": (["train", "modle=standard"], "did you mean model?"),
+    "misspelled group, added": (["train", "+modle=standard"], "did you mean model?"),
+    "misspelled group, removed": (["train", "~modle"], "did you mean model?"),
+    "setting of a misspelled group": (["train", "optmizer.lr=1"], "did you mean optimizer?"),
+    "misspelled setting": (["train", "trainer.max_epoch=3"], "did you mean trainer.max_epochs?"),
+    "misspelled setting of a typed node": (["train", "callback.num_image=3"], "did you mean callback.num_images?"),
+    "the same, added": (["train", "+callback.num_image=3"], "did you mean callback.num_images?"),
+    "misspelled attack": (["train", "robustness.attacks.pdg.steps=3"], "did you mean robustness.attacks.pgd?"),
+    "misspelled setting of Hydra": (["train", "hydra.run.dirr=x"], "did you mean hydra.run.dir?"),
+    "setting like no other": (["train", "lr=0.1"], "choose from"),
+    "setting that the configuration leaves out": (["train", "robustness.bounds=[0,1]"], "+robustness.bounds=[0,1]"),
+    "no name": (["train", "=3"], "write SETTING=VALUE"),
+    "comma at the end": (["train", "seed=0,"], "seed=0,: mismatched input"),
+    "list that does not end": (["train", "robustness.epsilons=[1,2"], "robustness.epsilons=[1,2"),
+    "sign that needs quotes": (["train", "name=ü"], "quoted"),
+    "several values without a sweep": (["train", "seed=1,2"], "--multirun"),
+    "misspelled in a sweep": (["train", "-m", "model=standard,cascadedd"], "cascadedd"),
+    "empty range of a sweep": (["train", "-m", "seed=range(0,0)"], "no jobs"),
+    "group of another command": (["evaluate", "checkpoint=x", "model=standard"], "has no such group"),
+    "setting of another command": (["evaluate", "checkpoint=x", "callback.num_images=3"], "callback"),
+    "setting of the checkpoint's data": (["evaluate", "checkpoint=x", "data.root=x"], "write +data.root=x"),
+    "misspelled checkpoint": (["evaluate", "chekpoint=x"], "did you mean checkpoint?"),
+    "report named as the folder above": (["evaluate", "checkpoint=x", "name=.."], "name=.."),
+    "attack named as another number": (
+        ["evaluate", "checkpoint=x", "+robustness.attacks.worst_case={_target_:symmetry_robustness.attacks.PGD}"],
+        "'worst_case' cannot name an attack",
+    ),
+    "number of images in words": (["evaluate", "checkpoint=x", "num_images=all"], "num_images"),
+    "evaluation on no known device": (["evaluate", "checkpoint=x", "accelerator=tpu"], "accelerator"),
+    "data that fill the memory": (["train", "data.validation_size=999999999"], "data.validation_size"),
+    "negative seed of the data": (["train", "data.seed=-1"], "data.seed"),
+    "batch of nothing": (["train", "data.batch_size=0"], "data.batch_size"),
+    "no images to attack": (["train", "callback.num_images=0"], "callback.num_images"),
+    "negative learning rate": (["train", "optimizer.lr=-1"], "-1"),
+    "learning rate that is none": (["train", "optimizer.lr=nan"], "nan"),
+    "learning rate that trains nothing": (["train", "optimizer.lr=0"], "optimizer.lr=0"),
+    "schedule without a period": (["train", "scheduler=step", "scheduler.step_size=0"], "StepLR"),
+    "schedule without an end": (["train", "scheduler=cosine", "scheduler.T_max=0"], "CosineAnnealingLR"),
+    "loss in place of an objective": (["train", "objective._target_=torch.nn.CrossEntropyLoss"], "must take"),
+    "training attack beyond all pixels": (["train", "objective=clean_and_fgsm", "objective.epsilon=8"], "epsilon"),
+    "data module that is none": (
+        ["train", "data._target_=pytorch_lightning.LightningDataModule", *(f"~data.{name}" for name in SHAPES)],
+        "ImageDataModule",
+    ),
+    "ranks that nobody starts": (["train", "+trainer.num_nodes=2"], "trainer.num_nodes=2"),
+    "device of no known kind": (["train", "trainer.accelerator=tpu"], "trainer.accelerator"),
+    "gradients of no batch": (["train", "+trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches"),
+    "validation after no epoch": (["train", "+trainer.check_val_every_n_epoch=0"], "check_val_every_n_epoch"),
+    "setting of no Trainer": (["train", "+trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
 }
 
 # Refused by the job, which knows the classes: each a run of its own.
@@ -109,11 +159,9 @@ IN_THE_JOB = {
     "missing data": (["data=cifar10", "data.root=nowhere"], "symrob data cifar10"),
     "batch of one image": (["model=standard", "data.train_size=65", "data.batch_size=64"], "data.batch_size=63 or 65"),
     "batches of one image": (["model=standard", "data.batch_size=1"], "data.batch_size=2"),
-    "batch of nothing": (["data.batch_size=0"], "batch_size"),
     "too large a validation split": (["data=shapes", "callback.num_images=100000"], "100000"),
     "pool too many": (["model.trunk=[pool,pool,pool,pool,pool,pool,8]"], "pools"),
     "unknown group": (["model=parallel_rotation", "model.stem.branches.rotation.group=X4"], "X4"),
-    "negative learning rate": (["optimizer.lr=-1"], "-1"),
     "loss that is not finite": (["optimizer.lr=1e30", "compute.precision=32-true"], "optimizer.lr"),
     "too many images to attack": (["callback.final_num_images=100000"], "100000"),
     "other number of classes": (["model.num_classes=7"], "model.num_classes"),

@@ -12,6 +12,9 @@ from symmetry_robustness.layers.fields import InnerBatchNorm
 from symmetry_robustness.layers.normalize import Normalize
 from symmetry_robustness.layers.pooling import GroupPool
 from symmetry_robustness.layers.rotation import RotationConv
+from symmetry_robustness.models.network import Network
+from symmetry_robustness.models.roto_scale import RotoScaleNetwork
+from symmetry_robustness.models.stems import ConvStem, RotationStem, WeightedStem
 
 
 def shapes(size: int, part: int) -> tuple[Tensor, Tensor]:
@@ -48,6 +51,53 @@ def linear() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
 
 
+def perceptron() -> nn.Sequential:
+    layers = [Normalize(0.5, 0.25), nn.Flatten(), nn.Linear(768, 256), nn.ReLU(), nn.Linear(256, 64), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(64, 10))
+
+
+def group_norm() -> nn.Sequential:
+    layers: list[nn.Module] = [Normalize(0.5, 0.25)]
+    for before, width in ((3, 16), (16, 32)):
+        layers += [nn.Conv2d(before, width, 3, padding=1), nn.GroupNorm(4, width), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
+
+
+def layer_norm() -> nn.Sequential:
+    """Patches of 2×2 pixels, layer norm and GELU, as vision transformers have them."""
+    layers: list[nn.Module] = [Normalize(0.5, 0.25), nn.Conv2d(3, 16, 3, padding=1), nn.LayerNorm([16, 16, 16])]
+    layers += [nn.GELU(), nn.Conv2d(16, 32, 2, stride=2), nn.LayerNorm([32, 8, 8]), nn.GELU(), nn.AvgPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
+
+
+def roto_scale() -> nn.Sequential:
+    trunk = ["pool", 8, "pool", 16]
+    return RotoScaleNetwork(2, 4, 4, trunk, num_classes=10, mean=0.5, std=0.25, image_size=16)  # type: ignore[arg-type]
+
+
+def weighted() -> nn.Sequential:
+    stem = WeightedStem(ConvStem(16), RotationStem("C4", fields=4, activation=False))
+    return Network(stem, ["pool", 32, "pool"], num_classes=10, mean=0.5, std=0.25, image_size=16)
+
+
+class Residual(nn.Module):
+    """A block of two convolutions around which the features pass by."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        first, second = (nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2))
+        self.branch = nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU(), second, nn.BatchNorm2d(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features + self.branch(features)).relu()
+
+
+def residual() -> nn.Sequential:
+    layers: list[nn.Module] = [Normalize(0.5, 0.25), nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    layers += [Residual(16), nn.MaxPool2d(2), nn.Conv2d(16, 32, 1), Residual(32), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
+
+
 def train(
     network: nn.Module,
     epochs: int,
@@ -78,4 +128,10 @@ SOUND: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: train(linear(), 5, blobs),
     "rotation": lambda: train(rotation(), 10),
     "dropout": lambda: train(convolutional(dropout=0.3), 10),
+    "perceptron": lambda: train(perceptron(), 8, blobs),
+    "group norm": lambda: train(group_norm(), 10),
+    "layer norm": lambda: train(layer_norm(), 10),
+    "roto-scale": lambda: train(roto_scale(), 8),
+    "weighted": lambda: train(weighted(), 10),
+    "residual": lambda: train(residual(), 10),
 }

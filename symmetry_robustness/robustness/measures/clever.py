@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.norms import NORMS
-from symmetry_robustness.attacks.validation import check_gradients_exist, check_logits, forward, predict
+from symmetry_robustness.attacks.validation import (
+    check_gradients_exist,
+    check_images,
+    check_indices,
+    check_logits,
+    forward,
+    predict,
+)
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.results.plots import Distribution
@@ -159,12 +166,13 @@ class Clever:
         Raises:
             UserError: for unsuitable images or logits, or a call inside inference mode.
         """
+        images = check_images(images)
         images = images.detach().clone() if images.is_inference() else images.detach()
         inputs = MeasureInputs(
             network,
             images,
             torch.zeros(len(images), dtype=torch.int64, device=images.device),
-            np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.int64),
+            check_indices(indices, len(images)),
             self.seed if generator is None else generator.initial_seed(),
             notify=progress or (lambda done: None),
         )
