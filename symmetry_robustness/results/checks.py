@@ -14,6 +14,11 @@ class Check(NamedTuple):
     status: Status
     evidence: str
 
+    @classmethod
+    def judged(cls, name: str, evidence: str, *, failed: bool = False, warned: bool = False) -> "Check":
+        """The check as failed, else as warned, else as passed."""
+        return cls(name, "failed" if failed else "warned" if warned else "passed", evidence)
+
     @property
     def explanation(self) -> str:
         """The condition that the check tests, in a sentence; empty for a check of another version."""

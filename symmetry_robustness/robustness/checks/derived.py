@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import AttackCall, as_attack
 from symmetry_robustness.attacks.threat import TOLERANCE
 from symmetry_robustness.attacks.validation import predict, training_layers
-from symmetry_robustness.results.checks import Check, Status
+from symmetry_robustness.results.checks import Check
 from symmetry_robustness.results.report import RobustnessReport
 from symmetry_robustness.robustness.checks.setup import several_classes
 
@@ -31,6 +31,7 @@ def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCal
         attacks: those of its protocol, by name.
     """
     counts, total = report.counts, len(report)
+    passes = sum(count for name, count in counts.items() if name.startswith("gradients."))
     unbounded = np.concatenate(
         [np.zeros(0), *(found["nonfinite"] for found in report.measures.values() if "nonfinite" in found)]
     )
@@ -39,9 +40,7 @@ def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCal
     iterative = {name: values for name, values in correct.items() if name not in single}
     derived: list[Check | None] = [
         finite_logits(int(counts.get("nonfinite_logits", 0)), total),
-        finite_gradients(
-            int(counts.get("nonfinite_gradients", 0) + unbounded.sum()), int(_passes(counts)) + len(unbounded)
-        ),
+        finite_gradients(int(counts.get("nonfinite_gradients", 0) + unbounded.sum()), int(passes) + len(unbounded)),
         nonzero_gradients(int(counts.get("zero_gradients", 0)), int(report.clean_correct.sum())),
         several_classes(report.labels),
         clean_accuracy(report.labels, report.predictions, report.settings.get("expected_clean_accuracy")),
@@ -53,10 +52,6 @@ def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCal
     fresh = {check.name: check for check in derived if check is not None}
     others = [check for check in report.checks if check.name not in fresh]
     return replace(report, checks=(*others, *fresh.values()))
-
-
-def _passes(counts: Mapping[str, float]) -> float:
-    return sum(value for name, value in counts.items() if name.startswith("gradients."))
 
 
 def _bounds_check(report: RobustnessReport) -> Check | None:
@@ -128,27 +123,25 @@ def deterministic_forward(network: nn.Module, images: Tensor) -> Check:
     size = float(logits.nan_to_num(0.0).abs().max()) if logits.numel() else 0.0
     worst = float(difference.nan_to_num(0.0).max()) if difference.numel() else 0.0
     # GPU kernels may sum in another order from call to call.
-    status: Status = "passed" if worst <= 1e-4 * max(1.0, size) else "failed"
-    return Check("deterministic_forward", status, f"logits of {len(images)} images differ by at most {worst:.2g}")
+    evidence = f"logits of {len(images)} images differ by at most {worst:.2g}"
+    return Check.judged("deterministic_forward", evidence, failed=worst > 1e-4 * max(1.0, size))
 
 
 def finite_logits(broken: int, total: int) -> Check:
     """Logits of clean images are finite; images whose logits are not count as misclassified."""
-    status: Status = "failed" if broken else "passed"
-    return Check("finite_logits", status, f"{broken} of {total} images have non-finite logits")
+    return Check.judged("finite_logits", f"{broken} of {total} images have non-finite logits", failed=broken > 0)
 
 
 def finite_gradients(broken: int, total: int) -> Check:
     """Input gradients are finite; an attack cannot follow others."""
-    status: Status = "failed" if broken else "passed"
-    return Check("finite_gradients", status, f"{broken} of {total} input gradients are not finite")
+    return Check.judged("finite_gradients", f"{broken} of {total} input gradients are not finite", failed=broken > 0)
 
 
 def nonzero_gradients(zero: int, total: int) -> Check:
     """Input gradients of the loss are not exactly zero; zeros mean masking. Source: arXiv 2106.09947, indicator I1."""
     share = zero / total if total else 0.0
-    status: Status = "failed" if share > 0.5 else "warned" if share > 0.05 else "passed"
-    return Check("nonzero_gradients", status, f"{zero} of {total} correctly classified images have a zero gradient")
+    evidence = f"{zero} of {total} correctly classified images have a zero gradient"
+    return Check.judged("nonzero_gradients", evidence, failed=share > 0.5, warned=share > 0.05)
 
 
 def inside_ball(violations: Sequence[str]) -> Check:
@@ -183,9 +176,9 @@ def iterative_at_least_single(
     gap = int(excess.max(initial=0))
     # Two standard errors of that difference, and of one of proportions at its widest.
     beyond = bool((excess > 2 * np.sqrt(only_one + only_many)).any())
-    status: Status = "failed" if gap > 2 * np.sqrt(0.5 * total) else "warned" if beyond else "passed"
-    detail = f"{'/'.join(iterative)} leaves up to {gap} of {len(one)} images more than {'/'.join(single)}"
-    return Check("iterative_at_least_single", status, detail)
+    evidence = f"{'/'.join(iterative)} leaves up to {gap} of {len(one)} images more than {'/'.join(single)}"
+    far = bool(gap > 2 * np.sqrt(0.5 * total))
+    return Check.judged("iterative_at_least_single", evidence, failed=far, warned=beyond)
 
 
 def clean_accuracy(
@@ -222,5 +215,5 @@ def _accuracy_after_renaming(labels: npt.NDArray[np.int64], predictions: npt.NDA
 def bounds_below_distance(exceeding: int, total: int) -> Check:
     """An estimated lower bound should not exceed the length of a change that broke the image."""
     share = exceeding / total if total else 0.0
-    status: Status = "passed" if share <= 0.05 else "warned"
-    return Check("bounds_below_distance", status, f"{exceeding} of {total} scores exceed the distance of an attack")
+    evidence = f"{exceeding} of {total} scores exceed the distance of an attack"
+    return Check.judged("bounds_below_distance", evidence, warned=share > 0.05)

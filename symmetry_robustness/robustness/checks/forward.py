@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.validation import predict
-from symmetry_robustness.results.checks import Check, Status
+from symmetry_robustness.results.checks import Check
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.continuous_batching import misclassified
 from symmetry_robustness.robustness.measures.base import MeasureInputs
@@ -35,8 +35,8 @@ def batch_independent(sample: MeasureInputs) -> Check:
     whole = sample.logits(sample.images)[:half]
     worst = float((sample.logits(sample.images[:half].flip(0)).flip(0) - whole).abs().nan_to_num(0.0).max())
     size = float(whole.abs().nan_to_num(0.0).max())
-    status: Status = "failed" if worst > 0.01 * size else "passed"
-    return Check(name, status, f"logits of {half} images differ by up to {worst:.2g} (largest logit {size:.2g})")
+    evidence = f"logits of {half} images differ by up to {worst:.2g} (largest logit {size:.2g})"
+    return Check.judged(name, evidence, failed=worst > 0.01 * size)
 
 
 def gradient_matches_difference(sample: MeasureInputs, directions: int = _DIRECTIONS) -> Check:
@@ -65,9 +65,8 @@ def gradient_matches_difference(sample: MeasureInputs, directions: int = _DIRECT
         total += measured.square()
     share = (missing / total.clamp_min(1e-30)).nan_to_num(1.0, 1.0, 1.0)
     middle = float(share.median())
-    status: Status = "failed" if middle > 0.5 else "warned" if middle > 0.2 else "passed"
-    detail = f"the gradient misses {min(middle, 1):.0%} of the squared change (median of {len(centre)} images)"
-    return Check(name, status, detail)
+    evidence = f"the gradient misses {min(middle, 1):.0%} of the squared change (median of {len(centre)} images)"
+    return Check.judged(name, evidence, failed=middle > 0.5, warned=middle > 0.2)
 
 
 def sees_whole_range(sample: MeasureInputs) -> Check:
@@ -103,9 +102,8 @@ def stable_under_noise(sample: MeasureInputs, correct: Tensor) -> Check:
     lost, gained = int((correct & ~right).sum()), int((right & ~correct).sum())
     drop = (lost - gained) / len(correct)
     surely = lost - gained > _DEVIATIONS * (lost + gained) ** 0.5
-    status: Status = "failed" if surely and drop > 0.1 else "warned" if surely and drop > 0.03 else "passed"
-    detail = f"noise of one grey level takes {lost} of {int(correct.sum())} correct predictions and gives {gained}"
-    return Check("stable_under_noise", status, detail)
+    evidence = f"noise of one grey level takes {lost} of {int(correct.sum())} correct predictions and gives {gained}"
+    return Check.judged("stable_under_noise", evidence, failed=surely and drop > 0.1, warned=surely and drop > 0.03)
 
 
 def statistics_match(sample: MeasureInputs) -> Check:
@@ -116,13 +114,13 @@ def statistics_match(sample: MeasureInputs) -> Check:
     name = "statistics_match"
     met: list[tuple[nn.modules.batchnorm._BatchNorm, Tensor]] = []
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if not met and isinstance(module, nn.modules.batchnorm._BatchNorm):
+    def note(module: nn.modules.batchnorm._BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        if not met:
             met.append((module, inputs[0].detach()))
 
     layers = [layer for layer in sample.network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    learned = [layer for layer in layers if layer.affine and layer.running_mean is not None and not layer.training]
-    learned = [layer for layer in learned if bool(layer.running_mean.any())]  # type: ignore[union-attr]
+    fixed = [layer for layer in layers if layer.affine and not layer.training]
+    learned = [layer for layer in fixed if layer.running_mean is not None and bool(layer.running_mean.any())]
     hooks = [layer.register_forward_pre_hook(note) for layer in learned]
     try:
         sample.logits(sample.images)
@@ -132,18 +130,15 @@ def statistics_match(sample: MeasureInputs) -> Check:
     if not met:
         return Check(name, "passed", "no trained batch norm in evaluation mode to compare with")
     layer, values = met[0]
-    if (
-        layer.momentum
-        and layer.num_batches_tracked is not None
-        and layer.num_batches_tracked * layer.momentum < _SETTLED
-    ):
-        return Check(name, "passed", f"the first batch norm has learned from {layer.num_batches_tracked} batches only")
+    batches = layer.num_batches_tracked
+    if layer.momentum and batches is not None and batches * layer.momentum < _SETTLED:
+        return Check(name, "passed", f"the first batch norm has learned from {batches} batches only")
     assert layer.running_mean is not None
     assert layer.running_var is not None
     channels = values.transpose(0, 1).flatten(1).double()
     spread = layer.running_var.double() + layer.eps
     shift = float(((channels.mean(1) - layer.running_mean).abs() / spread.sqrt()).median())
     factor = float(((channels.var(1) + layer.eps) / spread).log2().abs().median().exp2())
-    status: Status = "passed" if shift <= 1 and factor <= 2 else "warned"
-    detail = f"means are off by {shift:.2g} standard deviations, variances by a factor of {factor:.2g}"
-    return Check(name, status, f"{detail} (medians over channels, {len(sample.images)} images)")
+    evidence = f"means are off by {shift:.2g} standard deviations, variances by a factor of {factor:.2g}"
+    evidence = f"{evidence} (medians over channels, {len(sample.images)} images)"
+    return Check.judged(name, evidence, warned=not (shift <= 1 and factor <= 2))

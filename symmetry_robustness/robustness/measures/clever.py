@@ -18,7 +18,6 @@ from symmetry_robustness.attacks.validation import (
     check_indices,
     check_logits,
     forward,
-    predict,
 )
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
@@ -193,8 +192,7 @@ class Clever:
         inputs.check()
         check_gradients_exist("clever")
         inputs = inputs._replace(network=fuse(inputs.network, inputs.images), batch_size=self.batch_size)
-        parts = [predict(inputs.network, x.contiguous(memory_format=torch.channels_last)) for x in _batches(inputs)]
-        return inputs, torch.cat(parts)
+        return inputs, inputs.logits(inputs.images.contiguous(memory_format=torch.channels_last))
 
     def _score(self, inputs: MeasureInputs, logits: Tensor) -> dict[str, npt.NDArray[Any]]:
         """Scores and quality of the fits by name, a group of images at a time."""
@@ -304,10 +302,6 @@ def _scores(
         "degenerate": fit.degenerate.reshape(shape),
         "saturated": ratio >= settings.radius,
     }
-
-
-def _batches(inputs: MeasureInputs) -> Sequence[Tensor]:
-    return torch.split(inputs.images, inputs.batch_size) if len(inputs.images) else [inputs.images]
 
 
 def _targets(settings: Clever, logits: Tensor, inputs: MeasureInputs) -> Tensor:
