@@ -9,33 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from symmetry_robustness.corruption_benchmark import BENCHMARK, EXTRA, SEVERITIES
 from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
 from symmetry_robustness.data.cifar import CIFARDataModule, read_cifar
 from symmetry_robustness.data.integrity import Archive, check_files, find_directory
 from symmetry_robustness.data.loaders import Split
 from symmetry_robustness.errors import UserError
 
-# The benchmark, in the order of its paper. Source: arXiv 1903.12261, sec. 4.1.
-BENCHMARK = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
-# Published beside the benchmark, for the choice of hyperparameters. Source: arXiv 1903.12261, appendix B.
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-SEVERITIES = (1, 2, 3, 4, 5)
 _GROUPS = {"benchmark": BENCHMARK, "extra": EXTRA, "all": BENCHMARK + EXTRA}
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.comparability import data_title, evaluation_data
 from symmetry_robustness.reporting.evaluation import Evaluation, measure_name
 from symmetry_robustness.reporting.load import Problem, Run, find_runs
 from symmetry_robustness.reporting.statistics import mean_and_error, shares_and_errors
-from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES, WORST_CASE, digest
+from symmetry_robustness.results.names import WORST_CASE, digest
 
 # docs/reporting.md explains the columns.
 COLUMNS = (
@@ -22,7 +23,7 @@ COLUMNS = (
 # Columns in which rows must agree to be one number of several seeds.
 NUMBER = ["settings", "comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 # The views of a corrupted data set that the benchmark counts, a corruption's severities together.
-CORRUPTED = tuple(f"{name}_{severity}" for name in BENCHMARK_CORRUPTIONS for severity in BENCHMARK_SEVERITIES)
+CORRUPTED = tuple(f"{name}_{severity}" for name in BENCHMARK for severity in SEVERITIES)
 COSTS = ("parameters", "flops", "training_seconds", "images_per_second")
 
 # Settings that decide which epoch best.ckpt is of.

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import COLUMN, SHARES, ComparisonGroup, Summary
 from symmetry_robustness.reporting.evaluation import FINAL, measure_name
 from symmetry_robustness.reporting.frame import CORRUPTED, COSTS, QUANTILES, records, split
 from symmetry_robustness.reporting.load import VIEWS, Run, find_runs
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
 from symmetry_robustness.results.checks import count_checks
-from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES, epsilon_name, measure_title
+from symmetry_robustness.results.names import epsilon_name, measure_title
 from symmetry_robustness.results.report import Estimate
 
 _INTERVALS = "Mean and 95 % interval: over seeds and images, with one seed over images, as the column says."
@@ -175,11 +176,11 @@ def _corruption_tables(rows: pd.DataFrame) -> Iterator[Table]:
         by_view = {row.view: row for row in records(found)}
         first = found.iloc[0]
         lines = [
-            [Cell(name.replace("_", " ")), *(_error(by_view.get(f"{name}_{at}")) for at in BENCHMARK_SEVERITIES)]
-            for name in BENCHMARK_CORRUPTIONS
-            if any(f"{name}_{at}" in by_view for at in BENCHMARK_SEVERITIES)
+            [Cell(name.replace("_", " ")), *(_error(by_view.get(f"{name}_{at}")) for at in SEVERITIES)]
+            for name in BENCHMARK
+            if any(f"{name}_{at}" in by_view for at in SEVERITIES)
         ]
-        columns = ["corruption", *(f"severity {severity}" for severity in BENCHMARK_SEVERITIES)]
+        columns = ["corruption", *(f"severity {severity}" for severity in SEVERITIES)]
         note = f"Interval over {first['interval']}."
         yield Table(f"Error %, {first['label']}, {first['data']}", columns, lines, [note])
 

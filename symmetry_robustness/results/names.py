@@ -10,12 +10,6 @@ Settings = Mapping[str, Any]
 WORST_CASE: Final = "worst_case"  # stands for all attacks together
 # Norms by the names that settings give them.
 NORM_TITLES: Final[Mapping[str, str]] = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
-# The corruptions of the benchmark; what a data set has beside them does not count. Source: arXiv 1903.12261, sec. 4.1.
-BENCHMARK_CORRUPTIONS: Final = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
-    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-)  # fmt: skip
-BENCHMARK_SEVERITIES: Final = (1, 2, 3, 4, 5)
 
 # Sound settings, which reports of early versions leave unsaid.
 SOUND: Final[Settings] = {

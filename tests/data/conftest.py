@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from symmetry_robustness.corruption_benchmark import BENCHMARK, EXTRA
 from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
-from symmetry_robustness.data.corruptions import BENCHMARK, EXTRA
 from symmetry_robustness.data.integrity import CHECKSUMS, digest
 
 PER_FILE = 20

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from symmetry_robustness.corruption_benchmark import BENCHMARK, EXTRA
 from symmetry_robustness.data import CIFAR10C, CIFAR100C
 from symmetry_robustness.data.archives import CIFAR
-from symmetry_robustness.data.corruptions import BENCHMARK, EXTRA
 from symmetry_robustness.errors import UserError
 
 from .conftest import PER_FILE, batch, record_checksums, write_binary, write_corrupted

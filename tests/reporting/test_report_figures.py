@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.figures.from_runs import (
     corruption_figures,
@@ -20,7 +21,6 @@ from symmetry_robustness.reporting.figures.under_attack import attack_figures
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import Run, find_runs
 from symmetry_robustness.results.files import equivariance_plots
-from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS, BENCHMARK_SEVERITIES
 from symmetry_robustness.results.plots import Distribution, Panel, plots_to_plain
 
 from .made import CIFAR, EPSILONS, draw_broken_at, make_report, make_run
@@ -114,11 +114,7 @@ def test_more_networks_than_can_be_told_apart_are_left_out_aloud(tmp_path: Path)
 
 def test_views_and_corruptions(tmp_path: Path) -> None:
     angles = {f"test/rotation_{angle}/accuracy": 0.9 - angle / 1000 for angle in (0, 90, 180, 270)}
-    cells = {
-        f"test/{name}_{severity}/accuracy": 1 - severity / 10
-        for name in BENCHMARK_CORRUPTIONS
-        for severity in BENCHMARK_SEVERITIES
-    }
+    cells = {f"test/{name}_{severity}/accuracy": 1 - severity / 10 for name in BENCHMARK for severity in SEVERITIES}
     corrupted = CIFAR | {"corruptions": "benchmark", "severities": [1, 2, 3, 4, 5]}
     for seed in range(2):
         make_run(tmp_path / f"turned{seed}", summary={"test_accuracy": angles}, seed=seed)

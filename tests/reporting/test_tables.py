@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from symmetry_robustness.corruption_benchmark import BENCHMARK
 from symmetry_robustness.reporting.aggregate import summarize
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import find_runs
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, escaped, latex, markdown, terminal
 from symmetry_robustness.reporting.tables import table_sets
 from symmetry_robustness.results.checks import Check
-from symmetry_robustness.results.names import BENCHMARK_CORRUPTIONS
 from symmetry_robustness.runs.terminal import SIMILAR
 
 from .made import CIFAR, EPSILONS, draw_broken_at, make_report, make_run
@@ -177,9 +177,7 @@ def test_costs_are_listed(made: dict[str, TableSet]) -> None:
 
 def test_the_corruption_table_is_fifteen_by_five(tmp_path: Path) -> None:
     data = CIFAR | {"_target_": "symmetry_robustness.data.CIFAR10C", "corruptions": "all"}
-    names = [
-        f"{corruption}_{severity}" for corruption in (*BENCHMARK_CORRUPTIONS, "spatter") for severity in range(1, 6)
-    ]
+    names = [f"{corruption}_{severity}" for corruption in (*BENCHMARK, "spatter") for severity in range(1, 6)]
     for seed in range(3):
         accuracies = np.random.default_rng(seed).random(len(names))
         tested = {f"test/{name}/accuracy": share for name, share in zip(names, accuracies, strict=True)}

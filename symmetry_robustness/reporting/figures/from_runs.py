@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import Summary
 from symmetry_robustness.reporting.comparability import data_title, evaluation_data
 from symmetry_robustness.reporting.evaluation import FINAL, Evaluation
@@ -32,16 +33,7 @@ from symmetry_robustness.reporting.figures.under_attack import attack_figures
 from symmetry_robustness.reporting.frame import CORRUPTED, records, settings_key, split
 from symmetry_robustness.reporting.load import VIEWS, Run
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
-from symmetry_robustness.results.names import (
-    BENCHMARK_CORRUPTIONS,
-    BENCHMARK_SEVERITIES,
-    NORM_TITLES,
-    WORST_CASE,
-    digest,
-    epsilon_name,
-    measure_title,
-    metric_key,
-)
+from symmetry_robustness.results.names import NORM_TITLES, WORST_CASE, digest, epsilon_name, measure_title, metric_key
 from symmetry_robustness.results.report import FloatArray, IntArray
 
 _LAST: Final = "last.ckpt"  # the weights that a figure shows unless it says so
@@ -122,11 +114,11 @@ def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
         errors = {}
         for one in split(found, "settings").values():
             error = 1 - one.set_index("view")["value"].reindex(CORRUPTED)
-            table = error.to_numpy(np.float64).reshape(len(BENCHMARK_CORRUPTIONS), len(BENCHMARK_SEVERITIES))
+            table = error.to_numpy(np.float64).reshape(len(BENCHMARK), len(SEVERITIES))
             errors[shown_network(str(one["label"].iloc[0]))] = table
         shown = first_of(errors, _MAPS, "corruptions", notes)
-        names = [corruption.replace("_", " ") for corruption in BENCHMARK_CORRUPTIONS]
-        yield "corruptions", corruption_map(shown, names, [str(severity) for severity in BENCHMARK_SEVERITIES])
+        names = [corruption.replace("_", " ") for corruption in BENCHMARK]
+        yield "corruptions", corruption_map(shown, names, [str(severity) for severity in SEVERITIES])
 
 
 def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str]) -> Drawn:
