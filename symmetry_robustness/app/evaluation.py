@@ -29,7 +29,7 @@ from symmetry_robustness.reporting.tables import print_numbers
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_title
 from symmetry_robustness.results.report import Estimate, share_estimate
-from symmetry_robustness.robustness import RobustnessReport, Worker, evaluate_in_shards
+from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, Worker, evaluate_in_shards
 from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS
 from symmetry_robustness.runs.provenance import package_digest
 
@@ -56,9 +56,15 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
     path, worker, device = Path(config.checkpoint), find_worker(), find_device(config.accelerator)
     checkpoint = load_checkpoint(path, config.trusted)
     data = choose_data(config, checkpoint.config)
+    protocol = instantiate(config.robustness, _convert_="all")
+    if config.sources and not protocol.origins:
+        raise UserError(
+            f"robustness={config.name} crafts no images on other networks; set robustness=transfer for sources"
+        )
     if worker.workers > 1 and config.overwrite:
         raise UserError("overwrite=true would make processes overwrite each other; remove the old report instead")
-    provenance = describe_subject(config, checkpoint.digest, data, device) | {"file": path.name}
+    sources = {name: origin["digest"] for name, origin in protocol.origins.items()}
+    provenance = describe_subject(config, checkpoint.digest, data, device, sources) | {"file": path.name}
     directory = report_directory(config, path)
     report_path = directory / f"{config.name}.json"
     partial = directory / f"{config.name}.partial" / provenance["key"]
@@ -70,9 +76,9 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
         print("already evaluated with the same settings; overwrite=true evaluates again")
     else:
         network = checkpoint.network.to(device)
-        report = _evaluate(config, data, network, partial, worker, lambda: find() is not None)
+        report = _evaluate(config, data, network, protocol, partial, worker, lambda: find() is not None)
         if report is not None:
-            report = replace(report, provenance=provenance)
+            report = replace(report, provenance=provenance | {"sources": protocol.origins})
             report.save(directory, config.name)
         elif worker.workers == 1:  # another process with the same command was faster
             report = find()
@@ -135,6 +141,7 @@ def _evaluate(
     config: DictConfig,
     data: DictConfig,
     network: nn.Module,
+    protocol: EvaluationProtocol,
     partial: Path,
     worker: Worker,
     should_stop: Callable[[], bool],
@@ -161,7 +168,7 @@ def _evaluate(
             network,
             images,
             labels,
-            instantiate(config.robustness, _convert_="all"),
+            protocol,
             partial,
             indices=indices,
             shard_size=config.shard_size,
@@ -186,7 +193,9 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written ({error.strerror}); choose a folder with output=…") from error
 
 
-def describe_subject(config: DictConfig, digest: str, data: DictConfig, device: torch.device) -> dict[str, Any]:
+def describe_subject(
+    config: DictConfig, digest: str, data: DictConfig, device: torch.device, sources: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """All that decides the result of an evaluation, as plain values; `key` is a digest of them.
 
     Args:
@@ -194,9 +203,11 @@ def describe_subject(config: DictConfig, digest: str, data: DictConfig, device: 
         digest: of the checkpoint.
         data: the data set.
         device: where the evaluation runs.
+        sources: digests of the checkpoints that attacks come from, by name.
     """
     values = {
         "checkpoint": digest,
+        **({"sources": dict(sources)} if sources else {}),
         "data": OmegaConf.to_container(data),
         "robustness": OmegaConf.to_container(config.robustness),
         "split": config.split,
@@ -266,7 +277,8 @@ def table_rows(report: RobustnessReport) -> dict[str, str]:
     rows = {"images": f"{len(report):,}", "clean %": _percent(share_estimate(report.clean_correct))}
     attacks = [*report.minimal_epsilon]
     for attack in attacks + [WORST_CASE] * (len(attacks) > 1):
-        title = attack.replace("_", " ")
+        white_box = report.settings.get("attacks", {}).get(attack, {}).get("white_box")
+        title = attack.replace("_", " ") + (" (white box)" if white_box else "")
         rows |= {f"{title} {epsilon_name(e)} %": _percent(report.accuracy(attack, e)) for e in report.epsilons}
     for measure, means in report.measured_means().items():
         for array, mean in means.items():

@@ -22,6 +22,7 @@ from symmetry_robustness.reporting.page.page import write_page
 from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
 from symmetry_robustness.reporting.tables import cell_of, overview, table_sets, title_of
+from symmetry_robustness.reporting.transfer import transfer_matrices, transfer_tables
 from symmetry_robustness.runs.exit_status import run_guarded
 
 _ANSWERS: Final = 5  # protocols and data sets that are answered on the terminal
@@ -148,6 +149,7 @@ def write_tables(
     """Every kind of table as Markdown, LaTeX, CSV and Parquet."""
     directory.mkdir(parents=True, exist_ok=True)
     made = [*table_sets(summary), claims_table(claims), TableSet("runs", [overview(runs)], frame)]
+    made += [transfer_tables(matrices)] if (matrices := transfer_matrices(runs)) else []
     for tables in made:
         tables.write(directory)
     return made

@@ -92,6 +92,7 @@ class EvaluateConfig:
     name: str = ""  # stem of the report's files; empty: the chosen protocol's name
     seed: int = 0
     trusted: list[str] = field(default_factory=list)  # your own modules, whose classes the checkpoint may name
+    sources: list[str] = field(default_factory=list)  # checkpoints on which robustness=transfer crafts images
     data: Any = (
         None  # null: the data set the checkpoint was trained on; without _target_: the same, with these settings
     )

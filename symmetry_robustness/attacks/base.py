@@ -4,6 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, final
 
 import torch
@@ -40,6 +41,20 @@ class Attack(ABC):
     """Whether results depend on random numbers."""
     update_rule: "UpdateRule | None" = None
     """The rule by which the evaluator drives the attack itself; None for an attack that can only be called."""
+    uses_gradient: bool = True
+    """Whether it follows gradients of the attacked network; those that do not tell masked gradients from robustness."""
+    parts: Mapping[str, "Attack"] = MappingProxyType({})
+    """Attacks of which this one consists, each with a row of its own in the report; empty for a single one."""
+    origins: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """Other networks from which images come, by name, with their provenance as plain values."""
+
+    def against(self, network: nn.Module, images: Tensor) -> "Attack":
+        """The attack as it is used against a network; evaluations ask once, with a few images, before they begin.
+
+        Raises:
+            UserError: where it cannot attack this network, or such images.
+        """
+        return self
 
     def reach(self, epsilon: float) -> float | None:
         """Length of all steps together; None where it is not known."""
@@ -71,6 +86,7 @@ class _CalledAttack(Attack):
     minimizes_norm: bool = False
     is_random: bool = True
     update_rule: "UpdateRule | None" = None
+    uses_gradient: bool = True
 
     def reach(self, epsilon: float) -> float | None:
         own = getattr(self.call, "reach", None)
@@ -104,7 +120,7 @@ def as_attack(attack: AttackCall) -> Attack:
         ) from None
     except ValueError:  # a callable whose signature Python does not know
         pass
-    names = ("steps", "minimizes_norm", "is_random", "update_rule")
+    names = ("steps", "minimizes_norm", "is_random", "update_rule", "uses_gradient")
     return _CalledAttack(attack, **{name: getattr(attack, name, getattr(Attack, name)) for name in names})
 
 

@@ -33,6 +33,7 @@ _NORMS = {"linf": "Linf", "l2": "L2"}
 _L2_CLASSES = frozenset({"PGDL2", "PGDRSL2"})
 _SINGLE_STEP = frozenset({"FGSM", "FFGSM"})
 _DETERMINISTIC = frozenset({"FGSM", "BIM", "MIFGSM", "NIFGSM", "SINIFGSM", "CW", "DeepFool", "SparseFool"})
+_GRADIENT_FREE = frozenset({"GN", "OnePixel", "Pixle", "Square"})
 _RESERVED = frozenset({"self", "model", "eps", "norm", "max_epsilon"})
 # With less an attack would do nothing, silently.
 _LEAST = {"steps": 1, "n_queries": 1, "n_restarts": 1, "n_classes": 2}
@@ -84,6 +85,7 @@ class TorchAttack(Attack):
         steps = self._setting("steps") or self._setting("n_queries")
         object.__setattr__(self, "steps", 1 if name in _SINGLE_STEP else steps)
         object.__setattr__(self, "minimizes_norm", not {"eps", "max_epsilon"} & set(parameters))
+        object.__setattr__(self, "uses_gradient", name not in _GRADIENT_FREE)
         started = self._setting("random_start")
         object.__setattr__(self, "is_random", name not in _DETERMINISTIC if started is None else bool(started))
 

@@ -97,7 +97,14 @@ def protocol_settings(settings: Settings) -> dict[str, Any]:
         name: {key: value for key, value in measure.items() if key not in _SHOWING}
         for name, measure in whole["measures"].items()
     }
-    return {key: value for key, value in whole.items() if key not in _CHECKING} | {"measures": measures}
+    attacks = {
+        name: {key: value for key, value in attack.items() if key != "white_box"}
+        if isinstance(attack, Mapping)
+        else attack
+        for name, attack in whole.get("attacks", {}).items()
+    }
+    kept = {key: value for key, value in whole.items() if key not in _CHECKING}
+    return kept | {"attacks": attacks, "measures": measures}
 
 
 def is_released(settings: Settings) -> bool:

@@ -11,6 +11,7 @@ from symmetry_robustness.robustness.measures.minimal_distance import MinimalDist
 from symmetry_robustness.robustness.measures.pixel_removal import RemovalTolerance
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.sharding import Worker, evaluate_in_shards
+from symmetry_robustness.robustness.transfer import Source, Transfer
 
 # The name before, for one release.
 Symmetry = EquivarianceError
@@ -29,7 +30,9 @@ __all__ = [
     "Progress",
     "RemovalTolerance",
     "RobustnessReport",
+    "Source",
     "Symmetry",
+    "Transfer",
     "Worker",
     "evaluate_in_shards",
     "evaluate_robustness",

@@ -92,6 +92,8 @@ def evaluate_robustness(
     started = time.perf_counter()
     inputs = validate_inputs(network, images, labels, protocol, indices)
     images, numbers = inputs.images, inputs.indices
+    with _untouched(network, images.device):
+        protocol = protocol.against(network, images[:2])
     keep = _lowest(numbers, protocol.keep_examples)
     with _in_mode(network, protocol.mode), _untouched(network, images.device):
         forms = _prepare(network, images[: protocol.batch_size], compiled)

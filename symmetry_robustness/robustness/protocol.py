@@ -1,9 +1,11 @@
 """Protocol of an evaluation: attacks, norm, grid of epsilons, CLEVER, other measures, seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, final
+
+from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import AttackCall, as_attack
 from symmetry_robustness.attacks.norms import NormName, find_norm
@@ -29,7 +31,8 @@ class EvaluationProtocol:
     """Settings of an evaluation; two reports can be compared where these agree.
 
     Args:
-        attacks: name to attack; names appear in the report. Empty for clean accuracy only.
+        attacks: name to attack; names appear in the report. Empty for clean accuracy only. An attack that consists of
+            several, such as `Transfer` from several sources, becomes several.
         norm: "linf" or "l2".
         epsilons: radii in pixel units of [0, 1], numbers or fractions such as "8/255", in any order.
         clever: settings of the CLEVER score: a shorthand for the measure named clever.
@@ -81,6 +84,7 @@ class EvaluationProtocol:
             if not isinstance(given := getattr(self, parts), Mapping):
                 raise UserError(f"{parts} must be given by name, got {given!r}; write {{name: …}}")
             object.__setattr__(self, parts, dict(given))
+        object.__setattr__(self, "attacks", dict(_singly(self.attacks)))
         if clever is not None:
             object.__setattr__(self, "measures", {"clever": _shortened(clever, clever_images), **self.measures})
         grid = tuple(sorted(map(parse_epsilon, self.epsilons)))
@@ -140,9 +144,28 @@ class EvaluationProtocol:
         """Epsilons as numbers, increasing; since the protocol was made the same as `epsilons`."""
         return self.epsilons  # type: ignore[return-value]
 
+    @property
+    def origins(self) -> dict[str, Mapping[str, Any]]:
+        """Other networks from which images come, by name, with their provenance."""
+        return {name: origin for attack in self.attacks.values() for name, origin in as_attack(attack).origins.items()}
+
     def threat(self, epsilon: float) -> ThreatModel:
         """The threat of one epsilon."""
         return ThreatModel(self.norm, epsilon, self.bounds)
+
+    def against(self, network: nn.Module, images: Tensor) -> "EvaluationProtocol":
+        """The protocol with each attack as it is used against a network.
+
+        Raises:
+            UserError: where an attack cannot attack this network, or such images; names the attack.
+        """
+        ready = {}
+        for name, attack in self.attacks.items():
+            try:
+                ready[name] = as_attack(attack).against(network, images)
+            except UserError as error:
+                raise UserError(f"attack {name}: {error}") from error
+        return replace(self, attacks=ready)
 
     def describe(self) -> dict[str, Any]:
         """Settings as plain values for a JSON file."""
@@ -171,6 +194,13 @@ def require_protocol(protocol: EvaluationProtocol) -> None:
     if not isinstance(protocol, EvaluationProtocol):
         kind = protocol.__name__ if isinstance(protocol, type) else type(protocol).__name__
         raise UserError(f"protocol must be an EvaluationProtocol, got {kind}; write EvaluationProtocol(attacks=…)")
+
+
+def _singly(attacks: Mapping[str, AttackCall]) -> Iterator[tuple[str, AttackCall]]:
+    """Attacks by name, those that consist of several one by one."""
+    for name, attack in attacks.items():
+        parts = getattr(attack, "parts", None)
+        yield from ((f"{name}_{part}", single) for part, single in parts.items()) if parts else ((name, attack),)
 
 
 def _shortened(clever: Clever, images: int | None) -> Clever:

@@ -132,6 +132,7 @@ def evaluate_in_shards(
     labels = check_labels(labels, images)
     numbers, device = check_indices(indices, len(images)), device_of(network, images)
     size = default_shard_size(protocol, device) if shard_size is None else shard_size
+    protocol = protocol.against(network, images[:2].to(device))
     shards = plan_shards(numbers, protocol, size)
 
     def compute(shard: Shard) -> RobustnessReport:

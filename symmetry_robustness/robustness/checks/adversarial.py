@@ -150,11 +150,15 @@ def not_run(name: str, error: Exception) -> Check:
 
 def _verdict(name: str, target: Target, broken: int, attack: str, allowed: float = 0.15) -> Check:
     """Judge how many of the images that survived the protocol's attacks another attack breaks."""
-    total = len(target.images)
+    return verdict(name, broken, len(target.images), target.epsilon, attack, allowed)
+
+
+def verdict(name: str, broken: int, total: int, epsilon: float, attack: str, allowed: float = 0.15) -> Check:
+    """Judge how many of the images that some attacks left another attack breaks; a few borderline ones are allowed."""
     share = broken / total if broken > 2 else 0.0
     surely = share > 2.5 * allowed and total >= _FEW
     status: Status = "failed" if surely else "warned" if share > allowed else "passed"
-    return Check(name, status, f"{attack}: breaks {broken} of {total} images left at epsilon {target.epsilon:.4g}")
+    return Check(name, status, f"{attack}: breaks {broken} of {total} images left at epsilon {epsilon:.4g}")
 
 
 def _source(target: Target, number: int) -> torch.Generator:

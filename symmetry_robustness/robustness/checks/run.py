@@ -13,6 +13,7 @@ from symmetry_robustness.results.names import WORST_CASE
 from symmetry_robustness.results.report import RobustnessReport
 from symmetry_robustness.robustness.checks import adversarial, derived, forward
 from symmetry_robustness.robustness.checks.adversarial import Target
+from symmetry_robustness.robustness.checks.black_box import compare_with_white_box
 from symmetry_robustness.robustness.checks.normalization import normalized_once
 from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range
 from symmetry_robustness.robustness.measures.base import MeasureInputs
@@ -41,6 +42,7 @@ def run_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: Robu
         found.append(epsilon_range(protocol.norm, report.epsilons, images[0].numel() if len(images) else 1))
         found.append(adversarial.step_reaches_edge(protocol.attacks, report.epsilons[-1]))
         found.append(adversarial.enough_steps(protocol.attacks))
+        found += compare_with_white_box(report, protocol.attacks)
     rows = _first(report, report.predictions >= 0)  # non-finite logits have a check of their own
     if not len(rows):
         return found
@@ -55,7 +57,7 @@ def run_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: Robu
         found.append(forward.sees_whole_range(sample))
         if protocol.attacks:
             found += _adversarial_checks(inputs, protocol, report)
-    return found
+    return list(merge_checks([found]))
 
 
 def _adversarial_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: RobustnessReport) -> list[Check]:
