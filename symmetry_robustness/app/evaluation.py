@@ -25,6 +25,7 @@ from symmetry_robustness.files import replace_file, unused
 from symmetry_robustness.models import load_checkpoint, require_trusted
 from symmetry_robustness.reporting.evaluation import measure_name
 from symmetry_robustness.reporting.figures import report_figures, save_figure
+from symmetry_robustness.reporting.frame import accuracy_by_test_set, corruption_error
 from symmetry_robustness.reporting.tables import print_numbers
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_title
@@ -78,7 +79,7 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
         network = checkpoint.network.to(device)
         report = _evaluate(config, data, network, protocol, partial, worker, lambda: find() is not None)
         if report is not None:
-            report = replace(report, provenance=provenance | {"sources": protocol.origins})
+            report = replace(report, provenance={**provenance, **report.provenance, "sources": protocol.origins})
             report.save(directory, config.name)
         elif worker.workers == 1:  # another process with the same command was faster
             report = find()
@@ -164,7 +165,7 @@ def _evaluate(
         )
     check_writable(partial)
     with shown_progress() as progress:
-        return evaluate_in_shards(
+        report = evaluate_in_shards(
             network,
             images,
             labels,
@@ -177,6 +178,10 @@ def _evaluate(
             should_stop=should_stop,
             progress=progress if worker.rank == 0 else None,
         )
+    if report is None or config.split != "test":
+        return report
+    size = len(datamodule.test_dataloader()[0].split)
+    return replace(report, provenance={"test_sets": datamodule.test_names, "test_images": size})
 
 
 def check_writable(folder: Path) -> None:
@@ -280,6 +285,8 @@ def table_rows(report: RobustnessReport) -> dict[str, str]:
         white_box = report.settings.get("attacks", {}).get(attack, {}).get("white_box")
         title = attack.replace("_", " ") + (" (white box)" if white_box else "")
         rows |= {f"{title} {epsilon_name(e)} %": _percent(report.accuracy(attack, e)) for e in report.epsilons}
+    if corrupted := corruption_error(accuracy_by_test_set(report)):
+        rows["mean corruption error %"] = _percent(corrupted)
     for measure, means in report.measured_means().items():
         for array, mean in means.items():
             title = measure_title(measure_name(measure, array), report.settings.get("measures", {}))

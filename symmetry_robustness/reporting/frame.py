@@ -1,6 +1,6 @@
 """All numbers of many runs as one tidy table, one row for each."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from symmetry_robustness.reporting.evaluation import Evaluation, measure_name
 from symmetry_robustness.reporting.load import Problem, Run, find_runs
 from symmetry_robustness.reporting.statistics import mean_and_error, shares_and_errors
 from symmetry_robustness.results.names import WORST_CASE, digest
+from symmetry_robustness.results.report import Estimate, RobustnessReport, share_estimate
 
 # docs/reporting.md explains the columns.
 COLUMNS = (
@@ -128,19 +129,46 @@ def _summary_rows(run: Run) -> Iterator[dict[str, Any]]:
             yield {"measure": measure, "value": run.summary[measure], "images": None}
     if run.summary["clean_accuracy"] is None:  # of a saved report, which knows its own images alone
         return
-    data, images, views = run.config["data"], run.test_images, run.test_sets
+    views = {name: _share(value, run.test_images) for name, value in run.test_sets.items()}
+    yield from _whole_test_rows(run.config["data"], views, run.summary["clean_accuracy"], run.test_images)
+
+
+def _whole_test_rows(
+    data: Mapping[str, Any], views: Mapping[str, Estimate], mean: float, images: int | None
+) -> Iterator[dict[str, Any]]:
+    """Accuracies on all images of each test set, their mean, and the mean corruption error."""
     common = {"split": "test", "images": images, "comparison_group": digest("test", evaluation_data(data, "test"))}
-    shares = np.array([run.summary["clean_accuracy"], *views.values()], dtype=np.float64)
-    errors = np.sqrt(shares * (1 - shares) / images) if images else np.full(len(shares), np.nan)
+    error = _share(mean, images).standard_error
     if len(views) > 1:
-        errors[0] = errors[1:].mean()  # the largest it can be, since all views show the same images
-        for view, share, error in zip(views, shares[1:], errors[1:], strict=True):
-            yield common | {"measure": "test_accuracy", "view": view, "value": share, "standard_error": error}
-    yield common | {"measure": "test_accuracy", "value": shares[0], "standard_error": errors[0]}
-    if all(cell in views for cell in CORRUPTED):
-        rows = [1 + list(views).index(cell) for cell in CORRUPTED]
-        value, error = 1 - shares[rows].mean(), errors[rows].mean()
-        yield common | {"measure": "mean_corruption_error", "value": value, "standard_error": error}
+        error = float(np.mean([view.standard_error for view in views.values()]))  # at most; they show the same images
+        for name, (value, own, _) in views.items():
+            yield common | {"measure": "test_accuracy", "view": name, "value": value, "standard_error": own}
+    yield common | {"measure": "test_accuracy", "value": mean, "standard_error": error}
+    if corrupted := corruption_error(views):
+        yield _number("mean_corruption_error", *corrupted) | common
+
+
+def _share(value: float, images: int | None) -> Estimate:
+    error = float(np.sqrt(value * (1 - value) / images)) if images else np.nan
+    return Estimate(value, error, images or 0)
+
+
+def accuracy_by_test_set(report: RobustnessReport) -> dict[str, Estimate]:
+    """Accuracy without attack on the images of each test set that a report states; empty where it states none."""
+    names, size = report.provenance.get("test_sets"), report.provenance.get("test_images")
+    if not isinstance(names, list) or not isinstance(size, int) or size < 1:
+        return {}
+    images = {name: report.clean_correct[report.indices // size == at] for at, name in enumerate(names)}
+    return {name: share_estimate(correct) for name, correct in images.items() if len(correct)}
+
+
+def corruption_error(views: Mapping[str, Estimate]) -> Estimate | None:
+    """Mean error over the 75 test sets of the corruption benchmark; None where one is missing."""
+    cells = [views[name] for name in CORRUPTED if name in views]
+    if len(cells) < len(CORRUPTED):
+        return None
+    value, error = 1 - np.mean([cell.value for cell in cells]), np.mean([cell.standard_error for cell in cells])
+    return Estimate(float(value), float(error), sum(cell.images for cell in cells))
 
 
 def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
@@ -149,6 +177,7 @@ def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     originals = evaluation.original_of(report.indices)
     shares, errors = shares_and_errors(report.clean_correct[:, None], originals)
     yield _number("clean_accuracy", shares[0], errors[0], images)
+    yield from _test_set_rows(evaluation)
     for attack in [*report.minimal_epsilon, *([WORST_CASE] if report.minimal_epsilon else [])]:
         shares, errors = shares_and_errors(report.curve(attack), originals)
         kind = {"measure": "worst_case_accuracy"} if attack == WORST_CASE else {"attack": attack}
@@ -168,6 +197,17 @@ def _evaluation_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             yield _number(name, *mean_and_error(values, evaluation.original_of(indices)), mean.images) | norm
             for quantile, share in QUANTILES.items():
                 yield _number(f"{name}_{quantile}", float(np.quantile(values, share)), np.nan, mean.images) | norm
+
+
+def _test_set_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """The numbers of a training's test, if all test images were evaluated; of some the mean corruption error."""
+    views, size = accuracy_by_test_set(evaluation.report), evaluation.report.provenance.get("test_images")
+    if len(views) > 1 and all(view.images == size for view in views.values()):
+        mean = float(np.mean([view.value for view in views.values()]))
+        blank = {"protocol": "", "released": False, "norm": "", "checks": ""}
+        yield from (row | blank for row in _whole_test_rows(evaluation.data, views, mean, size))
+    elif corrupted := corruption_error(views):
+        yield _number("mean_corruption_error", *corrupted)
 
 
 def _number(measure: str, value: float, error: float, images: int) -> dict[str, Any]:

@@ -3,10 +3,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app.evaluation import evaluate, own_code
+from symmetry_robustness.data.archives import CIFAR10
+from symmetry_robustness.data.module import to_float
+from symmetry_robustness.reporting.frame import CORRUPTED, load_runs
+from tests.data.conftest import PER_FILE, batch, shrink, write_binary, write_corrupted
+from tests.reporting.made import make_run
 
 
 def test_a_report_is_of_the_code_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,6 +26,53 @@ def test_a_report_is_of_the_code_that_made_it(tmp_path: Path, monkeypatch: pytes
     file.write_text("STEPS = 20\n")
     after = own_code()
     assert {name for name in before if before[name] != after.get(name)} == {"an_attack_of_mine"}
+
+
+def test_a_checkpoint_has_the_corruption_error_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cifar10 = shrink(CIFAR10)
+    monkeypatch.setattr("symmetry_robustness.data.corruptions.CIFAR10C.cifar", cifar10)
+    root, clean = tmp_path / "data", ["robustness=clean", "num_images=null"]
+    write_binary(cifar10, root)
+    write_corrupted("CIFAR-10-C", root, batch(5)[1])
+    words = ["data=cifar10c", f"data.root={root}"]
+    config = load_config("train", ["model=standard_4layer", *words, "data.validation_size=0"])
+    torch.manual_seed(0)
+    network = build_network(config).eval()
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tests = {}
+    with torch.no_grad():
+        datamodule = instantiate(config.data)
+        for name, loader in zip(datamodule.test_names, datamodule.test_dataloader(), strict=True):
+            right = [(network(to_float(images)).argmax(1) == labels) for images, labels in loader]
+            tests[f"test/{name}/accuracy"] = float(torch.cat(right).double().mean())
+    accuracy = sum(tests.values()) / len(tests)
+    data = OmegaConf.to_container(config.data)
+    summary = {"test_accuracy": tests, "clean_accuracy": accuracy, "test_images": PER_FILE, "robustness_images": 0}
+    run = make_run(tmp_path / "run", data=data, summary=summary)
+    trained = load_runs(run)
+    path = run / "checkpoints" / "best.ckpt"
+    path.parent.mkdir()
+    torch.save({"config": OmegaConf.to_yaml(config), "state_dict": state}, path)
+    report = evaluate(load_config("evaluate", [f"checkpoint={path}", *clean]))
+    assert report is not None
+    assert report.provenance["test_images"] == PER_FILE
+    expected = 1 - sum(tests[f"test/{name}/accuracy"] for name in CORRUPTED) / 75
+    assert f"{100 * expected:.1f}" in capsys.readouterr().out.partition("mean corruption error %")[2].splitlines()[0]
+    evaluated = load_runs(run)
+    evaluated = evaluated[evaluated["weights"] == "best.ckpt"]
+    for measure, number in (("test_accuracy", len(tests) + 1), ("mean_corruption_error", 1)):
+        first, second = (rows[rows["measure"] == measure].set_index("view") for rows in (trained, evaluated))
+        assert len(first) == len(second) == number
+        for column in ("value", "standard_error", "images", "comparison_group", "protocol"):
+            assert second[column].tolist() == pytest.approx(first[column].tolist()), column
+    # Of some images it is an estimate, under the protocol.
+    report = evaluate(load_config("evaluate", [f"checkpoint={path}", *clean[:1], "num_images=1000", "name=some"]))
+    some = load_runs(run).query("measure == 'mean_corruption_error' and protocol == 'some'")
+    assert report is not None
+    assert some["images"].tolist() == [(report.indices < 75 * PER_FILE).sum()]
+    assert some["value"].item() == pytest.approx(expected, abs=0.05)
 
 
 PROTOCOL = ["robustness=quick", "robustness.clever=null", "num_images=16"]
