@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from symmetry_robustness.app.arguments import Parser
-from symmetry_robustness.app.status_view import MARKS, console, counts, in_trouble, why
+from symmetry_robustness.app.status_view import MARKS, Label, console, counts, in_trouble, why
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file
 from symmetry_robustness.reporting import table_formats
@@ -131,7 +131,7 @@ def _results_table(done: Sequence[JobState], width: int) -> Table:
     for name in shown:
         table.add_column(f"{name.removeprefix('worst_case.').removesuffix('_accuracy')} %", justify="right")
     for label, numbers in found[:_MOST]:
-        table.add_row(Text(label), *(f"{100 * numbers[name]:.1f}" if name in numbers else "" for name in shown))
+        table.add_row(Label(label), *(f"{100 * numbers[name]:.1f}" if name in numbers else "" for name in shown))
     return table
 
 

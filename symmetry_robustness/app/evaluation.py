@@ -20,6 +20,7 @@ from torch import nn
 
 from symmetry_robustness.app.config import check_targets
 from symmetry_robustness.app.progress import shown_progress
+from symmetry_robustness.attacks.validation import device_of, predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file, unused
 from symmetry_robustness.models import load_checkpoint, require_trusted
@@ -157,8 +158,7 @@ def _evaluate(
         print(f"{config.split} split of {datamodule.provenance}")
     images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed, setting="num_images")
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.no_grad():
-        classes = network(images[:1].to(next(network.parameters()).device)).shape[1]
+    classes = predict(network, images[:1].to(device_of(network, images))).shape[1]
     if classes != datamodule.num_classes:
         raise UserError(
             f"the checkpoint has {classes} classes, the data set {datamodule.num_classes}; choose data=… to fit"

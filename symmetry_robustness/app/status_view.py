@@ -4,11 +4,13 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -125,7 +127,7 @@ def _shortened(table: Table, rows: Sequence[Sequence[RenderableType]], most: int
 def _running_row(state: JobState) -> list[RenderableType]:
     speed = f"{state.images_per_second:,.0f}" if state.images_per_second else ""
     return [
-        _line(state.label),
+        Label(state.label),
         "" if state.epoch is None else f"{state.epoch}/{state.max_epochs or '?'}",
         speed if state.phase == "training" else Text(state.phase or "starting", "dim"),
         duration(state.remaining) if state.remaining else "",
@@ -136,7 +138,31 @@ def _running_row(state: JobState) -> list[RenderableType]:
 
 def _trouble_row(state: JobState, now: float) -> list[RenderableType]:
     mark, style = MARKS[state.state]
-    return [Text(f"{mark} {state.state}", style, no_wrap=True), _line(state.label), _line(why(state, now))]
+    return [Text(f"{mark} {state.state}", style, no_wrap=True), Label(state.label), _line(why(state, now))]
+
+
+class Label:
+    """A job's overrides on one line, cut in their middle, since their ends tell neighbours apart.
+
+    Args:
+        text: of any length.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Both ends of the text, as much as there is room."""
+        room, text = max(1, options.max_width), self._text
+        if cell_len(text) > room:
+            first, last = chop_cells(text, max(1, room // 2))[0], chop_cells(text[::-1], max(1, (room - 1) // 2))[0]
+            text = f"{first}…{last[::-1]}" if room > 2 else "…"
+        yield Text(text, no_wrap=True, overflow="crop")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """From a few columns to all of the text."""
+        width = max(1, cell_len(self._text))
+        return Measurement(min(width, 8), min(width, max(1, options.max_width)))
 
 
 def _line(text: str, style: str = "") -> Text:

@@ -4,6 +4,8 @@ import hashlib
 import json
 import secrets
 import shutil
+import zipfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +16,7 @@ from yaml import YAMLError
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file, unused
-from symmetry_robustness.runs.json_files import read_json, read_mapping, write_json
+from symmetry_robustness.runs.json_files import read_mapping, write_json
 from symmetry_robustness.runs.liveness import is_locked
 from symmetry_robustness.runs.provenance import PROVENANCE, code_version, read_provenance
 
@@ -150,12 +152,32 @@ def find_run(directory: Path, config: DictConfig) -> Path | None:
 
 
 def is_done(directory: Path) -> bool:
-    """Whether the run in `directory` has finished with results."""
+    """Whether the run in `directory` has finished with results, none of whose files is cut off."""
+    summary = read_mapping(directory / SUMMARY) or {}
+    return summary.get("status") == "done" and damaged_file(directory, summary) is None
+
+
+def damaged_file(directory: Path, summary: Mapping[str, Any]) -> Path | None:
+    """A file of a finished run that is cut off, or a report that is gone; found by the ends of files, so at once.
+
+    Args:
+        directory: of the run.
+        summary: its summary.json.
+    """
+    report = directory / ROBUSTNESS / "test.json"
+    checkpoint = directory / CHECKPOINTS / "last.ckpt"  # which may have been removed to save space
+    expected = [report.with_suffix(".npz")] if summary.get("robustness_images") else []
+    if expected and not read_mapping(report):
+        return report
+    return next((path for path in [*expected, *([checkpoint] if checkpoint.exists() else [])] if not _ends(path)), None)
+
+
+def _ends(archive: Path) -> bool:
+    """Whether an archive has its end, where its table of contents stands."""
     try:
-        summary = read_json(directory / SUMMARY)
-    except (OSError, ValueError):
+        return zipfile.is_zipfile(archive)
+    except OSError:
         return False
-    return isinstance(summary, dict) and summary.get("status") == "done"
 
 
 def read_config(directory: Path) -> DictConfig:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.directory import CONFIG, LOCK, PROGRESS, SUBMISSION, SUMMARY
+from symmetry_robustness.runs.directory import CONFIG, LOCK, PROGRESS, SUBMISSION, SUMMARY, damaged_file
 from symmetry_robustness.runs.json_files import number, read_mapping, text
 from symmetry_robustness.runs.liveness import has_ended_here, is_fresh, is_locked
 from symmetry_robustness.runs.terminal import last_line, printable
@@ -99,7 +99,10 @@ def job_state(directory: Path, key: str = "", overrides: tuple[str, ...] = ()) -
     summary, progress = read_mapping(directory / SUMMARY), read_mapping(directory / PROGRESS)
     state = JobState(key, directory, overrides, "queued", **_progress(progress or {}))
     if summary is not None and summary.get("status") == "done":
-        return replace(state, state="done", remaining=None, results=summary)
+        damaged = damaged_file(directory, summary)
+        if damaged is None:
+            return replace(state, state="done", remaining=None, results=summary)
+        summary = {"error": f"{damaged.relative_to(directory)} is gone or damaged"}
     lives = summary is None and is_fresh(directory / PROGRESS, state.updated) and not has_ended_here(progress or {})
     if lives or is_locked(directory / LOCK):
         return replace(state, state="running")

@@ -1,5 +1,6 @@
 """`symrob status` as a person at a terminal sees it, and as a script does."""
 
+import io
 import json
 import os
 import pty
@@ -15,7 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from symmetry_robustness.app.status import main
-from symmetry_robustness.app.status_view import sweep_view
+from symmetry_robustness.app.status_view import Label, sweep_view
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.sweeps.status import JobState
 
@@ -54,7 +55,7 @@ def test_a_sweep_on_a_terminal_of_80_columns() -> None:
     assert lines[1].endswith("1 of 5 done")
     assert lines[2] == "● 1 running  ✖ 1 failed  ✖ 1 lost  ○ 1 queued  ✔ 1 done"
     assert lines[5].split() == [
-        "seed=1", "model=parallel_rotati…", "2/5", "1,234", "1:31", "0.5123", "validation/accuracy"
+        "seed=1", "model=p…rotation_scale", "2/5", "1,234", "1:31", "0.5123", "validation/accuracy"
     ]  # fmt: skip
     assert lines[7].startswith("✖ failed")
     assert lines[7].rstrip().endswith("loss is nan")
@@ -183,3 +184,18 @@ def test_it_ends_by_itself_when_all_has_ended(tmp_path: Path) -> None:
     (tmp_path / "c" / "summary.json").write_text('{"status": "done"}')
     assert terminal.status() == 0
     assert b"2 done" in terminal.seen
+
+
+@pytest.mark.parametrize("width", range(1, 60))
+def test_long_labels_are_cut_in_their_middle(width: int) -> None:
+    text = "model=standard optimizer.lr=0.001 data.batch_size=64 seed=1"
+    terminal = Console(width=width, file=io.StringIO())
+    (line,) = terminal.render_lines(Label(text), pad=False)
+    shown = "".join(part.text for part in line).rstrip("\n")
+    first, cut, last = shown.partition("…")
+    assert len(shown) <= width
+    assert text.startswith(first)
+    assert text.endswith(last)
+    assert (cut == "") == (width >= len(text))
+    if 10 < width < len(text):
+        assert last.endswith("seed=1"[-(width // 2 - 1) :])

@@ -14,9 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.runs.directory import is_done
 from symmetry_robustness.sweeps.slurm_queue import SlurmJob, ask_squeue
 from symmetry_robustness.sweeps.status import JobState, job_state, sweep_states
 
@@ -351,3 +354,26 @@ def test_a_process_that_was_killed_here_is_lost_at_once(tmp_path: Path) -> None:
     assert job_state(tmp_path).state == "lost"
     (tmp_path / "progress.json").write_text(json.dumps(progress | {"host": "elsewhere"}))
     assert job_state(tmp_path).state == "running"  # for a minute: what ended there cannot be seen from here
+
+
+def test_a_run_whose_files_are_cut_off_is_not_done(tmp_path: Path) -> None:
+    report, arrays = tmp_path / "robustness" / "test.json", tmp_path / "robustness" / "test.npz"
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    for folder in (report.parent, checkpoint.parent):
+        folder.mkdir()
+    report.write_text('{"norm": "linf"}')
+    np.savez(arrays, labels=np.arange(1000))
+    torch.save({"weights": torch.zeros(1000)}, checkpoint)
+    write(tmp_path, "summary.json", {"status": "done", "robustness_images": 8})
+    assert (job_state(tmp_path).state, is_done(tmp_path)) == ("done", True)
+    for path in (report, arrays, checkpoint):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        state = job_state(tmp_path)
+        assert (state.state, is_done(tmp_path), state.results) == ("failed", False, None)
+        assert state.error == f"{path.relative_to(tmp_path)} is gone or damaged"
+        path.write_bytes(whole)
+    checkpoint.unlink()  # to save space
+    assert is_done(tmp_path)
+    arrays.unlink()
+    assert job_state(tmp_path).state == "failed"
