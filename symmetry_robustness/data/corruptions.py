@@ -39,19 +39,6 @@ def _load_array(path: Path) -> Tensor:
         ) from error
 
 
-def check_labels(directory: Path, clean: Tensor) -> None:
-    """Check that the labels are the clean test labels, once for each severity.
-
-    Raises:
-        UserError: if they are not.
-    """
-    labels, path = _load_array(directory / "labels.npy"), directory / "labels.npy"
-    if not torch.equal(labels.to(torch.int64), clean.repeat(len(SEVERITIES))):
-        raise UserError(
-            f"{path} does not repeat the {len(clean)} clean test labels {len(SEVERITIES)} times; download it again"
-        )
-
-
 def read_corruption(path: Path, clean: Tensor, severities: Sequence[int]) -> list[Split]:
     """The images of one corruption, a split for each severity, mapped from the file.
 
@@ -72,30 +59,6 @@ def read_corruption(path: Path, clean: Tensor, severities: Sequence[int]) -> lis
     images = images.permute(0, 3, 1, 2)
     parts, rows = torch.split(images, len(clean)), torch.arange(len(clean))
     return [Split(f"{path.stem}_{severity}", parts[severity - 1], clean, rows) for severity in severities]
-
-
-def choose_corruptions(
-    names: str | Sequence[str], severities: Sequence[int]
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names of corruptions, with a group's name standing for its members, and severities, both checked.
-
-    Raises:
-        UserError: if one is unknown or none is left.
-    """
-    wanted = [names] if isinstance(names, str) else list(names)
-    chosen = [member for name in wanted for member in _GROUPS.get(name, (name,))]
-    for name in chosen:
-        if name not in _GROUPS["all"]:
-            raise UserError(
-                f"data.corruptions={name!r} is unknown; "
-                f"choose benchmark, extra, all or some of {', '.join(_GROUPS['all'])}"
-            )
-    for severity in severities:
-        if severity not in SEVERITIES:
-            raise UserError(f"data.severities={severity!r} is unknown; choose from 1 to 5")
-    if not chosen or not severities:
-        raise UserError("data.corruptions and data.severities must not be empty; choose at least one of each")
-    return tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(severities))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -119,7 +82,18 @@ class CorruptedCIFARDataModule(CIFARDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.corruptions, self.severities = choose_corruptions(self.corruptions, self.severities)
+        wanted = [self.corruptions] if isinstance(self.corruptions, str) else self.corruptions
+        self.corruptions = tuple(dict.fromkeys(member for name in wanted for member in _GROUPS.get(name, (name,))))
+        self.severities = tuple(dict.fromkeys(self.severities))
+        if unknown := [name for name in self.corruptions if name not in _GROUPS["all"]]:
+            raise UserError(
+                f"data.corruptions={unknown[0]!r} is unknown; "
+                f"choose benchmark, extra, all or some of {', '.join(_GROUPS['all'])}"
+            )
+        if wrong := [severity for severity in self.severities if severity not in SEVERITIES]:
+            raise UserError(f"data.severities={wrong[0]!r} is unknown; choose from 1 to 5")
+        if not self.corruptions or not self.severities:
+            raise UserError("data.corruptions and data.severities must not be empty; choose at least one of each")
 
     @property
     def test_sets(self) -> list[str]:
@@ -137,7 +111,11 @@ class CorruptedCIFARDataModule(CIFARDataModule):
         directory = find_directory(self.archive, root)
         check_files(self.archive, directory, [f"{name}.npy" for name in ("labels", *self.corruptions)], self.copy)
         _, clean = read_cifar(self.cifar, root, self.copy, train=False)
-        check_labels(directory, clean)
+        path = directory / "labels.npy"
+        if not torch.equal(_load_array(path).to(torch.int64), clean.repeat(len(SEVERITIES))):
+            raise UserError(
+                f"{path} does not repeat the {len(clean)} clean test labels {len(SEVERITIES)} times; download it again"
+            )
         paths = [directory / f"{name}.npy" for name in self.corruptions]
         return [split for path in paths for split in read_corruption(path, clean, self.severities)]
 

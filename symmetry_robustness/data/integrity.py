@@ -48,24 +48,6 @@ def digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
-def read_recorded(directory: Path) -> dict[str, str]:
-    """The sha256 of each file as recorded when the archive was unpacked; empty if there is no record.
-
-    Raises:
-        UserError: if the record cannot be read.
-    """
-    path = directory / CHECKSUMS
-    if not path.exists():
-        return {}
-    try:
-        recorded = json.loads(path.read_text())["sha256"]
-        return {str(name): str(value) for name, value in recorded.items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path} is no record of checksums ({error!r}); delete it and unpack the archive again"
-        ) from error
-
-
 def check_files(archive: Archive, directory: Path, names: list[str], copy: Copy) -> None:
     """Check that files are there, have their format's size and, unless another copy is accepted, are the official ones.
 
@@ -81,7 +63,14 @@ def check_files(archive: Archive, directory: Path, names: list[str], copy: Copy)
             raise UserError(f"{path} has {path.stat().st_size:,} bytes, expected {size:,}; {remedy}")
     if copy == "other":
         return
-    recorded = read_recorded(directory)
+    record, recorded = directory / CHECKSUMS, {}
+    if record.exists():
+        try:
+            recorded = dict(json.loads(record.read_text())["sha256"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{record} is no record of checksums ({error!r}); delete it and unpack the archive again"
+            ) from error
     accept = "or set data.copy=other to use this copy deliberately"
     for name in names:
         expected = recorded.get(name)
