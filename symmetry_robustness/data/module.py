@@ -12,7 +12,7 @@ from torch import Tensor
 
 from symmetry_robustness.data.augmentation import RandomCropFlip
 from symmetry_robustness.data.loaders import Batch, EvaluationLoader, Split, TrainLoader, check_split
-from symmetry_robustness.data.test_transforms import TestTransform
+from symmetry_robustness.data.test_transforms import TestTransform, View
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import keyed_generator
 
@@ -44,10 +44,6 @@ def split_train(size: int, validation_size: int, train_size: int | None, seed: i
     order = torch.randperm(size, generator=keyed_generator(seed, 0, _VALIDATION))
     rest = order[validation_size:]
     return rest[:train_size].sort().values, order[:validation_size].sort().values
-
-
-def _view_name(test_set: str, view: str) -> str:
-    return view if test_set == "test" else f"{test_set}/{view}"
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -129,10 +125,7 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def test_names(self) -> list[str]:
         """Names of the test loaders, in their order: of the test sets, or of their views."""
-        if self.test_transform is None:
-            return self.test_sets
-        views = self.test_transform.views()
-        return [_view_name(name, view.name) for name in self.test_sets for view in views]
+        return [view.name for name in self.test_sets for view in self._views(name)]
 
     @property
     def provenance(self) -> str:
@@ -152,7 +145,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _parts(self, name: SplitName) -> list[Split]:
         if name == "test" and name not in self._splits:
-            self._splits[name] = self._views([self._checked(split, "load_test") for split in self.load_test()])
+            self._splits[name] = [
+                replace(split, name=view.name, transform=view.transform or split.transform)
+                for split in (self._checked(split, "load_test") for split in self.load_test())
+                for view in self._views(split.name)
+            ]
         elif name not in self._splits:
             images, labels = self.load_train()
             whole = self._checked(Split("train", images, labels, torch.empty(0, dtype=torch.int64)), "load_train")
@@ -166,13 +163,12 @@ class ImageDataModule(LightningDataModule, ABC):
     def _checked(self, split: Split, method: str) -> Split:
         return check_split(split, f"{type(self).__name__}.{method}", self.num_classes, self.image_size)
 
-    def _views(self, splits: list[Split]) -> list[Split]:
+    def _views(self, test_set: str) -> list[View]:
+        """Views of a test set by the names of their loaders."""
         if self.test_transform is None:
-            return splits
-        views = self.test_transform.views()
-        return [
-            replace(s, name=_view_name(s.name, view.name), transform=view.transform) for s in splits for view in views
-        ]
+            return [View(test_set, None)]
+        prefix = "" if test_set == "test" else f"{test_set}/"
+        return [view._replace(name=prefix + view.name) for view in self.test_transform.views()]
 
     def _loader_settings(self) -> dict[str, Any]:
         if self.trainer is None:

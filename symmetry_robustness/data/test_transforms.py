@@ -22,10 +22,10 @@ _SCALES = (1 / 8, 8)  # beyond them an image of 32 pixels has a few pixels left
 
 
 class View(NamedTuple):
-    """A name, and a map from images uint8 (B, C, H, W) to the same."""
+    """A name, and a map from images uint8 (B, C, H, W) to the same; None leaves them as they are."""
 
     name: str
-    transform: Callable[[Tensor], Tensor]
+    transform: Callable[[Tensor], Tensor] | None
 
 
 class TestTransform(ABC):
