@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _FINAL: Final = "test"  # stem of the report at the end
 
 
+@dataclass(eq=False, repr=False)
 class RobustnessCallback(pl.Callback):
     """Evaluates robustness on fixed seeded images after epochs, within a budget of time, and on test images at the end.
 
@@ -55,46 +56,35 @@ class RobustnessCallback(pl.Callback):
         UserError: a count or share out of range; before the first epoch, a split with fewer images.
     """
 
-    def __init__(
-        self,
-        protocol: EvaluationProtocol,
-        every_n_epochs: int = 1,
-        split: str | None = None,
-        num_images: int = 256,
-        min_images: int | None = None,
-        max_share_of_epoch: float | None = 0.1,
-        final_num_images: int = 1000,
-        seed: int = 0,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        least = math.ceil(num_images / 4) if min_images is None else min_images
-        for name, value, smallest in (
-            ("every_n_epochs", every_n_epochs, 0),
-            ("num_images", num_images, 1),
-            ("min_images", least, 1),
-            ("final_num_images", final_num_images, 1),
-        ):
-            if value < smallest:
-                raise UserError(f"callback.{name} must be at least {smallest}, got {value}")
-        if least > num_images:
-            raise UserError(f"callback.min_images={least} exceeds callback.num_images={num_images}; lower the former")
-        if max_share_of_epoch is not None and not 0 < max_share_of_epoch < math.inf:
+    protocol: EvaluationProtocol
+    every_n_epochs: int = 1
+    split: str | None = None
+    num_images: int = 256
+    min_images: int | None = None
+    max_share_of_epoch: float | None = 0.1
+    final_num_images: int = 1000
+    seed: int = 0
+    clock: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        share, most = self.max_share_of_epoch, self.num_images
+        least = math.ceil(most / 4) if self.min_images is None else self.min_images
+        smallest = {"every_n_epochs": 0, "num_images": 1, "min_images": 1, "final_num_images": 1}
+        for name, bound in smallest.items():
+            if (value := least if name == "min_images" else getattr(self, name)) < bound:
+                raise UserError(f"callback.{name} must be at least {bound}, got {value}")
+        if least > most:
+            raise UserError(f"callback.min_images={least} exceeds callback.num_images={most}; lower the former")
+        if share is not None and not 0 < share < math.inf:
             raise UserError(
-                f"callback.max_share_of_epoch must be positive, got {max_share_of_epoch}; null sets no limit, "
+                f"callback.max_share_of_epoch must be positive, got {share}; null sets no limit, "
                 "callback.every_n_epochs=0 leaves only the evaluation at the end"
             )
-        if split not in (None, "train", "validation", "test"):
-            raise UserError(f"callback.split must be train, validation, test or null, got {split}")
-        self.protocol = protocol
-        self.split = split
-        self.every_n_epochs = every_n_epochs
-        self.num_images = num_images
-        self.final_num_images = final_num_images
-        self.seed = seed
-        self.budget = Budget(max_share_of_epoch, max(1, every_n_epochs), least, num_images)
+        if self.split not in (None, "train", "validation", "test"):
+            raise UserError(f"callback.split must be train, validation, test or null, got {self.split}")
+        self.budget = Budget(share, max(1, self.every_n_epochs), least, most)
         self.evaluated_epoch: int | None = None
         self.final_report: RobustnessReport | None = None
-        self._clock = clock
         self._start = self._seconds = 0.0
         self._during = ""
 
@@ -119,21 +109,21 @@ class RobustnessCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Continue the clock of an interrupted epoch."""
-        self._start = self._clock() - self._seconds
+        self._start = self.clock() - self._seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._start = self._clock()
+        self._start = self.clock()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Record the training time of the epoch, without the validation after its last batch."""
-        self._seconds = self._clock() - self._start
+        self._seconds = self.clock() - self._start
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate if the budget allows; this hook runs outside of inference mode, so gradients can be taken."""
         if not self.every_n_epochs:
             return
-        start = self._clock()
+        start = self.clock()
         self.budget.add_epoch(self._seconds)
         self._revise(trainer)
         size: int = trainer.strategy.broadcast(self.budget.due())
@@ -144,7 +134,7 @@ class RobustnessCallback(pl.Callback):
             metrics = {f"robust/{name}": value for name, value in flat_metrics(report).items()}
             pl_module.log_dict(metrics, sync_dist=True)
             self.evaluated_epoch = trainer.current_epoch
-            self.budget.add_evaluation(size, self._clock() - start)
+            self.budget.add_evaluation(size, self.clock() - start)
             self._revise(trainer)
         share: float = trainer.strategy.broadcast(self.budget.spent_share)
         pl_module.log("robust/share_of_epoch", share, sync_dist=True)
@@ -183,7 +173,7 @@ class RobustnessCallback(pl.Callback):
         protocol: EvaluationProtocol,
         stem: str,
     ) -> RobustnessReport:
-        start = self._clock()
+        start = self.clock()
         subset = trainer.datamodule.subset(split, size, self.seed)  # type: ignore[attr-defined]
         images, labels, indices = (tensor[trainer.global_rank :: trainer.world_size] for tensor in subset)
         network = export(cast(nn.Module, module.network)).to(module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -194,7 +184,7 @@ class RobustnessCallback(pl.Callback):
         )
         if trainer.is_global_zero:
             self._save(report, Path(trainer.default_root_dir) / "robustness", stem)
-            log.info("%s: %s (%.1f s)", stem, describe(report), self._clock() - start)
+            log.info("%s: %s (%.1f s)", stem, describe(report), self.clock() - start)
             for check in report.checks:
                 if check.status != "passed":
                     log.warning("%s: check %s %s: %s", stem, check.name, check.status, check.evidence)
