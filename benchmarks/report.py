@@ -98,7 +98,7 @@ def make_report(generator: np.random.Generator, strength: int) -> RobustnessRepo
         minimal_epsilon=broken_at,
         distance=broken_at,
         examples=examples,
-        checks=(*checks, Check("nonzero_gradients", status, "412 of 850 images have a zero gradient")),
+        checks=(*checks, Check("zero_gradients", status, "412 of 850 images have a zero gradient")),
         settings=settings,
         counts={"seconds": 100.0},
     )

@@ -39,6 +39,10 @@ class Attack(ABC):
     """Whether the attack seeks the smallest perturbation, so that one call serves every epsilon."""
     is_random: bool = True
     """Whether results depend on random numbers."""
+    draws: int = 1
+    """Passes that are averaged for each step, for a network that is random."""
+    cost: float | None = None
+    """Passes of the network for an image that withstands, a gradient counting as three; None where not known."""
     update_rule: "UpdateRule | None" = None
     """The rule by which the evaluator drives the attack itself; None for an attack that can only be called."""
     uses_gradient: bool = True
@@ -160,12 +164,8 @@ class UpdateRule(Attack):
     """Whether `start` draws random numbers; a rule that does not starts at the image and gets no generators."""
     targeted: bool = False
     """Whether the loss has classes to be reached; a call gets them in place of the true labels."""
-    uses_gradient: bool = True
-    """Whether steps need the gradient of the loss."""
     gradient_every: int = 1
     """Steps from one gradient to the next; those between see logits only."""
-    draws: int = 1
-    """Passes that are averaged for each step, for a network that is random."""
     iterate: Literal["last", "best"] = "last"
     """Which iterate a call returns; the evaluator counts all of them."""
     loss: str | Loss = "cross_entropy"
@@ -196,6 +196,12 @@ class UpdateRule(Attack):
     def is_random(self) -> bool:  # type: ignore[override]
         """Whether `start` draws random numbers."""
         return self.random_start
+
+    @property
+    def cost(self) -> float:  # type: ignore[override]
+        """All steps of all runs."""
+        gradients = self.steps / self.gradient_every if self.uses_gradient else 0
+        return self.restarts * self.draws * (self.steps + 2 * gradients)
 
     @property
     def update_rule(self) -> "UpdateRule":  # type: ignore[override]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import Memory, Pass, UpdateRule
 from symmetry_robustness.attacks.norms import Norm, per_image
 from symmetry_robustness.attacks.threat import ThreatModel
-from symmetry_robustness.attacks.validation import check_count, check_gradients_exist, forward
+from symmetry_robustness.attacks.validation import check_count, check_gradients_exist, check_norm, forward
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import RandomSource
@@ -54,6 +54,7 @@ class FAB(UpdateRule):
     targeted: bool = True
     random_start: bool = False
 
+    norms = ("linf", "l2")
     minimizes_norm = True
     gradient_every = 2
     iterate = "best"
@@ -77,7 +78,7 @@ class FAB(UpdateRule):
 
     def start(self, threat: ThreatModel, images: Tensor, epsilon: Tensor, source: RandomSource) -> Memory:
         """Begin at the images, or at random points half an epsilon away."""
-        _check_norm(threat.norm)
+        check_norm("FAB", threat.norm, self.norms)
         iterate = images
         if self.random_start:
             noise = threat.geometry.sample(images.shape, source, images.device)
@@ -136,11 +137,6 @@ class FAB(UpdateRule):
         nearest = distance.argmin(1)
         rows = torch.arange(len(nearest), device=nearest.device)
         return differences[rows, nearest], result.gradient[rows, nearest]
-
-
-def _check_norm(norm: str) -> None:
-    if norm not in ("linf", "l2"):
-        raise UserError(f"attack FAB does not work in norm {norm}; use linf or l2, or PGD")
 
 
 def _gradient(value: Tensor, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from symmetry_robustness.attacks.base import Memory, Pass, UpdateRule, attack_loss
 from symmetry_robustness.attacks.norms import per_image
 from symmetry_robustness.attacks.threat import ThreatModel
-from symmetry_robustness.attacks.validation import check_count
+from symmetry_robustness.attacks.validation import check_count, check_norm
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource, draw_key, hashed_uniform, sample
 
@@ -44,6 +44,7 @@ class Square(UpdateRule):
     restarts: int = 1
     share: float = 0.8
 
+    norms = ("linf", "l2")
     random_start = True
     uses_gradient = False
     iterate = "best"
@@ -57,7 +58,7 @@ class Square(UpdateRule):
 
     def start(self, threat: ThreatModel, images: Tensor, epsilon: Tensor, source: RandomSource) -> Memory:
         """Begin with vertical stripes (linf), or with one bump in each of 5 × 5 tiles (l2)."""
-        _check_norm(threat.norm)
+        check_norm("Square", threat.norm, self.norms)
         if threat.norm == "linf":
             stripes = sample(torch.rand, (*images.shape[:2], 1, images.shape[3]), source, images.device)
             iterate = images + per_image(epsilon, images) * _signs(stripes)
@@ -88,11 +89,6 @@ class Square(UpdateRule):
         """Share of the image that a square covers, (B,)."""
         halvings = torch.bucketize(step, torch.tensor(_HALVINGS, device=step.device))
         return self.share * 0.5**halvings
-
-
-def _check_norm(norm: str) -> None:
-    if norm not in ("linf", "l2"):
-        raise UserError(f"attack Square does not work in norm {norm}; use linf or l2, or PGD")
 
 
 def _signs(uniform: Tensor) -> Tensor:

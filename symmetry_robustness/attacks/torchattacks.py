@@ -21,6 +21,7 @@ from symmetry_robustness.attacks.validation import (
     check_gradients_exist,
     check_images,
     check_labels,
+    check_norm,
     forward,
     predict,
 )
@@ -165,10 +166,7 @@ class TorchAttack(Attack):
     def _build(self, network: nn.Module, images: Tensor, threat: ThreatModel, seed: int) -> Any:
         parameters = _parameters(self.name)
         arguments = dict(self.settings)
-        if threat.norm not in self.norms:
-            raise UserError(
-                f"attack {self.name} does not work in norm {threat.norm}; use {' or '.join(self.norms)}, or PGD"
-            )
+        check_norm(self.name, threat.norm, self.norms)
         if "norm" in parameters:
             arguments["norm"] = _NORMS[threat.norm]
         arguments |= {name: threat.epsilon for name in ("eps", "max_epsilon") if name in parameters}

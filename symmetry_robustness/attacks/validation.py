@@ -150,6 +150,16 @@ def check_count(name: str, count: int) -> None:
         raise UserError(f"{name} must be a whole number of at least 1, got {count}; set it to 1 or more")
 
 
+def check_norm(attack: str, norm: str, known: Sequence[str]) -> None:
+    """Refuse a norm that an attack does not know.
+
+    Raises:
+        UserError: names those it knows.
+    """
+    if norm not in known:
+        raise UserError(f"attack {attack} does not work in norm {norm}; use {' or '.join(known)}, or PGD")
+
+
 def device_of(network: nn.Module, images: Tensor) -> torch.device:
     """The device of a network; that of the images for a network without tensors."""
     check_network(network)

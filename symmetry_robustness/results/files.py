@@ -21,7 +21,11 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 FORMAT: Final = 2
 # Checks whose name has changed.
-_CHECKS: Final[Mapping[str, str]] = {"clever_below_distance": "bounds_below_distance"}
+_CHECKS: Final[Mapping[str, str]] = {
+    "clever_below_distance": "bounds_below_distance",
+    "deterministic_forward": "random_outputs",
+    "nonzero_gradients": "zero_gradients",
+}
 _Count = Annotated[int, Field(ge=0, le=2**62)]
 
 

@@ -24,7 +24,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 # Arrays (N, ...) of a report; the second group is by attack.
 _BY_IMAGE: Final = ("indices", "labels", "predictions")
-_BY_ATTACK: Final = ("minimal_epsilon", "distance", "fooled")
+_BY_ATTACK: Final = ("minimal_epsilon", "distance", "fooled", "passes")
 
 
 class Estimate(NamedTuple):
@@ -51,6 +51,7 @@ class RobustnessReport:
         distance: attack to (N,) norm of the perturbation that did it; 0 and inf likewise.
         fooled: attack to (N, E) whether each image is misclassified at each epsilon, only where the protocol judges
             each epsilon on its own.
+        passes: attack to (N,) how often each image went through the network, only of attacks that are driven.
         examples: attack to adversarial images (k, C, H, W) of the first images, the clean image where none was found;
             "clean" has the clean images.
         measures: measure to array name to (M, ...), the first axis being the image; "indices" (M,) are the numbers of
@@ -76,6 +77,7 @@ class RobustnessReport:
     minimal_epsilon: Mapping[str, FloatArray]
     distance: Mapping[str, FloatArray]
     fooled: Mapping[str, BoolArray] = field(default_factory=dict)
+    passes: Mapping[str, IntArray] = field(default_factory=dict)
     examples: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     measures: Mapping[str, Arrays] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
@@ -127,6 +129,12 @@ class RobustnessReport:
     def worst_case(self, epsilon: float) -> Estimate:
         """Share of images that withstand every attack, with its standard error."""
         return self.accuracy(WORST_CASE, epsilon)
+
+    def broken_by(self, epsilon: float) -> npt.NDArray[np.str_]:
+        """Name of the first attack that broke each image, (N,); "clean" where none is needed, "" where none did."""
+        curves = {name: self.correct(name, epsilon) for name in self.minimal_epsilon}
+        broken = [~self.clean_correct, *(~correct for correct in curves.values())]
+        return np.select(broken, ["clean", *curves], default="")
 
     def minimal_distance(self) -> FloatArray:
         """Smallest perturbation found for each image, (N,), over all attacks; 0 where clean is wrong, inf if none."""

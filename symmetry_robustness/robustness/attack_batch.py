@@ -107,7 +107,8 @@ def cascade(earlier: AttackResult, own: AttackResult) -> AttackResult:
 def _drive(batch: EvaluationBatch, name: str, rule: UpdateRule) -> AttackResult:
     """An update rule on the correctly classified images, driven by continuous batching."""
     protocol, images = batch.protocol, batch.images
-    attacked = np.flatnonzero(batch.attackable)
+    possible = batch.clean.logits.shape[1] >= rule.min_classes  # the check `enough_classes` says which are left out
+    attacked = np.flatnonzero(batch.attackable & possible)
     rows = torch.as_tensor(attacked, device=images.device)
     finished = len(images) - len(attacked)
     network = batch.network if batch.compiled is None else batch.compiled

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.base import loss_gradient
+from symmetry_robustness.attacks.base import as_attack, loss_gradient
 from symmetry_robustness.attacks.validation import (
     check_gradients_exist,
     check_images,
@@ -234,9 +234,11 @@ def _evaluate(
     checks = [derived.evaluation_mode(forms.network), derived.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)
-    checks.append(derived.deterministic_forward(forms.network, images[: protocol.batch_size]))
+    checks.append(derived.random_outputs(forms.network, images[: protocol.batch_size], protocol.attacks))
     network = forms.attacked
     clean = _clean_pass(inputs._replace(network=network), notify)
+    checks.append(derived.softmax_outputs(clean.logits))
+    checks.append(derived.enough_classes(protocol.attacks, clean.logits.shape[1]))
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
     limit = np.full(len(images), np.inf)
     batch = EvaluationBatch(
@@ -254,6 +256,7 @@ def _evaluate(
         minimal_epsilon={name: outcome.minimal_epsilon for name, outcome in outcomes.items()},
         distance={name: outcome.distance for name, outcome in outcomes.items()},
         fooled={name: outcome.fooled for name, outcome in outcomes.items() if outcome.fooled is not None},
+        passes={name: outcome.passes for name, outcome in outcomes.items() if outcome.passes is not None},
         examples=_examples(images, np.flatnonzero(keep), outcomes),
         checks=tuple(checks),
         settings=protocol.describe(),
@@ -288,6 +291,9 @@ def _empty_report(images: Tensor, protocol: EvaluationProtocol, checks: Sequence
         minimal_epsilon={name: nothing for name in protocol.attacks},
         distance={name: nothing for name in protocol.attacks},
         fooled={n: np.zeros((0, len(protocol.grid)), dtype=bool) for n in protocol.attacks if protocol.judge != "any"},
+        passes={
+            n: nothing.astype(np.int64) for n, a in protocol.attacks.items() if as_attack(a).update_rule is not None
+        },
         examples={name: np.zeros(shape, dtype=np.float32) for name in ("clean", *protocol.attacks)},
         checks=tuple(checks),
         settings=protocol.describe(),

@@ -25,7 +25,7 @@ NETWORKS = {"standard": 0.5, "parallel_rotation": 1.5, "parallel_rotation_scale"
 TITLES = {"parallel_rotation": "parallel, rotation", "parallel_rotation_scale": "parallel, rotation + scale"}
 SEEDS, IMAGES = 3, 400
 _CHECKS = {
-    "cascaded": (Check("nonzero_gradients", "failed", f"412 of 500 have a zero gradient {HOSTILE}"),),
+    "cascaded": (Check("zero_gradients", "failed", f"412 of 500 have a zero gradient {HOSTILE}"),),
     "parallel_rotation": (Check("enough_steps", "warned", "five steps"), Check("inside_ball", "passed", "")),
 }
 

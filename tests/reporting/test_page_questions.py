@@ -86,7 +86,7 @@ def test_one_training_is_no_verdict_however_clear_its_images(tmp_path: Path, see
 
 
 def test_a_failed_check_sets_a_network_aside_unless_all_failed(tmp_path: Path) -> None:
-    failed = (Check("nonzero_gradients", "failed", "all are zero"),)
+    failed = (Check("zero_gradients", "failed", "all are zero"),)
     make_networks(tmp_path / "one", {"standard": 0.2, "cascaded": 2.0})
     make_networks(tmp_path / "two", {"weighted": 20.0}, checks=failed)
     found = first_answer(tmp_path / "one", tmp_path / "two")

@@ -122,7 +122,7 @@ def test_strong_is_at_most_autoattack() -> None:
         parameter.data = torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5
     with torch.no_grad():
         labels = network(images).argmax(1)
-    queries = ["robustness.attacks.square.n_queries=50", "robustness.attacks.fab_targeted.steps=5"]
+    queries = ["robustness.attacks.square.steps=50", "robustness.attacks.fab_targeted.iterations=5"]
     config = load_config("evaluate", ["checkpoint=none", "robustness=strong", *queries]).robustness
     report = evaluate_robustness(network, images, labels, instantiate(config, _convert_="all"))
     attack = torchattacks.AutoAttack(network, eps=8 / 255, n_classes=10, seed=0)

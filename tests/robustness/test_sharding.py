@@ -83,7 +83,7 @@ def test_shards_give_what_one_evaluation_gives(
     assert {c.name: c.status for c in undisturbed.checks} == {c.name: c.status for c in whole.checks}
     # Two look at every shard by itself, and one counts gradients, of which more or fewer are taken ahead of time; the
     # others saw the images of the whole, and give the same evidence.
-    each_shard = {"images_in_bounds", "deterministic_forward", "finite_gradients"}
+    each_shard = {"images_in_bounds", "random_outputs", "finite_gradients"}
     assert {c for c in undisturbed.checks if c.name not in each_shard} == {
         c for c in whole.checks if c.name not in each_shard
     }

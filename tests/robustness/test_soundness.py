@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from symmetry_robustness.attacks import FGSM, PGD, ThreatModel, TorchAttack
+from symmetry_robustness.attacks import FGSM, PGD, Square, ThreatModel, TorchAttack
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.normalize import Normalize
 from symmetry_robustness.results.checks import EXPLANATIONS
@@ -107,7 +107,8 @@ def test_every_check_runs_and_explains_itself(
     trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
 ) -> None:
     clever = Clever(norm="linf", radius=0.1, num_batches=4, samples_per_batch=4, estimate="maximum", targets="top-1")
-    protocol = dataclasses.replace(protocol, clever=clever, clever_images=4)
+    attacks = {**protocol.attacks, "square": Square(steps=5)}
+    protocol = dataclasses.replace(protocol, attacks=attacks, clever=clever, clever_images=4)
     checks = evaluate_robustness(trained, *sample, protocol).checks
     assert {check.name for check in checks} == set(EXPLANATIONS)
     assert all(check.explanation.endswith(".") and check.evidence for check in checks)
@@ -150,6 +151,14 @@ def noisy(network: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
+def adapted(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.enable_grad():
+        moved = images.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(network(moved).logsumexp(1).sum(), moved)
+    logits: Tensor = network(images + 0.01 * gradient.sign())
+    return logits
+
+
 def reseeded(network: nn.Module, images: Tensor) -> Tensor:
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     logits: Tensor = network(images + 0.03 * noise)
@@ -163,20 +172,22 @@ NETWORKS: Mapping[str, tuple[Callable[[nn.Module, Tensor], Tensor], dict[str, st
     ),
     "quantised input": (
         quantised,
-        {"nonzero_gradients": "failed", "gradient_matches_difference": "failed", "transfer_attack": "failed"},
+        {"zero_gradients": "failed", "gradient_matches_difference": "failed", "transfer_attack": "failed"},
     ),
     "shattered gradient": (shattered, {"gradient_matches_difference": "failed"}),
     "detached": (
         lambda net, x: net(x.detach()),
-        {"nonzero_gradients": "failed", "zero_at_large_epsilon": "failed", "transfer_attack": "failed"},
+        {"zero_gradients": "failed", "zero_at_large_epsilon": "failed", "transfer_attack": "failed"},
     ),
     "detached branch": (half_detached, {"gradient_matches_difference": "failed", "transfer_attack": "failed"}),
-    "chance": (noisy, {"deterministic_forward": "failed"}),
+    "chance": (noisy, {"random_outputs": "failed"}),
     "the same chance in every batch": (reseeded, {"batch_independent": "failed"}),
     "detour through numpy": (
         lambda net, x: net(torch.from_numpy(x.detach().cpu().numpy())),
-        {"nonzero_gradients": "failed", "transfer_attack": "warned"},
+        {"zero_gradients": "failed", "transfer_attack": "warned"},
     ),
+    "probabilities": (lambda net, x: net(x).softmax(1), {"softmax_outputs": "failed"}),
+    "adaptation": (adapted, {"optimization_in_forward": "warned"}),
     "wrong clamp": (lambda net, x: net(x.clamp(0.5, 1)), {"sees_whole_range": "failed"}),
     "batch statistics": (lambda net, x: net(SeenBatch()(x) * 0.2 + 0.5), {"batch_independent": "failed"}),
     "normalised twice": (lambda net, x: net(Normalize(0.5, 0.5)(x)), {"statistics_match": "warned"}),

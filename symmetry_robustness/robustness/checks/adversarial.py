@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Final, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.base import AttackCall, as_attack, run_rule
+from symmetry_robustness.attacks.base import AttackCall, UpdateRule, as_attack, run_rule
 from symmetry_robustness.attacks.gradient import PGD, LossName
 from symmetry_robustness.attacks.losses import LOSSES
-from symmetry_robustness.attacks.threat import TOLERANCE
-from symmetry_robustness.attacks.torchattacks import TorchAttack
-from symmetry_robustness.attacks.validation import predict, training_layers
+from symmetry_robustness.attacks.square import Square
+from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.errors import one_line
 from symmetry_robustness.results.checks import Check, Status
 from symmetry_robustness.rng import keyed_generator
@@ -28,7 +26,6 @@ _TRANSFER_STEPS: Final = 20
 _NOISE_DRAWS: Final = 20
 _QUERIES: Final = 100
 _FEW: Final = 8  # of fewer images a fraction says too little for more than a warning
-_SQUARE_SIDE: Final = 8  # the library's Square cannot tile smaller images
 
 
 class Target(NamedTuple):
@@ -126,20 +123,9 @@ def transfer_attack(target: Target) -> Check:
 
 def gradient_free_attack(target: Target) -> Check | None:
     """Square, a search that needs no gradient. Source: arXiv 1912.00049; arXiv 1802.00420, sec. 3.1."""
-    if not len(target.images):
-        return _verdict("gradient_free_attack", target, 0, "Square")
-    low, high = (float(value) for value in torch.aminmax(target.images))
-    if low < 0 or high > 1 or target.protocol.bounds != (0.0, 1.0) or training_layers(target.network):
-        return None  # which the library would refuse; checks of their own report it
-    if find_spec("torchattacks") is None or min(target.images.shape[2:]) < _SQUARE_SIDE:
+    if target.protocol.norm not in Square.norms:
         return None
-    square = TorchAttack("Square", n_queries=_QUERIES)
-    if target.protocol.norm not in square.norms:
-        return None
-    threat = target.protocol.threat(target.epsilon)
-    moved = square(target.network, target.images, target.labels, threat, _source(target, 0))
-    inside = threat.excess(moved, target.images) <= TOLERANCE * max(1.0, target.epsilon)
-    found = int((_wrong(target, moved) & inside).sum())
+    found = _broken(target, Square(steps=_QUERIES))
     return _verdict("gradient_free_attack", target, found, f"Square with {_QUERIES} queries")
 
 
@@ -169,8 +155,8 @@ def _wrong(target: Target, images: Tensor) -> Tensor:
     return misclassified(predict(target.network, images), target.labels)
 
 
-def _broken(target: Target, rule: PGD) -> int:
-    """How many images a gradient attack breaks; any iterate counts."""
+def _broken(target: Target, rule: UpdateRule) -> int:
+    """How many images an attack breaks; any iterate counts."""
     if not len(target.images):
         return 0
     protocol = target.protocol

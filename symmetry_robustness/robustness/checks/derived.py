@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 
+_REPEATED = 32  # images that pass several times
+
+
 def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCall]) -> RobustnessReport:
     """The report with the checks that follow from its numbers, computed for the whole instead of for shards.
 
@@ -41,7 +44,7 @@ def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCal
     derived: list[Check | None] = [
         finite_logits(int(counts.get("nonfinite_logits", 0)), total),
         finite_gradients(int(counts.get("nonfinite_gradients", 0) + unbounded.sum()), int(passes) + len(unbounded)),
-        nonzero_gradients(int(counts.get("zero_gradients", 0)), int(report.clean_correct.sum())),
+        zero_gradients(int(counts.get("zero_gradients", 0)), int(report.clean_correct.sum())),
         several_classes(report.labels),
         clean_accuracy(report.labels, report.predictions, report.settings.get("expected_clean_accuracy")),
     ]
@@ -116,15 +119,50 @@ def evaluation_mode(network: nn.Module) -> Check:
     return Check("evaluation_mode", "passed", "no normalisation or dropout layer is in training mode")
 
 
-def deterministic_forward(network: nn.Module, images: Tensor) -> Check:
-    """Two passes of the same images give the same logits; randomness hides gradients. Source: arXiv 1802.00420."""
-    logits = predict(network, images)
-    difference = (predict(network, images) - logits).abs()
+def random_outputs(network: nn.Module, images: Tensor, attacks: Mapping[str, AttackCall] | None = None) -> Check:
+    """Repeated passes give the same logits; randomness hides gradients. Source: arXiv 1802.00420; 2003.01690 (flags).
+
+    A random network is no failure where every attack averages over draws.
+    """
+    logits, few = predict(network, images), images[:_REPEATED]
+    passes = [predict(network, images), *(predict(network, few) for _ in range(3))]
+    difference = torch.stack([(found[: len(few)] - logits[: len(few)]).abs() for found in passes]).nan_to_num(0.0)
+    difference = torch.cat([difference.flatten(), (passes[0] - logits).abs().flatten()])
     size = float(logits.nan_to_num(0.0).abs().max()) if logits.numel() else 0.0
     worst = float(difference.nan_to_num(0.0).max()) if difference.numel() else 0.0
     # GPU kernels may sum in another order from call to call.
-    evidence = f"logits of {len(images)} images differ by at most {worst:.2g}"
-    return Check.judged("deterministic_forward", evidence, failed=worst > 1e-4 * max(1.0, size))
+    evidence = f"logits of {len(images)} images differ by at most {worst:.2g} between passes"
+    if worst <= 1e-4 * max(1.0, size):
+        return Check("random_outputs", "passed", evidence)
+    draws = min((rule.draws for rule in map(as_attack, (attacks or {}).values())), default=1)
+    if draws > 1:
+        return Check("random_outputs", "warned", f"{evidence}; every attack averages over {draws} passes or more")
+    return Check("random_outputs", "failed", f"{evidence}; use robustness=autoattack_rand, or switch the chance off")
+
+
+def softmax_outputs(logits: Tensor) -> Check:
+    """Outputs are no probabilities, whose loss saturates. Source: arXiv 2003.01690, flags of the implementation."""
+    low, high = (float(value) for value in torch.aminmax(logits.nan_to_num(-1.0)))
+    total = (logits.sum(1) - 1).abs()
+    if low >= -1e-5 and high <= 1 + 1e-5 and bool((total <= 1e-5 * logits.shape[1]).all()):
+        detail = f"all outputs lie in [0, 1] and sum to 1 for each of {len(logits)} images; return the logits"
+        return Check("softmax_outputs", "failed", detail)
+    return Check("softmax_outputs", "passed", f"outputs of {len(logits)} images span [{low:.3g}, {high:.3g}]")
+
+
+def enough_classes(attacks: Mapping[str, AttackCall], classes: int) -> Check:
+    """Attacks that need more classes were left out, and target classes that are not there."""
+    left_out, fewer = [], []
+    for name, attack in attacks.items():
+        rule = as_attack(attack).update_rule
+        if rule is None:
+            continue
+        if classes < rule.min_classes:
+            left_out.append(f"{name} needs {rule.min_classes} and is left out")
+        elif rule.targeted and rule.restarts > classes - 1:
+            fewer.append(f"{name} has {classes - 1} target classes instead of {rule.restarts}")
+    evidence = "; ".join([f"{classes} classes", *left_out, *fewer])
+    return Check("enough_classes", "warned" if left_out else "passed", evidence)
 
 
 def finite_logits(broken: int, total: int) -> Check:
@@ -137,11 +175,11 @@ def finite_gradients(broken: int, total: int) -> Check:
     return Check.judged("finite_gradients", f"{broken} of {total} input gradients are not finite", failed=broken > 0)
 
 
-def nonzero_gradients(zero: int, total: int) -> Check:
+def zero_gradients(zero: int, total: int) -> Check:
     """Input gradients of the loss are not exactly zero; zeros mean masking. Source: arXiv 2106.09947, indicator I1."""
     share = zero / total if total else 0.0
     evidence = f"{zero} of {total} correctly classified images have a zero gradient"
-    return Check.judged("nonzero_gradients", evidence, failed=share > 0.5, warned=share > 0.05)
+    return Check.judged("zero_gradients", evidence, failed=share > 0.5, warned=share > 0.05)
 
 
 def inside_ball(violations: Sequence[str]) -> Check:

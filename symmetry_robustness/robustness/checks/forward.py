@@ -1,12 +1,14 @@
 """Soundness checks of the network itself: what it does with images close to the clean ones, without any attack."""
 
+import sys
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import loss_gradient
-from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.attacks.validation import forward, predict
+from symmetry_robustness.precision import float32
 from symmetry_robustness.results.checks import Check
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.continuous_batching import misclassified
@@ -104,6 +106,31 @@ def stable_under_noise(sample: MeasureInputs, correct: Tensor) -> Check:
     surely = lost - gained > _DEVIATIONS * (lost + gained) ** 0.5
     evidence = f"noise of one grey level takes {lost} of {int(correct.sum())} correct predictions and gives {gained}"
     return Check.judged("stable_under_noise", evidence, failed=surely and drop > 0.1, warned=surely and drop > 0.03)
+
+
+def optimization_in_forward(sample: MeasureInputs) -> Check:
+    """The network takes no gradients while it predicts. Source: arXiv 2003.01690, flags of the implementation.
+
+    Every way to a gradient leads through autograd's engine, by whichever name it is called.
+    """
+    calls = 0
+
+    def note(frame: object, event: str, called: object) -> None:
+        nonlocal calls
+        calls += event == "c_call" and getattr(called, "__name__", "") == "run_backward"
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        with torch.enable_grad(), float32(sample.images.device):
+            forward(sample.network, sample.images)
+    finally:
+        sys.setprofile(before)
+    name = "optimization_in_forward"
+    if calls:
+        detail = f"one pass takes {calls} gradients; attack the adaptation, too, since AutoAttack may not suffice"
+        return Check(name, "warned", detail)
+    return Check(name, "passed", f"a pass of {len(sample.images)} images takes no gradients")
 
 
 def statistics_match(sample: MeasureInputs) -> Check:

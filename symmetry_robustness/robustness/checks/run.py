@@ -26,6 +26,7 @@ _NOISE_IMAGES: Final = 256
 _CHEAP: Final[tuple[Callable[[MeasureInputs], Check], ...]] = (
     forward.batch_independent,
     forward.gradient_matches_difference,
+    forward.optimization_in_forward,
     forward.statistics_match,
 )
 
