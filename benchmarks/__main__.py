@@ -15,7 +15,7 @@ import torch
 from symmetry_robustness.reporting.table_formats import Cell, Table, markdown
 from symmetry_robustness.runs.provenance import code_version, environment
 
-ATTACKING = ("sweep", "clever", "ensemble", "cost")  # these attack one network, which may be chosen
+ATTACKING = ("sweep", "clever", "ensemble", "autoattack", "cost")  # these attack one network, which may be chosen
 PARTS = ("training", "symmetry", "callback", "sweep_files", "report", *ATTACKING)
 
 

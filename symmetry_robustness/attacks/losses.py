@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.functional import one_hot
 
 from symmetry_robustness.errors import UserError
 
@@ -61,7 +60,7 @@ def _chosen(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _without(logits: Tensor, labels: Tensor) -> Tensor:
-    return logits.masked_fill(one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    return logits.scatter(1, labels[:, None], -torch.inf)
 
 
 LOSSES: dict[str, Loss] = {

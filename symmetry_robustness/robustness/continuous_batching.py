@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import Memory, Pass, UpdateRule, likely_targets
 from symmetry_robustness.attacks.threat import TOLERANCE, ThreatModel
 from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import keyed_generator
 
 IntArray = npt.NDArray[np.int64]
@@ -114,10 +115,11 @@ class ContinuousBatching:
             keep: rows whose adversarial image is wanted.
             progress: called with the number of finished images, those under way as fractions.
         """
-        engine = _Engine(self, images, labels, indices, clean, num_epsilons, keep)
-        while engine.advance():
-            if progress is not None:
-                progress(engine.finished())
+        with float32(images.device):  # once, since switching it in every pass takes as long as a small network
+            engine = _Engine(self, images, labels, indices, clean, num_epsilons, keep)
+            while engine.advance():
+                if progress is not None:
+                    progress(engine.finished())
         return SearchResult(
             position=engine.positions(),
             distance=engine.distance,

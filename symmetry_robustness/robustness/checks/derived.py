@@ -145,9 +145,10 @@ def softmax_outputs(logits: Tensor) -> Check:
     low, high = (float(value) for value in torch.aminmax(logits.nan_to_num(-1.0)))
     total = (logits.sum(1) - 1).abs()
     if low >= -1e-5 and high <= 1 + 1e-5 and bool((total <= 1e-5 * logits.shape[1]).all()):
-        detail = f"all outputs lie in [0, 1] and sum to 1 for each of {len(logits)} images; return the logits"
-        return Check("softmax_outputs", "failed", detail)
-    return Check("softmax_outputs", "passed", f"outputs of {len(logits)} images span [{low:.3g}, {high:.3g}]")
+        return Check(
+            "softmax_outputs", "failed", "outputs lie in [0, 1] and sum to 1 for each image; return the logits"
+        )
+    return Check("softmax_outputs", "passed", "outputs are no probabilities")
 
 
 def enough_classes(attacks: Mapping[str, AttackCall], classes: int) -> Check:
