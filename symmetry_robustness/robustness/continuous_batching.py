@@ -335,8 +335,8 @@ class _Engine:
         if not need.any():
             draws = [predict(self.search.network, iterate)[busy] for _ in range(rule.draws)]
             return torch.stack(draws).mean(0) if rule.draws > 1 else draws[0], torch.zeros_like(iterate[busy])
-        self.gradients += int(need.sum())
         if need.all() or self.search.fixed_batch or rule.gradient_every == 1:
+            self.gradients += slots.count
             logits, gradient = self._logits_and_gradient(iterate, slots.labels[rows], slots.targets[rows])
             logits, gradient = logits[busy], gradient[busy]
         else:
@@ -347,6 +347,7 @@ class _Engine:
     def _evaluate_apart(self, iterate: Tensor, need: BoolArray) -> tuple[Tensor, Tensor]:
         """The same where some slots need a gradient and others only logits."""
         slots, device = self.slots, iterate.device
+        self.gradients += int(need.sum())
         some, rest = (torch.as_tensor(np.flatnonzero(mask), device=device) for mask in (need, ~need))
         found, slopes = self._logits_and_gradient(iterate[some], slots.labels[some], slots.targets[some])
         logits = found.new_empty((len(iterate), found.shape[1]))
