@@ -14,6 +14,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from symmetry_robustness.errors import UserError
+
 
 class GridSweeper(BasicSweeper):
     """Hydra's grid without its check that all jobs compose, which the launcher's planning does."""
@@ -26,20 +28,15 @@ class SearchSweeper(Sweeper):
     """Lets Optuna choose the jobs of a sweep; `symmetry_robustness.sweeps.search.Search` lists settings and errors."""
 
     def __init__(self, sampler: DictConfig | None = None, **settings: Any) -> None:
-        from symmetry_robustness.errors import UserError
-
         try:
             from symmetry_robustness.sweeps.search import Search
         except ImportError as error:
             raise UserError(f"a search needs Optuna ({error}); pip install 'symmetry-robustness[search]'") from error
-        self._search = Search(
-            sampler=_build(sampler, "hydra.sweeper.sampler", "a class of optuna.samplers"), **settings
-        )
+        built = _build(sampler, "hydra.sweeper.sampler", "a class of optuna.samplers")
+        self._search = Search(sampler=built, **settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Create the launcher, which must wait for its jobs."""
-        from symmetry_robustness.errors import UserError
-
         if (config.hydra.launcher.get("executor") or {}).get("detach"):
             raise UserError("a search has to wait for its jobs; leave out --detach")
         self._loader, self._directory = hydra_context.config_loader, Path(config.hydra.sweep.dir)
@@ -87,7 +84,6 @@ def _build(node: DictConfig | None, setting: str, choices: str) -> Any:
     from hydra.utils import instantiate
 
     from symmetry_robustness.app.config import check_targets
-    from symmetry_robustness.errors import UserError
 
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{setting}={node} has no _target_; choose {choices}")

@@ -29,9 +29,6 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Args:
-        argv: the arguments after `symrob`; the process's own by default.
-
     Returns:
         The exit status: 0, 2 for a user's mistake, else the command's own.
     """

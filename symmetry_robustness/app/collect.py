@@ -54,10 +54,6 @@ def collect(sweep: Path, output: Path | None = None) -> int:
 
     Nothing in run directories is changed.
 
-    Args:
-        sweep: the sweep's directory.
-        output: the CSV file; results.csv in the sweep's directory by default.
-
     Returns:
         0 if all jobs are done, else 1.
 

@@ -1,5 +1,6 @@
 """Composes a configuration, and refuses a wrong one before anything runs."""
 
+import contextlib
 import inspect
 import re
 import typing
@@ -14,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
@@ -25,6 +26,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _NAME = re.compile(r"(?!\.)[\w.=,+\- ()]{1,100}")
 _NO_LIST = {"list_type", "sequence_str", "tuple_type"}  # of pydantic's errors
 _USUAL_PARTS = {"model/branch": "multiscale", "model/trunk": "plain"}  # which names and titles do not mention
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 _RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -93,7 +95,8 @@ def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None 
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{error.full_key or 'configuration'}: {reason}") from error
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed must lie in 0 … 2^32 - 1, got {config.seed}; 0 is the default")
     if not _NAME.fullmatch(config.name):
@@ -139,7 +142,7 @@ def check_targets(node: DictConfig, path: str) -> None:
     Raises:
         UserError: an unknown class, an unknown or missing name, or a value of another type.
     """
-    for place, child in _targets(node, path):
+    for place, child in _targets(OmegaConf.to_container(node), path):
         _check_target(place, child)
 
 
@@ -167,24 +170,14 @@ def _take_title(model: Any, choices: typing.Mapping[str, Any]) -> str:
     return ", ".join([title, *parts]) if title else ""
 
 
-def _first_sentence(error: BaseException) -> str:
-    return one_line(error).partition(". ")[0].partition(" full_key:")[0]
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every mapping with a `_target_` below `node`, with the path of its keys."""
-    if isinstance(node, DictConfig) and node._is_none():
-        return
-    if isinstance(node, DictConfig):
+    if isinstance(node, dict):
         if "_target_" in node:
-            yield path, typing.cast(dict[str, Any], OmegaConf.to_container(node))
-        for key in node:
-            yield from _targets(node[key], f"{path}.{key!s}".removeprefix("."))
-    elif isinstance(node, ListConfig) and not node._is_none():
+            yield path, node
+        for key, child in node.items():
+            yield from _targets(child, f"{path}.{key}".removeprefix("."))
+    elif isinstance(node, list):
         for index, child in enumerate(node):
             yield from _targets(child, f"{path}[{index}]")
 
@@ -200,27 +193,23 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
     try:  # Hydra refuses some classes; nothing is called here
         instantiate({"_target_": node["_target_"], "_partial_": True})
     except InstantiationException as error:
-        raise UserError(f"{path}._target_: {_first_sentence(error)}; choose another class") from error
+        reason = one_line(error).partition(". ")[0].partition(" full_key:")[0]
+        raise UserError(f"{path}._target_: {reason}; choose another class") from error
     parameters = inspect.signature(target).parameters
     settings = {name: value for name, value in node.items() if name not in _RESERVED}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    unknown = [name for name in settings if name not in parameters and not open_ended]
-    if unknown:
-        near = get_close_matches(unknown[0], parameters, n=1)
+    unknown = next((name for name in settings if name not in parameters and not open_ended), None)
+    if unknown is not None:
+        near = get_close_matches(unknown, parameters, n=1)
         known = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters)}"
-        raise UserError(f"{path}.{unknown[0]}: {target.__qualname__} has no such setting; {known}")
-    if not node.get("_partial_") and "_args_" not in node:
-        required = [
-            p.name
-            for p in parameters.values()
-            if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        ]
-        absent = [name for name in required if name not in settings]
-        if absent:
-            raise UserError(f"{path}.{absent[0]} is not set; {target.__qualname__} needs it")
+        raise UserError(f"{path}.{unknown}: {target.__qualname__} has no such setting; {known}")
+    for parameter in parameters.values() if not node.get("_partial_") and "_args_" not in node else ():
+        optional = parameter.default is not parameter.empty or parameter.kind in _VARIADIC
+        if not optional and parameter.name not in settings:
+            raise UserError(f"{path}.{parameter.name} is not set; {target.__qualname__} needs it")
     hints = _type_hints(target)
     for name, value in settings.items():
-        if name in hints and not _holds_target(value):
+        if name in hints and not any(_targets(value, "")):
             _check_value(f"{path}.{name}", value, hints[name])
 
 
@@ -232,24 +221,14 @@ def _type_hints(target: Any) -> dict[str, Any]:
         return {}
 
 
-def _holds_target(value: Any) -> bool:
-    if isinstance(value, dict):
-        return "_target_" in value or any(_holds_target(child) for child in value.values())
-    return isinstance(value, list) and any(_holds_target(child) for child in value)
-
-
 def _check_value(path: str, value: Any, hint: Any) -> None:
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:
-        try:  # a dataclass or model has its own config and refuses a second one
-            adapter = TypeAdapter(hint)
-        except PydanticUserError:  # a type unknown to pydantic
-            return
-    try:
-        adapter.validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        listed = not first["loc"] and (first["type"] in _NO_LIST or first.get("ctx", {}).get("class") == "Sequence")
-        remedy = f"; give a list, as in {path}=[{value}]" if listed else ""
-        raise UserError(f"{path} = {value!r}: {first['msg']}{remedy}") from error
+    for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a dataclass has its own, and refuses a second one
+        with contextlib.suppress(PydanticUserError):  # if both are refused, the type is unknown to pydantic
+            try:
+                TypeAdapter(hint, config=config).validate_python(value)
+                return
+            except ValidationError as error:
+                first = error.errors()[0]
+                kind = first["type"] in _NO_LIST or first.get("ctx", {}).get("class") == "Sequence"
+                remedy = f"; give a list, as in {path}=[{value}]" if kind and not first["loc"] else ""
+                raise UserError(f"{path} = {value!r}: {first['msg']}{remedy}") from error

@@ -23,11 +23,6 @@ ARCHIVES = {
 def provide(archive: Archive, root: Path, console: Console) -> Path:
     """The folder of an official archive, downloaded and unpacked unless it exists and is valid.
 
-    Args:
-        archive: The data set.
-        root: Directory to hold the folder; created if absent.
-        console: Shows progress.
-
     Raises:
         UserError: if it cannot be downloaded, checked, unpacked or written.
     """

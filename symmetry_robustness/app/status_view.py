@@ -42,15 +42,7 @@ def console() -> Console:
 def sweep_view(
     sweep: Path, states: Sequence[JobState], width: int, height: int | None = None, now: float | None = None
 ) -> RenderableType:
-    """A sweep on at most `height` lines; jobs without a line of their own are counted.
-
-    Args:
-        sweep: its directory as the user typed it.
-        states: of its jobs.
-        width: columns.
-        height: lines; None for as many as it takes.
-        now: seconds since 1970.
-    """
+    """A sweep on at most `height` lines of `width` columns; jobs without a line of their own are counted."""
     now = time.time() if now is None else now
     running, trouble = [state for state in states if state.state == "running"], in_trouble(states)
     tables = bool(running) + bool(trouble)

@@ -50,11 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @dataclass
 class Command:
-    """One call of `symrob train`.
-
-    Args:
-        argv: after `symrob train`.
-    """
+    """One call of `symrob train`."""
 
     argv: list[str]
     planned: list[PlannedJob] = field(default_factory=list)
@@ -68,7 +64,7 @@ class Command:
             run_sweep([self.plan(config)], LocalExecutor(), "continue")
             return 0
         self.made = Path(HydraConfig.get().runtime.output_dir)
-        if DETACH in self.argv or not runs_here(HydraConfig.get().launcher or {}):
+        if DETACH in self.argv or not runs_here(HydraConfig.get().launcher):
             raise UserError("a single job runs on this machine; add -m, a sweep may be of one job")
         if config.resume != "auto":
             check_free(self.made)
@@ -135,7 +131,7 @@ class Command:
 
 def _checked(config: DictConfig) -> DictConfig:
     """The configuration completed, resolved and checked; no run directory is created for a job that is refused."""
-    here = runs_here(HydraConfig.get().launcher or {})
+    here = runs_here(HydraConfig.get().launcher)
     config = resolve_config(config)
     check_settings(config, here=here)
     with interrupt_ends_process():

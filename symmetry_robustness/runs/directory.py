@@ -8,13 +8,13 @@ import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.files import replace_file, unused
 from symmetry_robustness.runs.json_files import read_mapping, write_json
 from symmetry_robustness.runs.liveness import is_locked
@@ -82,11 +82,6 @@ def refresh_run(config: DictConfig, directory: Path, command: list[str]) -> None
     """Rewrite damaged files of a run that is resumed, and take over settings of `NON_RESULT_KEYS`.
 
     A run that is done, or that a process is running, keeps its settings.
-
-    Args:
-        config: resolved and checked; equal to the run's up to `NON_RESULT_KEYS`.
-        directory: the run directory.
-        command: the argv the user typed.
     """
     done = is_done(directory)
     try:
@@ -115,21 +110,24 @@ def _provenance(config: DictConfig, command: list[str]) -> dict[str, Any]:
 
 
 def config_hash(config: DictConfig) -> str:
-    """Twelve hexadecimal digits that two jobs share if the second would repeat the first.
-
-    Args:
-        config: resolved.
-    """
+    """Twelve hexadecimal digits that two jobs, resolved, share if the second would repeat the first."""
     return hashlib.sha256(json.dumps(_result_settings(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def first_difference(config: DictConfig, other: DictConfig) -> str | None:
     """The first setting, with both values, by which two configurations give different results; else None."""
-    flat, flat_other = _flatten(_result_settings(config)), _flatten(_result_settings(other))
+    from symmetry_robustness.results.names import flatten  # and numpy, which `symrob status` need not import
+
+    flat, flat_other = flatten(_result_settings(config)), flatten(_result_settings(other))
     for name in [*flat, *flat_other]:
         if flat.get(name) != flat_other.get(name):
             return f"{name}: {flat.get(name)} and {flat_other.get(name)}"
     return None
+
+
+def _result_settings(config: DictConfig) -> dict[str, Any]:
+    content = cast(dict[str, Any], OmegaConf.to_container(config))
+    return {key: value for key, value in content.items() if key not in NON_RESULT_KEYS}
 
 
 def find_run(directory: Path, config: DictConfig) -> Path | None:
@@ -192,21 +190,7 @@ def read_config(directory: Path) -> DictConfig:
     try:
         config = OmegaConf.create(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}); restore it or train again") from None
+        raise UserError(f"{path} is damaged ({one_line(error)}); restore it or train again") from None
     if not isinstance(config, DictConfig) or not isinstance(config.get("data"), DictConfig):
         raise UserError(f"{path} is damaged: it is no configuration of a run; restore it or train again")
     return config
-
-
-def _result_settings(config: DictConfig) -> dict[str, Any]:
-    content = OmegaConf.to_container(config)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items() if key not in NON_RESULT_KEYS}
-
-
-def _flatten(content: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict):
-        return {path: content}
-    return {
-        k: v for key, value in content.items() for k, v in _flatten(value, f"{path}.{key}".removeprefix(".")).items()
-    }

@@ -27,20 +27,17 @@ REQUEUED: Final = 75  # EX_TEMPFAIL of sysexits.h: try again later
 # A job that has saved its state on a signal and can be resumed; 75 if Slurm was asked to do so.
 RESUMABLE: Final = (REQUEUED, 130, 143)
 
-# Errors of Hydra that do not name the setting, and clearer messages.
+# Errors of Hydra that do not name the setting, by their beginning, and clearer messages.
 _HYDRA_MESSAGES: Final = {
-    "Config group override must be": "a group of the configuration cannot be null; choose its option none, as in "
-    "robustness=none",
-    "Hydra launcher is not configured": "hydra.launcher=null runs nothing; choose hydra/launcher=local, parallel or "
-    "slurm",
-    "Hydra sweeper is not configured": "hydra.sweeper=null chooses no jobs; choose hydra/sweeper=grid or search",
-    "Only one of --run, --multirun": "-m (--multirun), --cfg, --info and --shell-completion exclude one another; leave "
-    "out -m to see the configuration",
+    "Config group override": "a group of settings cannot be null; choose its option none, as in robustness=none",
+    "Hydra launcher is": "hydra.launcher=null runs nothing; choose hydra/launcher=local, parallel or slurm",
+    "Hydra sweeper is": "hydra.sweeper=null chooses no jobs; choose hydra/sweeper=grid or search",
+    "Only one of --run": "-m, --cfg, --info and --shell-completion exclude one another; leave out -m to see settings",
 }
 # Options of a group that have settings.
 _EXAMPLES: Final = {"logger": "logger=wandb", "robustness": "robustness=quick", "scheduler": "scheduler=cosine"}
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the last one: `ulimit -f`
-_REFUSALS: Final = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+_REFUSALS: Final = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EBUSY}
 
 
 def run_guarded(command: Callable[[], int]) -> int:
@@ -58,10 +55,7 @@ def run_guarded(command: Callable[[], int]) -> int:
     try:
         status = command()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):  # pydoc and others wrap a Ctrl-C
             print("interrupted", file=sys.stderr)
             return 130
@@ -175,18 +169,16 @@ def _unknown_message(words: str, place: str, name: str, node: Any) -> str:
 
 def _file_message(error: BaseException) -> str | None:
     """A path that the machine refuses to write; a file that is merely absent may be a bug and keeps its traceback."""
-    if isinstance(error, OSError) and (error.errno in _REFUSALS or _made_a_directory(error)):
-        where = f"{error.filename}: " if error.filename else ""
-        place = "another place (output=…, or hydra.run.dir=…, hydra.sweep.dir=… where you gave one)"
-        first = "make room, or " if error.errno in _FULL else ""
-        return f"{where}{error.strerror}; {first}choose {place}"
-    return None
-
-
-def _made_a_directory(error: OSError) -> bool:
-    """Whether a directory could not be made, for which the missing path is the user's and not a bug's."""
+    if not isinstance(error, OSError):
+        return None
     names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    return names[-1:] in (["mkdir"], ["makedirs"])
+    made_directory = names[-1:] in (["mkdir"], ["makedirs"])  # whose missing parent is the user's and no bug
+    if error.errno not in _REFUSALS and not made_directory:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    first = "make room, or " if error.errno in _FULL else ""
+    places = "output=…, or hydra.run.dir=…, hydra.sweep.dir=… where you gave one"
+    return f"{where}{error.strerror}; {first}choose another place ({places})"
 
 
 def record_failure(error: BaseException, signals: Signals, directory: Path | None, *, leader: bool) -> int:
@@ -198,28 +190,30 @@ def record_failure(error: BaseException, signals: Signals, directory: Path | Non
     number = error.number if isinstance(error, Interrupted) else signals.received
     mistake = user_message(error) if isinstance(error, Exception) else None
     if number is None or mistake:
-        last_line = traceback.format_exception_only(error)[-1].strip()
-        text = f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error))
         if directory and not failed_before:
-            write_outcome(directory, {"status": "failed", "error": mistake or last_line}, text)
+            reason = mistake or traceback.format_exception_only(error)[-1].strip()
+            text = f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error))
+            write_outcome(directory, "failed", reason, text)
         return MISTAKE if mistake else 1
     if failed_before:
         return 1
     if directory and leader:  # any error after a signal, such as the loss of another rank, follows from it
-        reason = f"stopped by {number.name}"
-        write_outcome(directory, {"status": "interrupted", "error": reason}, f"{reason}\n")
+        write_outcome(directory, "interrupted", f"stopped by {number.name}")
     if number in WARNINGS and slurm_job():
         return REQUEUED
     return 130 if number is signal.SIGINT else 143
 
 
-def write_outcome(directory: Path, summary: dict[str, Any], text: str) -> None:
-    """Write how the job ended, as far as the disk allows; a run that is done stays done."""
+def write_outcome(directory: Path, status: str, reason: str, text: str | None = None) -> None:
+    """Write how the job ended, as far as the disk allows; a run that is done stays done.
+
+    The reason is one line for summary.json; log.txt receives `text`, by default the reason.
+    """
     if is_done(directory):
         return
     try:
-        write_json(directory / SUMMARY, summary)
+        write_json(directory / SUMMARY, {"status": status, "error": reason})
         with (directory / LOG).open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(text or f"{reason}\n")
     except OSError as error:
         log.error("%s cannot be written (%s)", directory / SUMMARY, error.strerror or error)

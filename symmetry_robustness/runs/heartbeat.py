@@ -22,11 +22,7 @@ _EVERY_S: Final = 5.0
 class Heartbeat(pl.Callback):
     """Writes progress.json every few seconds from its own thread, so that a slow file system delays nothing.
 
-    Args:
-        path: of progress.json.
-        metrics: names of metrics; the first one that has a value is written.
-        throughput: counts the images.
-        every_s: seconds between two writes.
+    The first of some metrics that has a value is written, too.
     """
 
     def __init__(

@@ -37,12 +37,7 @@ def is_locked(path: Path) -> bool:
 
 
 def is_fresh(path: Path, updated: float | None = None) -> bool:
-    """Whether a file was just written, by the file system's clock or by the writer's, for the two may disagree.
-
-    Args:
-        path: of the file.
-        updated: time of writing by the writer's clock, in seconds since 1970.
-    """
+    """Whether a file was just written, by the file system's clock or the writer's (`updated`), which may disagree."""
     try:
         written = path.stat().st_mtime
     except OSError:
@@ -61,5 +56,5 @@ def has_ended_here(progress: Mapping[str, Any]) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:  # another user's
-        return False
+        pass
     return False

@@ -22,10 +22,6 @@ class PreemptionCheckpoint(Checkpoint):
     which runs beside the next batch and is read after it, so that no GPU is waited for. Nothing is saved after an
     epoch's last batch, where Lightning 2.6 would take the epoch for finished: there, as in evaluations, the job ends
     and resumes from the previous checkpoint.
-
-    Args:
-        path: of the checkpoint.
-        signals: of this process.
     """
 
     def __init__(self, path: Path, signals: Signals) -> None:

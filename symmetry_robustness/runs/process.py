@@ -119,11 +119,7 @@ class RunningJobs:
 
 
 def end_with_parent(end: Callable[[], None]) -> None:
-    """Call `end` in a thread as soon as the process that started this job is gone; does nothing elsewhere.
-
-    Args:
-        end: ends this process.
-    """
+    """Call `end` in a thread as soon as the process that started this job is gone; does nothing elsewhere."""
     lifeline = os.environ.pop(_LIFELINE, None)  # ranks that this process starts depend on it, not on its parent
     if lifeline is None:
         return

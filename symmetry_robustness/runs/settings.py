@@ -33,9 +33,7 @@ _PRECISIONS: Final = ("auto", "32-true", "bf16-mixed", "16-mixed")
 def check_settings(config: DictConfig, *, here: bool) -> None:
     """Refuse settings with which the job could not run, or would report other numbers than their names say.
 
-    Args:
-        config: of the job.
-        here: whether the job runs on this machine; of another one nothing is known.
+    Of a machine other than this one (`here`) nothing is known.
 
     Raises:
         UserError: a setting that is refused.
@@ -72,10 +70,6 @@ def check_settings(config: DictConfig, *, here: bool) -> None:
 
 def check_devices(trainer: DictConfig, *, here: bool) -> None:
     """Refuse devices that do not exist.
-
-    Args:
-        trainer: settings of the Trainer.
-        here: whether the job runs on this machine; of another one nothing is known.
 
     Raises:
         UserError: a number of devices or an accelerator that cannot be.
@@ -154,10 +148,6 @@ def check_objects(config: DictConfig) -> None:
 
 def check_monitor(config: DictConfig, robustness: "RobustnessCallback | None") -> None:
     """Refuse a `checkpoint.monitor` that cannot choose a checkpoint.
-
-    Args:
-        config: of the job.
-        robustness: the callback of `config.robustness`.
 
     Raises:
         UserError: a metric that is never measured after an epoch, or one of test images.

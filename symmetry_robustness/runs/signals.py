@@ -21,11 +21,7 @@ BLOCKED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """Raised when a signal stops the job, after its state has been checkpointed.
-
-    Args:
-        number: the signal.
-    """
+    """Raised when a signal stops the job, after its state has been checkpointed."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
@@ -107,12 +103,10 @@ def slurm_job() -> str | None:
 def requeue(job: str) -> bool:
     """Ask Slurm to run a job again; returns whether it agreed."""
     try:
-        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-    except OSError as error:
-        log.error("Slurm job %s: not requeued (%s)", job, error)
+        subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = " ".join(str(getattr(error, "stderr", error)).split())
+        log.error("Slurm job %s: not requeued (%s)", job, reason)
         return False
-    if asked.returncode:
-        log.error("Slurm job %s: not requeued (%s)", job, " ".join(asked.stderr.split()))
-    else:
-        log.info("Slurm job %s: requeued", job)
-    return asked.returncode == 0
+    log.info("Slurm job %s: requeued", job)
+    return True

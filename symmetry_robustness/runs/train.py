@@ -204,7 +204,7 @@ def _supervised(trainer: pl.Trainer, directory: Path, signals: Signals, heartbea
     """Start the other ranks and the heartbeat, and end them; the loss of a rank is the reason of what follows."""
 
     def end_now(reason: str) -> None:  # although the main thread hangs, waiting for a rank that is gone
-        write_outcome(directory, {"status": "failed", "error": reason}, f"error: {reason}\n")
+        write_outcome(directory, "failed", reason)
         os._exit(1)
 
     ranks = Ranks(trainer, directory, end_now)

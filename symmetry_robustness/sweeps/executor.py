@@ -43,17 +43,12 @@ class Executor(ABC):
         """
 
 
-def runs_here(launcher: Mapping[str, Any]) -> bool:
+def runs_here(launcher: Mapping[str, Any] | None) -> bool:
     """Whether jobs of a launcher's configuration run on this machine."""
-    executor = launcher.get("executor")
+    executor = (launcher or {}).get("executor")
     return not executor or bool(getattr(pydoc.locate(str(executor.get("_target_"))), "here", False))
 
 
 def stop_line(failed: Path, others: int) -> str:
-    """The line to print when a failed job ends its sweep.
-
-    Args:
-        failed: its run directory.
-        others: number of jobs that do not run because of it.
-    """
+    """The line to print when a failed job ends its sweep, and `others` jobs do not run because of it."""
     return f"stopped by on_error=stop: {failed.name} did not end well; not run: {others}"

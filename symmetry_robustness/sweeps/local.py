@@ -71,15 +71,23 @@ class LocalExecutor(Executor):
             if failed and on_error == "stop":
                 skipped.append(job)
                 return
-            slot = free.get()
+            slot, output = free.get(), None if len(slots) == 1 else job / OUTPUT
+            if output:
+                print(f"started {job.name}, its output goes to {output}", flush=True)
             try:
-                if _run(job, environment, slot, running, alone=len(slots) == 1) not in (0, *RESUMABLE):
-                    failed.append(job)
+                process = JobProcess(job, {**environment, **slot.environment()}, output)
+                if slot.cores and hasattr(os, "sched_setaffinity"):
+                    os.sched_setaffinity(process.pid, slot.cores)  # at once, long before torch counts its threads
+                status = running.wait(process)
             except OSError as error:
                 print(f"error: {job.name} could not be started ({error})", file=sys.stderr, flush=True)
-                failed.append(job)
+                status = 1
             finally:
                 free.put(slot)
+            if status not in (0, *RESUMABLE):
+                failed.append(job)
+            if output:
+                print(f"{f'ended with exit status {status}' if status else 'done'}: {job.name}", flush=True)
 
         with RunningJobs() as running:
             with ThreadPoolExecutor(len(slots)) as pool:
@@ -113,21 +121,8 @@ def _part(devices: list[Device], index: int, parts: int) -> tuple[Device, ...]:
 
 
 def _gpus() -> list[str]:
+    if chosen := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return chosen.split(",")
     import torch
 
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
-
-
-def _run(job: Path, environment: Mapping[str, str], slot: DeviceSlot, running: RunningJobs, *, alone: bool) -> int:
-    """Run one job in its slot; returns its exit status."""
-    output = None if alone else job / OUTPUT
-    if output:
-        print(f"started {job.name}, its output goes to {output}", flush=True)
-    process = JobProcess(job, {**environment, **slot.environment()}, output)
-    if slot.cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(process.pid, slot.cores)  # at once, long before torch counts its threads
-    status = running.wait(process)
-    if output:
-        print(f"{'done' if status == 0 else f'ended with exit status {status}'}: {job.name}", flush=True)
-    return status
+    return [str(index) for index in range(torch.cuda.device_count())]

@@ -69,11 +69,6 @@ class PlannedJob:
 def run_sweep(planned: Sequence[PlannedJob], executor: Executor, on_error: OnError) -> None:
     """Write the planned jobs and run those that are not done.
 
-    Args:
-        planned: the jobs.
-        executor: runs them.
-        on_error: whether a failed job ends the sweep.
-
     Raises:
         UserError: the executor refuses the jobs; nothing was written and none has started.
     """
@@ -119,13 +114,13 @@ def record_sweep(sweep: Path, argv: Sequence[str]) -> None:
 
 
 def find_sweep(parent: Path, argv: Sequence[str]) -> Path | None:
-    """The newest sweep below `parent` that was started with the same argv; None if there is none."""
-    records = {path.parent: read_mapping(path) or {} for path in parent.glob(f"*/{SWEEP}")}
-    same = [
-        (str(record.get("started")), sweep)
-        for sweep, record in records.items()
-        if _identifying(recorded_argv(record)) == _identifying(argv)
-    ]
+    """The newest sweep below `parent` that was started with the same argv, but for flags of starting; None if none."""
+    same = list[tuple[str, Path]]()
+    for path in parent.glob(f"*/{SWEEP}"):
+        record = read_mapping(path) or {}
+        known = recorded_argv(record)
+        if known is not None and _identifying(known) == _identifying(argv):
+            same.append((str(record.get("started")), path.parent))
     return max(same)[1] if same else None
 
 
@@ -135,6 +130,5 @@ def recorded_argv(record: Mapping[str, Any]) -> list[str] | None:
     return [str(word) for word in argv] if isinstance(argv, list) else None
 
 
-def _identifying(argv: Sequence[str] | None) -> list[str] | None:
-    """The argv without flags that say how a sweep is started, not what it is."""
-    return None if argv is None else [word for word in argv if word != "--detach" and not word.startswith("resume=")]
+def _identifying(argv: Sequence[str]) -> list[str]:
+    return [word for word in argv if word != "--detach" and not word.startswith("resume=")]

@@ -1,8 +1,7 @@
 """The states of a sweep's jobs, read from their files alone."""
 
-import contextlib
 import glob
-import math
+import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -83,19 +82,13 @@ class JobState:
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON knows them: paths as strings, null for numbers that are not finite."""
-        content = asdict(self) | {"directory": str(self.directory), "log": self.log and str(self.log)}
-        content["metric"] = self.metric and {"name": self.metric[0], "value": self.metric[1]}
-        return {name: _finite(value) for name, value in content.items()}
+        metric = self.metric and {"name": self.metric[0], "value": self.metric[1]}
+        text = json.dumps(asdict(self) | {"metric": metric}, default=str)
+        return dict(json.loads(text, parse_constant=lambda constant: None))
 
 
 def job_state(directory: Path, key: str = "", overrides: tuple[str, ...] = ()) -> JobState:
-    """The state of the job in a run directory, whatever its files contain; nothing is changed.
-
-    Args:
-        directory: the run directory; it need not exist.
-        key: from the manifest.
-        overrides: from the manifest.
-    """
+    """The state of the job in a run directory, which need not exist, whatever its files contain; nothing is changed."""
     summary, progress = read_mapping(directory / SUMMARY), read_mapping(directory / PROGRESS)
     state = JobState(key, directory, overrides, "queued", **_progress(progress or {}))
     if summary is not None and summary.get("status") == "done":
@@ -178,11 +171,11 @@ def _with_queue(state: JobState, queue: Mapping[str, SlurmJob]) -> JobState:
 
 def _progress(content: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a state that stand in progress.json, None for damaged ones."""
-    numbers = {name: number(content, name) for name in ("epoch", "max_epochs", "step", "steps")}
+    whole = {name: number(content, name) for name in ("epoch", "max_epochs", "step", "steps")}
     metric = content.get("metric")
     name, value = (text(metric, "name"), metric.get("value")) if isinstance(metric, dict) else (None, None)
     return {
-        **{name: None if value is None else int(value) for name, value in numbers.items()},
+        **{name: None if value is None else int(value) for name, value in whole.items()},
         **{name: number(content, name) for name in ("images_per_second", "started", "updated")},
         **{name: text(content, name) for name in ("phase", "host")},
         "metric": (name, float(value)) if name and isinstance(value, int | float) else None,
@@ -193,14 +186,13 @@ def _progress(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remaining(content: Mapping[str, Any]) -> float | None:
     """Seconds left at the pace of this process, which does not count what an earlier one of a resumed job did."""
-    started, updated = number(content, "started"), number(content, "updated")
-    for so_far, in_all, first in (("step", "steps", number(content, "first_step")), ("epoch", "max_epochs", None)):
+    started, updated, first = (number(content, name) for name in ("started", "updated", "first_step"))
+    for so_far, in_all, before in (("step", "steps", first or 0.0), ("epoch", "max_epochs", 0.0)):
         done, total = number(content, so_far), number(content, in_all)
         if done is not None and total is not None and total > 0:
-            gained = done - (first or 0.0)
-            if started is None or updated is None or gained <= 0:
+            if started is None or updated is None or done <= before:
                 return None
-            return max(0.0, (total - done) * (updated - started) / gained)
+            return max(0.0, (total - done) * (updated - started) / (done - before))
     return None
 
 
@@ -209,21 +201,9 @@ def _newest_log(directory: Path, slurm_id: str | None) -> Path | None:
     files = [directory / "log.txt", directory / "output.txt"]
     if slurm_id is not None:
         files += (directory.parent / "slurm").glob(f"{glob.escape(slurm_id)}_0_log.*")
-    written = []
-    for path in files:
-        with contextlib.suppress(OSError):
-            written.append((path.stat().st_mtime, path))
-    return max(written)[1] if written else None
+    return max((path for path in files if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _natural_order(label: str) -> list[tuple[int, str]]:
     """A key that sorts numbers by their size."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", label)]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
