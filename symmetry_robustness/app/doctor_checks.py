@@ -83,21 +83,18 @@ def devices() -> Iterator[Finding]:
     """GPUs, cores, threads and the precision of `compute.precision=auto`."""
     cores = available_cores() or 1
     text = f"{cores} cores, {torch.get_num_threads()} threads, {fastest_precision('cpu')}"
-    if torch.get_num_threads() > cores:
-        yield Finding("processor", "warning", text, f"threads will wait for each other: OMP_NUM_THREADS={cores}")
-    else:
-        yield Finding("processor", "ok", text)
+    crowded = torch.get_num_threads() > cores
+    remedy = f"threads will wait for each other: OMP_NUM_THREADS={cores}" if crowded else ""
+    yield Finding("processor", "warning" if crowded else "ok", text, remedy)
     for index in range(torch.cuda.device_count()):
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
-        name = torch.cuda.get_device_name(index)
-        text = f"{name}, {free:.1f} of {total:.1f} GiB free, {fastest_precision('gpu')}"
+        text = f"{torch.cuda.get_device_name(index)}, {free:.1f} of {total:.1f} GiB free, {fastest_precision('gpu')}"
         yield Finding(f"GPU {index}", "ok", text)
     if not torch.cuda.is_available():
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for CPUs"
-        if shutil.which("nvidia-smi"):
-            yield Finding("GPU", "warning", f"none that torch can use; {built}", "install a torch that fits the driver")
-        else:
-            yield Finding("GPU", "ok", f"none; {built}")
+        driver = shutil.which("nvidia-smi") is not None
+        remedy = "torch can use none; install one that fits the driver" if driver else ""
+        yield Finding("GPU", "warning" if driver else "ok", f"none; {built}", remedy)
 
 
 def slurm() -> Iterator[Finding]:
@@ -148,33 +145,29 @@ def data(root: Path) -> Iterator[Finding]:
         except UserError as error:
             yield Finding(title, "problem", str(error))
             continue
-        official = (directory / CHECKSUMS).exists()
-        note = "" if official else "nothing shows that it is the official copy; use it with data.copy=other"
-        yield Finding(title, "ok" if official else "warning", f"complete in {directory}", note)
+        note = "nothing shows that it is the official copy; use it with data.copy=other"
+        known: tuple[Status, str] = ("ok", "") if (directory / CHECKSUMS).exists() else ("warning", note)
+        yield Finding(title, known[0], f"complete in {directory}", known[1])
 
 
 def output(directory: Path) -> Iterator[Finding]:
-    """Whether runs can be written: atomic renames, locks that exclude each other, free disk."""
+    """Whether runs can be written: files, locks that exclude each other, free disk."""
     existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     elsewhere = "choose another place with output=…"
     try:
         with tempfile.TemporaryDirectory(prefix=".symrob-doctor-", dir=existing) as name:
-            works = {
-                "locks of files (flock)": _locks(Path(name, "lock")),
-                "replacing files": _replaces(Path(name, "new")),
-            }
+            replace_file(Path(name) / "file", "content")
+            locks = _locks(Path(name) / "lock")
     except OSError as error:
         yield Finding("output", "problem", f"{existing} cannot be written ({error.strerror})", elsewhere)
         return
     yield Finding("output", "ok", f"{existing} can be written")
-    for what, fine in works.items():
-        if not fine:
-            yield Finding("output", "problem", f"{what} does not work in {existing}", elsewhere)
+    if not locks:
+        yield Finding("output", "problem", f"locks of files (flock) do not work in {existing}", elsewhere)
     free = shutil.disk_usage(existing).free / 1e9
     status: Status = "ok" if free >= _ENOUGH_GB else "warning" if free >= _LITTLE_GB else "problem"
-    yield Finding(
-        "free disk", status, f"{free:.1f} GB in {existing}", "" if status == "ok" else f"make room, or {elsewhere}"
-    )
+    remedy = "" if status == "ok" else f"make room, or {elsewhere}"
+    yield Finding("free disk", status, f"{free:.1f} GB in {existing}", remedy)
 
 
 def _locks(path: Path) -> bool:
@@ -192,20 +185,12 @@ def _locks(path: Path) -> bool:
         return False
 
 
-def _replaces(path: Path) -> bool:
-    """Whether a file takes another's place."""
-    replace_file(path, "old")
-    replace_file(path, "new")
-    return path.read_text() == "new" and not any(path.parent.glob(".*.tmp"))
-
-
 def kernel_cache() -> Iterator[Finding]:
     """Whether bases of rotation layers can be cached."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         remedy = "rotation networks build slower; set SYMMETRY_ROBUSTNESS_CACHE to a directory that can be written"
         yield Finding("kernel cache", "warning", f"{folder} cannot be written ({error.strerror})", remedy)

@@ -13,9 +13,7 @@ from symmetry_robustness.errors import UserError
 class ComputeConfig:
     """Layout and computation of tensors, beyond the Trainer's own settings."""
 
-    precision: str = (
-        "auto"  # a precision of the Trainer; auto: bf16-mixed where the device computes in it, else 32-true
-    )
+    precision: str = "auto"  # of the Trainer; auto: bf16-mixed where the device computes in it, else 32-true
     channels_last: bool = True
     compile: bool = False
 
@@ -24,10 +22,9 @@ class ComputeConfig:
 class CheckpointConfig:
     """The choice of checkpoints/best.ckpt; last.ckpt is always saved."""
 
-    monitor: str | None = (
-        None  # any logged metric, e.g. validation/accuracy or robust/pgd/linf_0.03137; null: no best.ckpt
-        # robust/… under a budget: callback.min_images=${callback.num_images} compares epochs on the same images
-    )
+    # Any logged metric, e.g. validation/accuracy or robust/pgd/linf_0.03137; null: no best.ckpt. Under a budget
+    # callback.min_images=${callback.num_images} compares epochs by robust/… on the same images.
+    monitor: str | None = None
     mode: str = "max"
 
 
@@ -93,9 +90,7 @@ class EvaluateConfig:
     seed: int = 0
     trusted: list[str] = field(default_factory=list)  # your own modules, whose classes the checkpoint may name
     sources: list[str] = field(default_factory=list)  # checkpoints on which robustness=transfer crafts images
-    data: Any = (
-        None  # null: the data set the checkpoint was trained on; without _target_: the same, with these settings
-    )
+    data: Any = None  # null: the set the checkpoint was trained on; without _target_: the same, with these settings
     split: str = "test"
     num_images: int | None = 1000  # null: the whole split
     accelerator: str = "auto"

@@ -55,6 +55,7 @@ class Command:
     argv: list[str]
     planned: list[PlannedJob] = field(default_factory=list)
     made: Path | None = None  # the directory that Hydra has made, though the job may be refused or resumed elsewhere
+    sweep: Path = Path()
     detached: bool = False  # whether the jobs run without this process
     searching: bool = False  # whether a failed job is a result like any other
 
@@ -68,15 +69,17 @@ class Command:
             raise UserError("a single job runs on this machine; add -m, a sweep may be of one job")
         if config.resume != "auto":
             check_free(self.made)
-        directory = self._single(_checked(config))
+        config = _checked(config)
+        earlier = find_run(self.made, config) if config.resume == "auto" else None
+        (refresh_run if earlier else create_run)(config, earlier or self.made, ["symrob", "train", *self.argv])
+        if earlier:
+            print(f"resumes {earlier}", flush=True)
         from symmetry_robustness.runs.main import main as run_job
 
-        status = run_job([str(directory)])
+        status = run_job([str(earlier or self.made)])
         if status in RESUMABLE:
-            print(
-                f"error: the job in {directory} was interrupted; the same command with resume=auto resumes it",
-                file=sys.stderr,
-            )
+            remedy = "was interrupted; the same command with resume=auto resumes it"
+            print(f"error: the job in {earlier or self.made} {remedy}", file=sys.stderr)
         return status
 
     def plan(self, config: DictConfig) -> PlannedJob:
@@ -87,11 +90,13 @@ class Command:
         self.detached = bool((hydra.launcher.get("executor") or {}).get("detach"))
         self.searching = str(hydra.sweeper._target_).endswith(".SearchSweeper")
         config = _checked(config)
-        sweep = self.planned[0].sweep if self.planned else self._sweep(config)
+        if not self.planned:
+            earlier = find_sweep(self.made.parent, self.argv) if config.resume == "auto" else None
+            self.sweep = earlier or self.made
         if not named:
-            config.group = sweep.name
+            config.group = self.sweep.name
         overrides = tuple(word for word in hydra.overrides.task if word not in self.argv)
-        self.planned.append(PlannedJob(sweep, config, overrides, tuple(self.argv)))
+        self.planned.append(PlannedJob(self.sweep, config, overrides, tuple(self.argv)))
         return self.planned[-1]
 
     def remove_empty_directory(self) -> None:
@@ -109,24 +114,8 @@ class Command:
 
         if not self.planned or self.detached:
             return 0
-        collect(self.planned[0].sweep)
+        collect(self.sweep)
         return 0 if self.searching or all(is_done(job.directory) for job in self.planned) else 1
-
-    def _sweep(self, config: DictConfig) -> Path:
-        sweep = Path(HydraConfig.get().runtime.output_dir)
-        earlier = find_sweep(sweep.parent, self.argv) if config.resume == "auto" else None
-        return earlier or sweep
-
-    def _single(self, config: DictConfig) -> Path:
-        directory = Path(HydraConfig.get().runtime.output_dir)
-        earlier = find_run(directory, config) if config.resume == "auto" else None
-        command = ["symrob", "train", *self.argv]
-        if earlier is None:
-            create_run(config, directory, command)
-            return directory
-        refresh_run(config, earlier, command)
-        print(f"resumes {earlier}", flush=True)
-        return earlier
 
 
 def _checked(config: DictConfig) -> DictConfig:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
@@ -20,12 +21,11 @@ _HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
 BLOCKED_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
+@dataclass(eq=False)
 class Interrupted(BaseException):
     """Raised when a signal stops the job, after its state has been checkpointed."""
 
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(number.name)
-        self.number = number
+    number: signal.Signals
 
 
 class Signals:

@@ -17,6 +17,7 @@ import torch
 
 from symmetry_robustness import load_config
 from symmetry_robustness.runs.directory import create_run
+from symmetry_robustness.runs.process import JobProcess
 from symmetry_robustness.training.checkpoints import newest_checkpoint
 from tests.waiting import wait_until
 
@@ -263,7 +264,7 @@ def test_a_job_saves_itself_when_its_parent_is_killed(tmp_path: Path) -> None:
     small = ["data.train_size=64", "data.validation_size=0", "data.test_size=32", "data.batch_size=16"]
     config = load_config("train", ["model=standard_4layer", "robustness=none", "trainer.max_epochs=100000", *small])
     create_run(config, directory, ["test"])
-    parent = "from pathlib import Path; from symmetry_robustness.runs.process import run_job; run_job(Path({!r}))"
+    parent = "from pathlib import Path; from symmetry_robustness.runs.process import *; JobProcess(Path({!r})).wait()"
     command = [sys.executable, "-c", parent.format(str(directory))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, contextlib.ExitStack() as stack:
         stack.callback(process.kill)
@@ -329,33 +330,36 @@ def test_two_processes_that_were_stopped_end_like_two_that_were_not(
     assert_equal(directory, whole_of_two)
 
 
+def has_imported_torch(process: int) -> bool:
+    return "libtorch" in Path(f"/proc/{process}/maps").read_text()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("of", ["command", "job"])
-def test_stopped_while_it_imports(tmp_path: Path, of: str, number: signal.Signals, status: int) -> None:
-    """A signal that comes before anything was done is told as one that comes later."""
-    words = [
-        sys.executable,
-        "-m",
-        "symmetry_robustness.app.cli",
-        "train",
-        *JOB[1:7],
-        f"hydra.run.dir={tmp_path / 'run'}",
-    ]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
-
-    def imports() -> bool:
-        importing = [process.pid] if of == "command" else processes_of(tmp_path / "run")
-        return any("libtorch" in Path(f"/proc/{one}/maps").read_text() for one in importing)
-
-    wait_until(imports)
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "")])
+def test_a_command_that_is_stopped_while_it_imports_ends_at_once(
+    tmp_path: Path, number: signal.Signals, said: str
+) -> None:
+    words = ["symmetry_robustness.app.cli", "train", *JOB[1:7], f"hydra.run.dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    )
+    wait_until(lambda: has_imported_torch(process.pid))
     process.send_signal(number)
     output, _ = process.communicate(timeout=100)
-    assert "Traceback" not in output
-    if (of, number) == ("command", signal.SIGTERM):
-        assert process.returncode == -signal.SIGTERM  # there is nothing to say
-    else:
-        assert process.returncode == status
-        told = {"command": "interrupted\n", "job": f"error: the job in {tmp_path / 'run'} was interrupted; "}[of]
-        assert output.startswith(told)
-        assert output.count("\n") == 1
+    assert (process.returncode, output) == (130 if said else -number, said)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_job_of_a_sweep_that_is_stopped_while_it_imports_says_so(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    """A signal that comes before anything was done is told as one that comes later."""
+    create_run(load_config("train", JOB[1:7]), tmp_path / "run", ["test"])
+    job = JobProcess(tmp_path / "run", output=tmp_path / "output.txt")
+    wait_until(lambda: has_imported_torch(job.pid))
+    job.send(number)
+    assert job.wait() == status
+    assert summary(tmp_path / "run") == {"status": "interrupted", "error": f"stopped by {number.name}"}
+    assert "Traceback" not in (tmp_path / "output.txt").read_text()
