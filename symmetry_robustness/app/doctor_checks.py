@@ -16,9 +16,8 @@ from hydra.utils import instantiate
 from torch.nn import functional as F
 
 from symmetry_robustness.app.config import load_config
+from symmetry_robustness.app.data import ARCHIVES
 from symmetry_robustness.attacks import PGD, ThreatModel
-from symmetry_robustness.data.archives import CIFAR10, CIFAR100
-from symmetry_robustness.data.corruptions import CIFAR10C_ARCHIVE, CIFAR100C_ARCHIVE
 from symmetry_robustness.data.integrity import CHECKSUMS, check_files
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import locked, replace_file
@@ -37,12 +36,6 @@ _ENOUGH_GB, _LITTLE_GB = 5.0, 0.5  # of disk: a run of the paper's size needs so
 _DISTRIBUTION: Final = "symmetry-robustness"
 _REQUIRED: Final = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 _APART: Final = {"escnn": "rotation layers", "torchattacks": "LibraryAttack and robustness=strong"}
-_ARCHIVES: Final = {
-    "CIFAR-10": CIFAR10.archive,
-    "CIFAR-100": CIFAR100.archive,
-    "CIFAR-10-C": CIFAR10C_ARCHIVE,
-    "CIFAR-100-C": CIFAR100C_ARCHIVE,
-}
 _SLURM: Final = ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel", "sinfo")
 
 
@@ -135,7 +128,7 @@ def wandb() -> Iterator[Finding]:
 def data(root: Path) -> Iterator[Finding]:
     """The data sets in place, and whether they are complete."""
     yield Finding("shapes", "ok", "drawn by code, always there")
-    for title, archive in _ARCHIVES.items():
+    for title, archive in ARCHIVES.items():
         directory = root / archive.folder
         if not directory.is_dir():
             yield Finding(title, "ok", f"not in {root}; {archive.download_command(root)} gets it")

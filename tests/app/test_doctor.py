@@ -39,7 +39,7 @@ def test_a_machine_that_runs_these_tests_has_no_problem(tmp_path: Path, capsys: 
     lines = capsys.readouterr().out.splitlines()
     assert all(re.match(r"(ok|warning) +[^:]+: .", line) for line in lines)
     topics = {line[9:].partition(":")[0] for line in lines}
-    assert topics >= {"Python", "packages", "processor", "GPU", "CIFAR-10", "output", "free disk", "kernel cache"}
+    assert topics >= {"Python", "packages", "processor", "GPU", "cifar10", "output", "free disk", "kernel cache"}
     assert topics >= {"one batch", "one attack step", "W&B"}
     assert not [path for path in tmp_path.iterdir() if path.name != "bin"]  # nothing is left behind
 
@@ -55,11 +55,11 @@ def test_a_problem_is_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_data_that_are_complete_but_not_known_to_be_official(tmp_path: Path) -> None:
     directory = tmp_path / "CIFAR-10-C"
     directory.mkdir()
-    for name in doctor_checks.CIFAR10C_ARCHIVE.files:
+    for name in doctor_checks.ARCHIVES["cifar10c"].files:
         (directory / name).touch()
-    assert found(doctor_checks.data(tmp_path))["CIFAR-10-C"].status == "warning"
+    assert found(doctor_checks.data(tmp_path))["cifar10c"].status == "warning"
     (directory / "checksums.json").write_text(json.dumps({"sha256": {}}))
-    assert found(doctor_checks.data(tmp_path))["CIFAR-10-C"].status == "ok"
+    assert found(doctor_checks.data(tmp_path))["cifar10c"].status == "ok"
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

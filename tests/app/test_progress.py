@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from symmetry_robustness.app.progress import Speed, duration, line_reporter, shown_progress
+from symmetry_robustness.app.progress import duration, shown_progress
 from symmetry_robustness.robustness import Progress
 
 
@@ -13,34 +13,26 @@ class Clock:
         return self.seconds
 
 
-def test_speed_and_time_left_count_from_the_first_report() -> None:
-    clock = Clock()
-    speed = Speed(clock)
-    assert speed.describe(600, 1000) == ""
-    clock.seconds += 10
-    assert speed.describe(620, 1000) == "2 images/s, 3:10 left"
-
-
 def test_duration() -> None:
     assert [duration(seconds) for seconds in (0, 59.6, 3599, 3661)] == ["0:00", "1:00", "59:59", "1:01:01"]
 
 
-def test_lines_are_few() -> None:
-    clock, lines = Clock(), []
-    report = line_reporter(lines.append, clock)
-    for done in range(0, 101):
-        report(Progress("attacks", done, 100))
-        clock.seconds += 1
-    report(Progress("measures.clever", 3.26, 4))
-    report(Progress("measures.removal", 0, 2))
-    assert lines == [
-        "attacks: 0 of 100 images",
-        "attacks: 30 of 100 images, 1 images/s, 1:10 left",
-        "attacks: 60 of 100 images, 1 images/s, 0:40 left",
-        "attacks: 90 of 100 images, 1 images/s, 0:10 left",
-        "attacks: 100 of 100 images, 1 images/s, 0:00 left",
-        "clever: 3.3 of 4 images",
-        "removal: 0 of 2 images",
+def test_lines_are_few_and_speed_counts_from_the_first_report() -> None:
+    clock, file = Clock(), io.StringIO()
+    with shown_progress(Console(file=file, width=20), clock) as report:
+        for done in range(600, 701):
+            report(Progress("attacks", done, 700))
+            clock.seconds += 1
+        report(Progress("measures.pixel_removal", 3.26, 4))
+        report(Progress("measures.other", 0, 2))
+    assert file.getvalue().splitlines() == [
+        "attacks: 600 of 700 images",
+        "attacks: 630 of 700 images, 1 images/s, 1:10 left",
+        "attacks: 660 of 700 images, 1 images/s, 0:40 left",
+        "attacks: 690 of 700 images, 1 images/s, 0:10 left",
+        "attacks: 700 of 700 images, 1 images/s, 0:00 left",
+        "pixel removal: 3.3 of 4 images",
+        "other: 0 of 2 images",
     ]
 
 
