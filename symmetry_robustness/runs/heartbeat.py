@@ -16,7 +16,7 @@ from symmetry_robustness.runs.signals import slurm_job
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.throughput import ThroughputMonitor
 
-_EVERY_S: Final = 5.0
+_EVERY_S: Final = 5.0  # between two writes
 
 
 class Heartbeat(pl.Callback):
@@ -25,10 +25,8 @@ class Heartbeat(pl.Callback):
     The first of some metrics that has a value is written, too.
     """
 
-    def __init__(
-        self, path: Path, metrics: Sequence[str], throughput: ThroughputMonitor, every_s: float = _EVERY_S
-    ) -> None:
-        self._metrics, self._throughput, self._every_s = metrics, throughput, every_s
+    def __init__(self, path: Path, metrics: Sequence[str], throughput: ThroughputMonitor) -> None:
+        self._metrics, self._throughput = metrics, throughput
         self._file = BestEffortFile(path)
         unknown = dict.fromkeys(("max_epochs", "steps", "images_per_second", "metric"))
         process = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job_id": slurm_job()}
@@ -46,7 +44,7 @@ class Heartbeat(pl.Callback):
         if self._thread.is_alive():
             self._ended.set()
             self._woken.set()
-            self._thread.join(self._every_s)
+            self._thread.join(_EVERY_S)
 
     def _beat(self) -> None:
         ended = False
@@ -55,7 +53,7 @@ class Heartbeat(pl.Callback):
             self._woken.clear()
             self._file.write(json.dumps(self._progress | {"updated": time.time()}) + "\n")
             if not ended:
-                self._woken.wait(self._every_s)
+                self._woken.wait(_EVERY_S)
 
     def _enter(self, phase: str, trainer: pl.Trainer) -> None:
         for name in self._metrics:

@@ -57,7 +57,10 @@ class PreemptionCheckpoint(Checkpoint):
         if trainer.is_last_batch:
             self._end_if_received()
         elif self._agreed is not None and _is_complete(trainer, batch_idx):
-            self._save(trainer)
+            trainer.save_checkpoint(self._path)
+            self._saved = True
+            if trainer.is_global_zero:
+                log.info("%s: saved in epoch %d", self._agreed.name, trainer.current_epoch + 1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End if a signal came: an evaluation has nothing to save."""
@@ -83,13 +86,6 @@ class PreemptionCheckpoint(Checkpoint):
         self._flag.fill_(self._signals.received or 0)
         self._exchange = distributed.all_reduce(self._flag, distributed.ReduceOp.MAX, self._group, async_op=True)
         return None
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        assert self._agreed is not None
-        trainer.save_checkpoint(self._path)
-        self._saved = True
-        if trainer.is_global_zero:
-            log.info("%s: saved in epoch %d", self._agreed.name, trainer.current_epoch + 1)
 
 
 def _is_complete(trainer: pl.Trainer, batch_index: int) -> bool:

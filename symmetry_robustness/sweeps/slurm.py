@@ -41,9 +41,7 @@ class SlurmExecutor(Executor):
     """Each job is an element of a Slurm array; srun starts its ranks, one for each device of its Trainer.
 
     Args:
-        nodes: per job; None for the number in the job's Trainer, as in the next two.
-        tasks_per_node: ranks on each node.
-        gpus_per_node: one for each rank, or none on CPUs.
+        gpus_per_node: needed only where a job's Trainer takes all the GPUs there are; nodes and ranks follow from it.
         cpus_per_task: cores of each rank; also its threads, unless OMP_NUM_THREADS is set.
         timeout_min: time limit; a job that needs more saves its state and is requeued.
         partition: None for the cluster's default, as in the next three.
@@ -61,8 +59,6 @@ class SlurmExecutor(Executor):
         UserError: a number out of its range, or no time left to save the state.
     """
 
-    nodes: int | None = None
-    tasks_per_node: int | None = None
     gpus_per_node: int | None = None
     cpus_per_task: int = 4
     timeout_min: int = 240
@@ -78,8 +74,8 @@ class SlurmExecutor(Executor):
     poll_s: float = 10.0
 
     def __post_init__(self) -> None:
-        numbers = ("nodes", "tasks_per_node", "cpus_per_task", "timeout_min", "array_parallelism", "signal_delay_s")
-        for name in (*numbers, "gpus_per_node", "mem_gb", "poll_s"):
+        numbers = ("gpus_per_node", "cpus_per_task", "timeout_min", "mem_gb", "signal_delay_s", "array_parallelism")
+        for name in (*numbers, "poll_s"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{_SETTING}.{name} must be positive, got {value!r}")
@@ -97,12 +93,10 @@ class SlurmExecutor(Executor):
                 "hydra.launcher.on_error=stop has to wait for the jobs, which --detach does not; leave out one of them"
             )
         if shutil.which("sbatch") is None:
-            raise UserError(
-                "hydra/launcher=slurm, but there is no sbatch on this machine; "
-                "start from a login node of the cluster, or choose hydra/launcher=local"
-            )
+            remedy = "start from a login node of the cluster, or choose hydra/launcher=local"
+            raise UserError(f"hydra/launcher=slurm, but there is no sbatch on this machine; {remedy}")
         for job, config in jobs.items():
-            self._resources(job, config)
+            requested_resources(config.trainer, job.name, self.gpus_per_node)
         _squeue(None)
 
     def run(self, jobs: Sequence[Path], environment: Mapping[str, str], on_error: OnError) -> None:
@@ -112,7 +106,7 @@ class SlurmExecutor(Executor):
             UserError: sbatch refused the jobs, or Slurm does not answer.
             KeyboardInterrupt: in the waiting process; the jobs continue.
         """
-        resources = {job: self._resources(job, read_config(job)) for job in jobs}
+        resources = {job: requested_resources(read_config(job).trainer, job.name, self.gpus_per_node) for job in jobs}
         files = jobs[0].parent / FILES
         files.mkdir(exist_ok=True)
         with locked(files / ".lock", wait=lambda: print("another process is submitting; waiting for it", flush=True)):
@@ -134,10 +128,6 @@ class SlurmExecutor(Executor):
         except KeyboardInterrupt:
             print(f"the jobs go on without this process\n{how}", flush=True)
             raise
-
-    def _resources(self, job: Path, config: DictConfig) -> Resources:
-        configured = {name: getattr(self, name) for name in Resources._fields}
-        return requested_resources(config.trainer, job.name, **configured)
 
     def _submit(self, jobs: Sequence[Path], requested: Resources, environment: Mapping[str, str]) -> dict[Path, str]:
         """Submit one array and record each job's number in its run directory; returns the numbers.
@@ -167,20 +157,18 @@ class SlurmExecutor(Executor):
     def _parameters(
         self, name: str, mark: str, requested: Resources, environment: Mapping[str, str], count: int
     ) -> dict[str, Any]:
-        """The settings of submitit's batch script."""
+        """The settings of submitit's batch script; it leaves out those that are None."""
         exports = [f"export {key}={shlex.quote(value)}" for key, value in environment.items()]
-        optional = {
-            "gpus_per_node": requested.gpus_per_node or None,
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "mem": None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M",
-        }
         return {
             "job_name": name,
             "nodes": requested.nodes,
             "ntasks_per_node": requested.tasks_per_node,
+            "gpus_per_node": requested.gpus_per_node or None,
             "cpus_per_task": self.cpus_per_task,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "mem": None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M",
             "time": self.timeout_min,
             "array_parallelism": self.array_parallelism or count,
             "setup": [*exports, f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{self.cpus_per_task}}}", *self.setup],
@@ -194,7 +182,6 @@ class SlurmExecutor(Executor):
             # srun does not inherit the cores from Slurm 22.05 on; peers of a lost rank would wait for it.
             "srun_args": [f"--cpus-per-task={self.cpus_per_task}", "--kill-on-bad-exit=1"],
             "stderr_to_stdout": True,
-            **{key: value for key, value in optional.items() if value is not None},
         }
 
 
@@ -203,9 +190,6 @@ def exec_job(directory: str) -> None:
 
     Nothing of submitit remains: signals reach the job itself, its exit status is the task's, and no result is written,
     which a job that was requeued could not replace. A warning that comes before the job can act on it stays pending.
-
-    Args:
-        directory: the run directory.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))  # lasts beyond the next line
     os.execv(sys.executable, [sys.executable, "-u", "-m", "symmetry_robustness.runs.main", directory])
@@ -235,8 +219,8 @@ def _cancel_unrecorded(files: Path) -> None:
 
 def _in_queue(jobs: Sequence[Path]) -> dict[Path, str]:
     """Jobs that were submitted before and are still in the queue, with their numbers."""
-    known = {job: text(read_mapping(job / SUBMISSION) or {}, "job_id") for job in jobs}
-    numbers = {job: number for job, number in known.items() if number}
+    records = {job: read_mapping(job / SUBMISSION) or {} for job in jobs}
+    numbers = {job: number for job, record in records.items() if (number := text(record, "job_id"))}
     queue = _squeue(numbers.values()) if numbers else {}
     return {job: number for job, number in numbers.items() if number in queue}
 

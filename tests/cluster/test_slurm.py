@@ -219,7 +219,7 @@ def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
     [
         (["hydra.launcher.executor.partition=nowhere"], "invalid partition specified: nowhere"),
         (["+hydra.launcher.executor.additional_parameters.foo=1"], "unrecognized option '--foo=1'"),
-        (["hydra.launcher.executor.nodes=2"], "trainer.num_nodes=1"),
+        (["hydra.launcher.executor.gpus_per_node=2"], "trainer.accelerator=cpu"),
     ],
 )
 def test_what_cannot_run_is_told_in_one_line(sweep: Sweep, words: list[str], told: str) -> None:

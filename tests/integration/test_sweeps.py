@@ -103,8 +103,8 @@ def test_a_run_that_is_done_stays_done_when_its_terminal_is_gone(tmp_path: Path)
         (["seed=0,1", "hydra/launcher=slurm", "hydra.launcher.executor.setup=module"], "hydra.launcher.executor.setup"),
         (["seed=0,1", "hydra/launcher=slurm"], "no sbatch on this machine"),
         (
-            ["seed=0,1", "hydra/launcher=slurm", "trainer=ddp_cpu", "hydra.launcher.executor.tasks_per_node=1"],
-            "hydra.launcher.executor.tasks_per_node=1, but trainer.devices=2",
+            ["seed=0,1", "hydra/launcher=slurm", "trainer=ddp_cpu", "hydra.launcher.executor.gpus_per_node=1"],
+            "hydra.launcher.executor.gpus_per_node=1, but trainer.accelerator=cpu",
         ),
         (["seed=range(0)"], "no jobs"),
         (["seed=0,1", "name=../evil"], "name=../evil"),

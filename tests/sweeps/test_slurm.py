@@ -19,20 +19,22 @@ from symmetry_robustness.sweeps.slurm import SlurmExecutor, sbatch_message, spli
         (["trainer=slurm", 'trainer.devices="0,2,3"'], {}, Resources(1, 3, 3)),
         (["trainer=ddp"], {"gpus_per_node": 8}, Resources(1, 8, 8)),
         (["trainer=cpu", "trainer.accelerator=auto"], {"gpus_per_node": 1}, Resources(1, 1, 1)),
-        (["trainer=ddp_cpu"], {"nodes": 1, "tasks_per_node": 2, "gpus_per_node": 0}, Resources(1, 2, 0)),
+        (["trainer=ddp_cpu"], {"gpus_per_node": 0}, Resources(1, 2, 0)),
     ],
 )
 def test_the_trainer_decides(overrides: list[str], settings: dict[str, int], expected: Resources) -> None:
     trainer: Any = load_config("train", overrides).trainer
-    assert requested_resources(trainer, "job", **settings) == expected
+    assert requested_resources(trainer, "job", settings.get("gpus_per_node")) == expected
 
 
 @pytest.mark.parametrize(
     ("overrides", "settings", "named"),
     [
-        (["trainer=slurm"], {"nodes": 2}, "executor.nodes=2, but trainer.num_nodes=1 in job"),
-        (["trainer=slurm"], {"tasks_per_node": 4}, "executor.tasks_per_node=4, but trainer.devices=1 in job"),
-        (["trainer=slurm", "trainer.devices=2"], {"gpus_per_node": 4}, "set trainer.devices=4"),
+        (
+            ["trainer=slurm", "trainer.devices=2"],
+            {"gpus_per_node": 4},
+            "gpus_per_node=4, but trainer.devices=2 in job",
+        ),
         (["trainer=slurm"], {"gpus_per_node": 0}, "executor.gpus_per_node=0, but trainer.devices=1"),
         (["trainer=ddp"], {}, "trainer.devices=-1 in job does not say how many GPUs"),
         (["trainer=cpu"], {"gpus_per_node": 1}, "trainer.accelerator=cpu in job uses none"),
@@ -43,7 +45,7 @@ def test_settings_that_the_trainer_does_not_wait_for_are_refused(
 ) -> None:
     trainer: Any = load_config("train", overrides).trainer
     with pytest.raises(UserError, match=named):
-        requested_resources(trainer, "job", **settings)
+        requested_resources(trainer, "job", settings.get("gpus_per_node"))
 
 
 @pytest.mark.parametrize(
