@@ -46,7 +46,7 @@ def fill(ballast: Path, leave: int) -> None:
     ballast.write_bytes(bytes(free - leave))
 
 
-@pytest.mark.parametrize("leave", [500_000, 1_500_000])  # not enough for the copy of the code; for no checkpoint
+@pytest.mark.parametrize("leave", [500_000, 1_800_000])  # not enough for the copy of the code; for no checkpoint
 def test_full_disk(leave: int, disk: Path) -> None:
     words = [*WORDS, "seed=0,1", f"hydra.sweep.dir={disk / 'sweep'}"]
     ballast = disk / "ballast"
