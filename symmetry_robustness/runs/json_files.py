@@ -11,15 +11,6 @@ from symmetry_robustness.runs.terminal import printable
 _LARGEST: Final = 2**20  # bytes; a job's own files have a thousandth of it
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        OSError, ValueError: the file is absent, unreadable or damaged.
-    """
-    return json.loads(path.read_bytes())
-
-
 def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
     """Write JSON in one step, see `replace_file`."""
     replace_file(path, json.dumps(content, indent=2) + "\n", durable=durable)
@@ -30,7 +21,7 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST:
             return {} if path.exists() else None
-        content = read_json(path)
+        content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):

@@ -12,7 +12,6 @@ from symmetry_robustness.runs.json_files import number, text
 
 # A job rewrites progress.json every few seconds; no busy file system delays it by a minute.
 _FRESH_S: Final = 60.0
-_LARGEST_PID: Final = 2**31
 
 
 def is_locked(path: Path) -> bool:
@@ -49,12 +48,11 @@ def is_fresh(path: Path, updated: float | None = None) -> bool:
 def has_ended_here(progress: Mapping[str, Any]) -> bool:
     """Whether the process that wrote a progress.json ran on this machine and has ended."""
     pid = number(progress, "pid")
-    if pid is None or not 0 < pid < _LARGEST_PID or text(progress, "host") != socket.gethostname():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's
-        pass
+    if pid is not None and text(progress, "host") == socket.gethostname():
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except (PermissionError, OverflowError):  # another user's, or a number that is damaged
+            pass
     return False

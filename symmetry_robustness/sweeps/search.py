@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.files import locked
 from symmetry_robustness.runs.directory import NON_RESULT_KEYS, SUMMARY, is_done
-from symmetry_robustness.runs.json_files import read_json
+from symmetry_robustness.runs.json_files import read_mapping
 from symmetry_robustness.sweeps.plan import PlannedJob
 
 JOURNAL: Final = "search.journal"
@@ -223,7 +223,7 @@ def score_of(directory: Path, name: str) -> float | None:
     """
     if not is_done(directory):
         return None
-    summary: Mapping[str, Any] = read_json(directory / SUMMARY)
+    summary = read_mapping(directory / SUMMARY) or {}
     numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
     if name not in numbers and summary.get(name, 0) is not None:
         raise UserError(

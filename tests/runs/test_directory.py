@@ -1,15 +1,21 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.directory import config_hash, create_run, read_config, refresh_run
-from symmetry_robustness.runs.json_files import read_json, write_json
+from symmetry_robustness.runs.json_files import write_json
 from symmetry_robustness.runs.provenance import add_environment
 from tests.fork_server import Popen
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes())
 
 
 def test_a_frozen_run_is_read_back_and_never_overwritten(tmp_path: Path) -> None:
@@ -22,9 +28,9 @@ def test_a_frozen_run_is_read_back_and_never_overwritten(tmp_path: Path) -> None
 
 def test_provenance_tells_command_code_and_machine(tmp_path: Path) -> None:
     create_run(load_config("train", ["seed=3"]), tmp_path, ["symrob", "train", "seed=3"])
-    before = read_json(tmp_path / "provenance.json")
+    before = loaded(tmp_path / "provenance.json")
     add_environment(tmp_path)
-    after = read_json(tmp_path / "provenance.json")
+    after = loaded(tmp_path / "provenance.json")
     assert before.items() <= after.items()
     assert after["command"] == ["symrob", "train", "seed=3"]
     assert after["seed"] == 3
@@ -61,7 +67,7 @@ def test_of_processes_that_freeze_into_one_directory_one_wins(tmp_path: Path) ->
         process.stdin.write(b"\n")
         process.stdin.close()
     assert sorted(process.wait(60) for process in processes) == [0, 2, 2, 2]
-    about = read_json(tmp_path / "run" / "provenance.json")
+    about = loaded(tmp_path / "run" / "provenance.json")
     assert (about["seed"], about["key"]) == ((config := read_config(tmp_path / "run")).seed, config_hash(config))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -78,7 +84,7 @@ def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> No
 def test_a_damaged_provenance_is_told_and_written_anew(tmp_path: Path, damage: str | None) -> None:
     config, path = load_config("train", ["seed=3"]), tmp_path / "run" / "provenance.json"
     create_run(config, tmp_path / "run", ["symrob", "train", "seed=3"])
-    before = read_json(path)
+    before = loaded(path)
     path.unlink()
     if damage is not None:
         path.write_text(damage)
@@ -87,7 +93,7 @@ def test_a_damaged_provenance_is_told_and_written_anew(tmp_path: Path, damage: s
     assert str(caught.value).endswith(f"hydra.run.dir={tmp_path / 'run'})")
     refresh_run(config, tmp_path / "run", ["symrob", "train", "seed=3"])
     add_environment(tmp_path / "run")
-    after = read_json(path)
+    after = loaded(path)
     assert all(after[name] == before[name] for name in ("command", "seed", "key", "code"))
     assert len(after["wandb_id"]) == len(before["wandb_id"])
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
@@ -13,7 +14,7 @@ from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import locked
 from symmetry_robustness.runs.directory import config_hash, create_run, find_run, first_difference, read_config
-from symmetry_robustness.runs.json_files import read_json, write_json
+from symmetry_robustness.runs.json_files import write_json
 from symmetry_robustness.sweeps.plan import PlannedJob, find_sweep, record_sweep
 from symmetry_robustness.sweeps.status import sweep_states
 from tests.fork_server import run
@@ -30,6 +31,10 @@ def changed(config: DictConfig, **settings: object) -> DictConfig:
     return DictConfig({**config, **settings})
 
 
+def loaded(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes())
+
+
 def test_the_key_is_that_of_what_is_computed(config: DictConfig) -> None:
     key = config_hash(config)
     assert key == config_hash(changed(config, output="/elsewhere", tags=["a"], group="b", resume="auto"))
@@ -41,7 +46,7 @@ def test_the_key_is_that_of_what_is_computed(config: DictConfig) -> None:
 def test_the_key_survives_the_run_directory(config: DictConfig, tmp_path: Path) -> None:
     job = PlannedJob(tmp_path, config, ("seed=0",), WORDS)
     job.write()
-    assert config_hash(read_config(job.directory)) == job.key == read_json(job.directory / "provenance.json")["key"]
+    assert config_hash(read_config(job.directory)) == job.key == loaded(job.directory / "provenance.json")["key"]
     assert job.directory.name.endswith(job.key)
 
 
@@ -73,10 +78,10 @@ def test_the_manifest_names_the_last_command_about_a_job_that_is_not_done(config
     row = tmp_path / "jobs" / f"{job.key}.json"
     job.write()
     longer.write()
-    assert read_json(row)["argv"] == ["-m", "seed=0,1"]
+    assert loaded(row)["argv"] == ["-m", "seed=0,1"]
     write_json(job.directory / "summary.json", {"status": "done"})
     job.write()
-    assert read_json(row)["argv"] == ["-m", "seed=0,1"]
+    assert loaded(row)["argv"] == ["-m", "seed=0,1"]
 
 
 def test_settings_that_decide_no_result_are_those_of_the_last_command(config: DictConfig, tmp_path: Path) -> None:
@@ -133,7 +138,7 @@ def test_many_processes_plan_the_same_jobs_at_once(config: DictConfig, tmp_path:
     with ThreadPoolExecutor(4) as pool:
         for done in pool.map(lambda _: run(command, capture_output=True, text=True), range(4)):
             assert done.returncode == 0, done.stderr
-    rows = [read_json(path) for path in (tmp_path / "sweep" / "jobs").iterdir()]
+    rows = [loaded(path) for path in (tmp_path / "sweep" / "jobs").iterdir()]
     assert sorted(read_config(tmp_path / "sweep" / row["directory"]).seed for row in rows) == [*range(20)]
     assert len([path for path in (tmp_path / "sweep").iterdir() if path.name != "jobs"]) == 20  # and nothing left over
 
