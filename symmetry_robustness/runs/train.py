@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,8 +96,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     if trainer.world_size == 1 or not synced:
         batches = datamodule.train_dataloader()
         check_batches(classifier, datamodule.image_shape, len(batches.split), batches.batch_size, trainer.world_size)
-    parameters = sum(p.numel() for p in classifier.network.parameters())
-    about = config.name, datamodule.provenance, f"{parameters:,}", config.seed, directory
+    about = config.name, datamodule.provenance, f"{_parameters(classifier):,}", config.seed, directory
     log.info("%s on %s: %s parameters, seed %d, %s", *about)
     if checkpoint:
         log.info("resumes from %s, after %d steps", checkpoint, steps)
@@ -105,22 +104,8 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         only_weights = True if checkpoint else None  # Lightning refuses the question without a checkpoint
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=only_weights)
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
-        accuracies = {k: v for metrics in tested for k, v in metrics.items() if k.endswith("/accuracy")}
-        report = robustness.final_report if robustness else None
-        summary: dict[str, Any] = {
-            "status": "done",
-            "name": config.name,
-            "group": config.group,
-            "seed": config.seed,
-            "data": datamodule.provenance,
-            "parameters": parameters,
-            **(report.summary() if report else {}),
-            "clean_accuracy": sum(accuracies.values()) / len(accuracies),  # on the whole test set
-            "test_accuracy": accuracies,
-            "robustness_images": len(report) if report else 0,
-            **training_cost(trainer, classifier.network, datamodule.image_shape),
-            "test_images": len(datamodule.test_dataloader()[0].split),  # of each test set
-        }
+        summary = summarize(config, datamodule, classifier, tested, robustness)
+        summary |= training_cost(trainer, classifier.network, datamodule.image_shape)
         if trainer.is_global_zero:
             signals.waiting = True  # a signal from here on comes too late
             last = directory / CHECKPOINTS / LAST
@@ -197,6 +182,35 @@ def trackers(config: DictConfig, directory: Path) -> list[Logger]:
             **config.logger.wandb,
         )
     ]
+
+
+def summarize(
+    config: DictConfig,
+    datamodule: Any,
+    classifier: Classifier,
+    tested: Sequence[Mapping[str, float]],
+    robustness: RobustnessCallback | None,
+) -> dict[str, Any]:
+    """summary.json: identity, clean accuracies on the whole test set, robustness on its evaluated images."""
+    accuracies = {k: v for metrics in tested for k, v in metrics.items() if k.endswith("/accuracy")}
+    report = robustness.final_report if robustness else None
+    return {
+        "status": "done",
+        "name": config.name,
+        "group": config.group,
+        "seed": config.seed,
+        "data": datamodule.provenance,
+        "parameters": _parameters(classifier),
+        **(report.summary() if report else {}),
+        "clean_accuracy": sum(accuracies.values()) / len(accuracies),
+        "test_accuracy": accuracies,
+        "robustness_images": len(report) if report else 0,
+        "test_images": len(datamodule.test_dataloader()[0].split),  # of each test set
+    }
+
+
+def _parameters(classifier: Classifier) -> int:
+    return sum(p.numel() for p in classifier.network.parameters())
 
 
 @contextlib.contextmanager
