@@ -117,10 +117,12 @@ def add_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: Robu
 
     The images are those of the report, in its order, on any device; the network is afterwards as before.
     """
+    started = time.perf_counter()
     device = device_of(inputs.network, inputs.images)
     with _in_mode(inputs.network, protocol.mode), _untouched(inputs.network, device):
         found = run_checks(inputs, protocol, report)
-    return replace(report, checks=(*report.checks, *found))
+    seconds = report.counts.get("seconds", 0.0) + time.perf_counter() - started
+    return replace(report, checks=(*report.checks, *found), counts={**report.counts, "seconds": seconds})
 
 
 class _Forms(NamedTuple):

@@ -1,6 +1,5 @@
 """An evaluation cut into shards, each saved when done: interrupted work resumes, and processes divide it."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -143,7 +142,9 @@ def evaluate_in_shards(
         notify = _part_progress(progress or ignore, shards, shard, folder, protocol)
         if shard.part == "checks":
             inputs = MeasureInputs(network, images[rows], labels[rows], numbers[shard.rows], protocol.seed)
-            return _checked(inputs, protocol, _merge(folder, shards, "attacks"), notify)
+            report = add_checks(inputs, protocol, _merge(folder, shards, "attacks"))
+            notify(Progress("checks", len(rows), len(rows)))
+            return report
         return evaluate_robustness(
             network,
             images[rows].to(device),
@@ -195,17 +196,6 @@ def _part_of(protocol: EvaluationProtocol, shard: Shard) -> EvaluationProtocol:
     name = shard.part.removeprefix("measures.")
     alone = {name: protocol.measures[name]}
     return replace(protocol, attacks={}, epsilons=(), keep_examples=kept, measures=alone)
-
-
-def _checked(
-    inputs: MeasureInputs, protocol: EvaluationProtocol, report: RobustnessReport, notify: ProgressCallback
-) -> RobustnessReport:
-    """The report of all attacks with the checks of the whole."""
-    started = time.perf_counter()
-    report = add_checks(inputs, protocol, report)
-    notify(Progress("checks", len(report), len(report)))
-    seconds = report.counts["seconds"] + time.perf_counter() - started
-    return replace(report, counts={**report.counts, "seconds": seconds})
 
 
 def _merge(folder: Path, shards: Sequence[Shard], part: str) -> RobustnessReport:
