@@ -21,8 +21,12 @@ _CHOICES: Final = {
     "mode": ("evaluation", "training_statistics"),
     "outside": ("discard", "count"),
 }
-# Names in logs and summaries that no measure with a headline may take.
-_TAKEN: Final = ("clean", "clean_accuracy", "images", "checks_failed", "checks_warned", "share_of_epoch")
+# Names in logs, and in the summary of a run, that no measure with a headline may take.
+_TAKEN: Final = (
+    "clean", "clean_accuracy", "images", "checks_failed", "checks_warned", "share_of_epoch", "status", "name", "group",
+    "seed", "data", "parameters", "test_accuracy", "test_images", "robustness_images", "flops", "epochs",
+    "training_seconds", "images_per_second",
+)  # fmt: skip
 
 
 @final

@@ -47,7 +47,7 @@ def test_a_checkpoint_may_be_chosen_by_it() -> None:
     assert "robust/light" in callback.metric_names
 
 
-@pytest.mark.parametrize("name", ["clean", "images", "share_of_epoch"])
+@pytest.mark.parametrize("name", ["clean", "images", "share_of_epoch", "seed"])
 def test_the_name_of_another_number_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="another number"):
         EvaluationProtocol(measures={name: Brightness()})
