@@ -80,6 +80,41 @@ class Attack(ABC):
         """Return adversarial images (B, C, H, W) for images (B, C, H, W) and true labels (B,)."""
 
 
+class CheckedAttack(Attack):
+    """An attack that refuses what it cannot work with, and does its work in `craft`."""
+
+    @abstractmethod
+    def craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, source: RandomSource
+    ) -> Tensor:
+        """Return adversarial images (B, C, H, W) for checked arguments of a call."""
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        generator: RandomSource | None = None,
+    ) -> Tensor:
+        """Return adversarial images (B, C, H, W) within the threat.
+
+        Args:
+            network: images in [0, 1] to logits, in evaluation mode; neither its mode nor its gradients are touched.
+            images: float32 (B, C, H, W) in [0, 1].
+            labels: (B,) int64, true classes; for a targeted attack the classes to be reached.
+            threat: norm, epsilon, bounds.
+            generator: of all that is drawn; one, or one per image; without it a fixed seed is used.
+
+        Raises:
+            UserError: for unsuitable images, labels, logits that are not finite, or a call inside inference mode.
+        """
+        images = check_images(images, threat.bounds).detach()
+        labels = check_labels(labels, images)
+        check_evaluation_mode(network)
+        return self.craft(network, images, labels, threat, keyed_generator(0) if generator is None else generator)
+
+
 @final
 @dataclass(frozen=True)
 class _CalledAttack(Attack):
@@ -150,7 +185,7 @@ class Pass(NamedTuple):
     gradient: Tensor
 
 
-class UpdateRule(Attack):
+class UpdateRule(CheckedAttack):
     """An attack as the work between two passes of the network, so that the evaluator can own the loop.
 
     The evaluator mixes images, radii and steps in one batch and moves rows between its slots. So no row may depend on
@@ -208,34 +243,15 @@ class UpdateRule(Attack):
         """The attack itself."""
         return self
 
-    def __call__(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: RandomSource | None = None,
+    def craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, source: RandomSource
     ) -> Tensor:
-        """Return adversarial images (B, C, H, W) within the threat.
-
-        Args:
-            network: images in [0, 1] to logits, in evaluation mode; neither its mode nor its gradients are touched.
-            images: float32 (B, C, H, W) in [0, 1].
-            labels: (B,) int64, true classes; for a targeted attack the classes to be reached.
-            threat: norm, epsilon, bounds.
-            generator: for random starts; one, or one per image; without it a fixed seed is used.
-
-        Raises:
-            UserError: for unsuitable images, labels, logits that are not finite, or a call inside inference mode.
-        """
-        images = check_images(images, threat.bounds)
-        labels = check_labels(labels, images)
-        check_evaluation_mode(network)
+        """Run the rule by itself, image by image the strongest result of all runs."""
         if not self.targeted:
-            return run_rule(network, images, labels, threat, self, generator)
+            return run_rule(network, images, labels, threat, self, source)
         runs = self.restarts if self.random_start else 1
         leaving = class_to_leave(network, images, labels)
-        return run_rule(network, images, leaving, threat, self, generator, labels[:, None].expand(-1, runs))
+        return run_rule(network, images, leaving, threat, self, source, labels[:, None].expand(-1, runs))
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -13,21 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.base import Attack, plain
+from symmetry_robustness.attacks.base import CheckedAttack, plain
 from symmetry_robustness.attacks.norms import NORMS, per_image
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.validation import (
-    check_evaluation_mode,
     check_gradients_exist,
-    check_images,
-    check_labels,
     check_norm,
     forward,
     predict,
 )
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.precision import float32
-from symmetry_robustness.rng import RandomSource, keyed_generator
+from symmetry_robustness.rng import RandomSource
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 # Classes without a `norm` argument work in linf unless listed here; see the "Distance Measure" of their documentation.
@@ -45,7 +42,7 @@ _NOT_ATTACKS = frozenset({"MultiAttack", "LGV"})
 
 @final
 @dataclass(frozen=True, init=False, repr=False)
-class TorchAttack(Attack):
+class TorchAttack(CheckedAttack):
     """An attack class of torchattacks 3.5, chosen by its name; epsilon and norm come from the threat.
 
     Isolated from the library: the network's mode, gradients and parameters, normalisation (the network's own first
@@ -118,38 +115,26 @@ class TorchAttack(Attack):
         own = None if parameter is None or parameter.default is parameter.empty else parameter.default
         return self.settings.get(name, own)
 
-    def __call__(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: RandomSource | None = None,
+    def craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, source: RandomSource
     ) -> Tensor:
         """Return adversarial images (B, C, H, W) as the library makes them.
 
-        Args:
-            network: images in [0, 1] to logits, in evaluation mode.
-            images: float32 (B, C, H, W) in [0, 1].
-            labels: (B,) int64, true classes.
-            threat: norm, epsilon, bounds; bounds must be [0, 1], the only ones the library knows.
-            generator: seeds the global random states the library draws from, for the duration of the call.
+        The source seeds the global random states that the library draws from, for the duration of the call. Bounds
+        must be [0, 1], the only ones the library knows.
 
         Raises:
-            UserError: for a norm the attack does not know, unsuitable images, or a call inside inference mode.
+            UserError: for a norm or bounds that the attack does not know, or a call inside inference mode.
         """
-        images = check_images(images, threat.bounds)
-        labels = check_labels(labels, images)
-        check_evaluation_mode(network)
         check_gradients_exist("attack")
         if tuple(threat.bounds) != (0.0, 1.0):
             raise UserError(f"attack {self.name} knows only the bounds [0, 1], got {list(threat.bounds)}; use PGD")
         if not len(images):
-            return images.detach().clone()
-        images = images.detach().clone(memory_format=torch.contiguous_format)
-        with _isolated_rng(images.device, _seed(generator)), _without_gradients(network), float32(images.device):
+            return images.clone()
+        images = images.clone(memory_format=torch.contiguous_format)
+        with _isolated_rng(images.device, _seed(source)), _without_gradients(network), float32(images.device):
             try:
-                attack = self._build(network, images, threat, _seed(generator))
+                attack = self._build(network, images, threat, _seed(source))
                 adversarial: Tensor = attack(images.clone(), labels.clone())
             except UserError:
                 raise
@@ -236,9 +221,8 @@ def _isolated_rng(device: torch.device, seed: int) -> Iterator[None]:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
 
 
-def _seed(generator: RandomSource | None) -> int:
+def _seed(source: RandomSource) -> int:
     """Seed of 32 bits (numpy's limit) from a generator, which is not advanced; of a sequence the first decides."""
-    source = keyed_generator(0) if generator is None else generator
     first = source if isinstance(source, torch.Generator) else source[0]
     return int(first.initial_seed()) % 2**32
 

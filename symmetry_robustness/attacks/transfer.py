@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from symmetry_robustness.attacks.base import Attack, Pass, class_to_leave, loss_gradient
+from symmetry_robustness.attacks.base import CheckedAttack, Pass, class_to_leave, loss_gradient
 from symmetry_robustness.attacks.gradient import PGD, LossName
 from symmetry_robustness.attacks.norms import per_image
 from symmetry_robustness.attacks.threat import ThreatModel
-from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels, check_logits
+from symmetry_robustness.attacks.validation import check_logits
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.rng import RandomSource, keyed_generator, sample
+from symmetry_robustness.rng import RandomSource, sample
 
 View = Callable[[Tensor], Tensor]
 # Labels (B,) and the classes to be reached (B,), None where any other will do.
@@ -24,7 +24,7 @@ Classes = tuple[Tensor, Tensor | None]
 
 @final
 @dataclass(frozen=True)
-class TransferPGD(Attack):
+class TransferPGD(CheckedAttack):
     """PGD with momentum along a gradient that is less particular to the network it is taken of.
 
     The parts compose. With all of them neutral the attack is `PGD(momentum=momentum)` bit for bit; alone they are:
@@ -113,31 +113,12 @@ class TransferPGD(Attack):
         """Steps times the length of one."""
         return self.ascent.reach(epsilon)
 
-    def __call__(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: RandomSource | None = None,
+    def craft(
+        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, source: RandomSource
     ) -> Tensor:
-        """Return the last iterates (B, C, H, W), within the threat.
-
-        Args:
-            network: images in [0, 1] to logits, in evaluation mode; neither its mode nor its gradients are touched.
-            images: float32 (B, C, H, W) in [0, 1].
-            labels: (B,) int64, true classes; for a targeted attack the classes to be reached.
-            threat: norm, epsilon, bounds.
-            generator: for views and neighbours; one, or one per image; without it a fixed seed is used.
-
-        Raises:
-            UserError: for unsuitable images, labels, logits that are not finite, or a call inside inference mode.
-        """
-        images = check_images(images, threat.bounds).detach()
-        labels = check_labels(labels, images)
-        check_evaluation_mode(network)
+        """Return the last iterates (B, C, H, W), within the threat; views and neighbours are drawn from the source."""
         classes = (class_to_leave(network, images, labels), labels) if self.targeted else (labels, None)
-        source, ascent = keyed_generator(0) if generator is None else generator, self.ascent
+        ascent = self.ascent
         epsilon = images.new_full((len(images),), threat.epsilon)
         ahead = self.momentum * ascent.step_length(epsilon) / threat.geometry.length(torch.ones_like(images))
         memory, variance = ascent.start(threat, images, epsilon, source), torch.zeros_like(images)
