@@ -1,5 +1,6 @@
 """Settings that a number depends on: when two runs may be averaged, and how they differ if not."""
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -107,6 +108,17 @@ def readable(label: str) -> str:
     """
     name, bracket, rest = label.partition(" (")
     return name.replace("_4layer", ", 4 layers").replace("_", " ") + bracket + rest
+
+
+def shown_data(title: str) -> str:
+    """A data set's title as it is written; of a transform of the test images its name alone.
+
+    Examples:
+        >>> shown_data("cifar10c (severities=1)"), shown_data("shapes (test_transform=RotatedViews(angles=0,90))")
+        ('CIFAR-10-C (severities=1)', 'shapes (RotatedViews)')
+    """
+    title = re.sub(r"test_transform=(\w+)\([^)…]*[)…]", r"\1", title)
+    return re.sub(r"\bcifar(10{1,2})(c?)\b", lambda m: f"CIFAR-{m[1]}{'-C' if m[2] else ''}", title)
 
 
 def describe_protocol(settings: Settings) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -86,7 +86,6 @@ class Run:
         summary: content of summary.json.
         provenance: content of provenance.json; empty where there is none.
         evaluations: stem to evaluation: `test`, the run's own, and those of `symrob evaluate`.
-        metrics_file: metrics.csv; None where there is none that can be read.
     """
 
     directory: Path
@@ -94,7 +93,6 @@ class Run:
     summary: dict[str, Any]
     provenance: dict[str, Any]
     evaluations: dict[str, Evaluation]
-    metrics_file: Path | None = None
 
     @property
     def place(self) -> str:
@@ -134,8 +132,11 @@ class Run:
         return training_settings(self.config)
 
     def metrics(self) -> list[dict[str, float]]:
-        """Rows of metrics.csv, each with the numbers that were logged; empty where there is none."""
-        return [] if self.metrics_file is None else read_metrics(self.metrics_file)
+        """Rows of metrics.csv, each with the numbers that were logged; empty where there is none that can be read."""
+        try:
+            return read_metrics(self.directory / "metrics.csv")
+        except _DAMAGE:
+            return []
 
     @property
     def test_images(self) -> int | None:
@@ -248,7 +249,7 @@ def _read(directory: Path, problems: list[Problem]) -> Run | None:
         provenance = _mapping(file) if file.exists() else {}
         _validate(provenance, Provenance)
         file = directory / "config.yaml"
-        run = Run(directory, config, summary, provenance, {}, directory / "metrics.csv")
+        run = Run(directory, config, summary, provenance, {})
         _ = run.training, run.epochs, [run.views(kind) for kind in VIEWS], data_title(config["data"])
         if summary["robustness_images"]:
             file = directory / "robustness" / f"{FINAL}.json"
@@ -263,12 +264,11 @@ def _read(directory: Path, problems: list[Problem]) -> Run | None:
             except _DAMAGE as error:
                 problems.append(_damaged(file, file, error))
     try:
-        run.metrics()
+        read_metrics(file := directory / "metrics.csv")
     except FileNotFoundError:
-        return replace(run, metrics_file=None)
+        pass
     except _DAMAGE as error:
-        problems.append(_damaged(directory / "metrics.csv", directory / "metrics.csv", error))
-        return replace(run, metrics_file=None)
+        problems.append(_damaged(file, file, error))
     return run
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import Summary, summarize
+from symmetry_robustness.reporting.comparability import shown_data
 from symmetry_robustness.reporting.figures.from_runs import (
     corruption_figures,
     network_names,
@@ -15,7 +16,6 @@ from symmetry_robustness.reporting.figures.from_runs import (
     view_figures,
     write_figures,
 )
-from symmetry_robustness.reporting.figures.labels import shown_data
 from symmetry_robustness.reporting.figures.style import NETWORKS, Figures
 from symmetry_robustness.reporting.figures.under_attack import attack_figures
 from symmetry_robustness.reporting.frame import frame_of
@@ -221,7 +221,13 @@ def test_networks_of_one_name_are_told_apart_by_their_data(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("data", "title"),
-    [("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"), ("cifar10c (x)", "CIFAR-10-C (x)"), ("shapes", "shapes")],
+    [
+        ("cifar10", "CIFAR-10"),
+        ("cifar100", "CIFAR-100"),
+        ("cifar10c (x)", "CIFAR-10-C (x)"),
+        ("shapes", "shapes"),
+        ("shapes (upright, test_transform=RotatedViews(angles=0,90))", "shapes (upright, RotatedViews)"),
+    ],
 )
 def test_data_sets_are_written_as_people_write_them(data: str, title: str) -> None:
     assert shown_data(data) == title

@@ -8,17 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from symmetry_robustness.reporting.figures.style import (
-    COLORS,
-    HATCHES,
-    ONE_COLUMN,
-    SMALLEST,
-    TWO_COLUMNS,
-    fitted,
-    legend_below,
-    look_of,
-    printed,
-)
+from symmetry_robustness.reporting.figures import style
 
 
 class Bar(NamedTuple):
@@ -30,7 +20,7 @@ class Bar(NamedTuple):
     best: bool = False
 
 
-@printed
+@style.printed
 def bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], *, x_label: str = "", title: str = "") -> Figure:
     """Accuracy of networks side by side in groups, with intervals; a star stands above the best of a group.
 
@@ -39,8 +29,8 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], *, x_label: str 
         x_label: what the groups are.
         title: of the whole figure.
     """
-    looks = look_of(name for groups in panels.values() for by_name in groups.values() for name in by_name)
-    width = ONE_COLUMN if len(panels) == 1 else TWO_COLUMNS
+    looks = style.look_of(name for groups in panels.values() for by_name in groups.values() for name in by_name)
+    width = style.ONE_COLUMN if len(panels) == 1 else style.TWO_COLUMNS
     figure = Figure(figsize=(width, 2.3 + 0.15 * len(looks)), layout="constrained")
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, (name, groups) in zip(row, panels.items(), strict=True):
@@ -50,8 +40,8 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], *, x_label: str 
     row[0].set(ylabel="accuracy (%)", ylim=(0, min(1.06, max(0.1, 1.12 * highest))))
     row[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     if title:
-        figure.suptitle(fitted(title, width))
-    legend_below(figure, row)
+        figure.suptitle(style.fitted(title, width))
+    style.legend_below(figure, row)
     return figure
 
 
@@ -62,13 +52,15 @@ def _draw_groups(panel: Axes, groups: Mapping[str, Mapping[str, Bar]], looks: Ma
         at = np.array([*found]) + (index - (len(looks) - 1) / 2) * width
         heights, low, high, _ = np.array([*found.values()], dtype=np.float64).reshape(-1, 4).T
         reach = np.clip([heights - low, high - heights], 0, None)
-        color, hatch = COLORS[index % len(COLORS)], HATCHES[index % len(HATCHES)]
+        color, hatch = style.COLORS[index % len(style.COLORS)], style.HATCHES[index % len(style.HATCHES)]
         # White lines in a dark bar, as a hatch, are seen without any colour.
         panel.bar(at, heights, width, color=color, edgecolor="white", hatch=hatch, linewidth=0.4, label=name)
         panel.errorbar(at, heights, reach, fmt="none", color="0.2", elinewidth=0.7, capsize=1.5)
         for x, bar in zip(at, found.values(), strict=True):
             if bar.best:
-                panel.annotate("★", (x, bar.high), (0, 1), textcoords="offset points", ha="center", fontsize=SMALLEST)
+                panel.annotate(
+                    "★", (x, bar.high), (0, 1), textcoords="offset points", ha="center", fontsize=style.SMALLEST
+                )
     panel.set_xticks(range(len(groups)), [*groups])
     panel.set_xlim(-0.5, len(groups) - 0.5)
     panel.grid(True, axis="y")

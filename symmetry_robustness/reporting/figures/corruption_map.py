@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.figures.style import ONE_COLUMN, SMALLEST, TWO_COLUMNS, fitted, printed
+from symmetry_robustness.reporting.figures import style
 
 
-@printed
+@style.printed
 def corruption_map(errors: Mapping[str, NDArray[np.float64]], rows: Sequence[str], columns: Sequence[str]) -> Figure:
     """Error of each network under every corruption at every severity, as colours and numbers.
 
@@ -19,7 +19,7 @@ def corruption_map(errors: Mapping[str, NDArray[np.float64]], rows: Sequence[str
         rows: names of the corruptions.
         columns: names of the severities.
     """
-    width = ONE_COLUMN if len(errors) == 1 else TWO_COLUMNS
+    width = style.ONE_COLUMN if len(errors) == 1 else style.TWO_COLUMNS
     figure = Figure(figsize=(width, 0.17 * len(rows) + 0.9), layout="constrained")
     row = figure.subplots(1, len(errors), sharey=True, squeeze=False)[0]
     for panel, (name, values) in zip(row, errors.items(), strict=True):
@@ -27,9 +27,9 @@ def corruption_map(errors: Mapping[str, NDArray[np.float64]], rows: Sequence[str
         for (y, x), value in np.ndenumerate(values):
             if not np.isnan(value):
                 color = "black" if value > 0.45 else "white"
-                panel.text(x, y, f"{100 * value:.0f}", color=color, ha="center", va="center", fontsize=SMALLEST)
+                panel.text(x, y, f"{100 * value:.0f}", color=color, ha="center", va="center", fontsize=style.SMALLEST)
         mean = f"mean {100 * np.nanmean(values):.1f} %"
-        panel.set(title=f"{fitted(name, 0.8 * width / len(errors))}\n{mean}", xlabel="severity")
+        panel.set(title=f"{style.fitted(name, 0.8 * width / len(errors))}\n{mean}", xlabel="severity")
         panel.set_xticks(range(len(columns)), columns)
         panel.set_yticks(range(len(rows)), rows)
         panel.tick_params(length=0)

@@ -9,23 +9,13 @@ from matplotlib.patheffects import withStroke
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
-from symmetry_robustness.reporting.figures.style import (
-    ONE_COLUMN,
-    TWO_COLUMNS,
-    Line,
-    draw_line,
-    fitted,
-    label_last,
-    legend_below,
-    look_of,
-    printed,
-)
+from symmetry_robustness.reporting.figures import style
 
 # Row of panels -> column of panels -> network -> line.
-Grid = Mapping[str, Mapping[str, Mapping[str, Line]]]
+Grid = Mapping[str, Mapping[str, Mapping[str, style.Line]]]
 
 
-@printed
+@style.printed
 def curve_grid(
     grid: Grid, *, x_label: str, title: str = "", y_label: str = "accuracy (%)", x_step: float | None = None
 ) -> Figure:
@@ -39,17 +29,17 @@ def curve_grid(
         x_step: distance of the ticks, where round numbers are not what they should be.
     """
     columns = list(dict.fromkeys(column for row in grid.values() for column in row)) or [""]
-    looks = look_of(name for row in grid.values() for lines in row.values() for name in lines)
-    width = ONE_COLUMN if len(columns) == 1 else TWO_COLUMNS
+    looks = style.look_of(name for row in grid.values() for lines in row.values() for name in lines)
+    width = style.ONE_COLUMN if len(columns) == 1 else style.TWO_COLUMNS
     height = (1.65 if len(columns) > 2 else 1.9) * max(len(grid), 1) + 0.5 + 0.15 * len(looks)
-    title = fitted(title, width)
+    title = style.fitted(title, width)
     height += 0.13 * title.count("\n")
     figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(max(len(grid), 1), len(columns), sharex="col", sharey=True, squeeze=False)
     for line, (row, by_column) in zip(panels, grid.items(), strict=False):
         for panel, column in zip(line, columns, strict=True):
             for name, values in by_column.get(column, {}).items():
-                draw_line(panel, values, looks[name], name)
+                style.draw_line(panel, values, looks[name], name)
             panel.set_visible(bool(by_column.get(column)) or len(grid) == 1)
         line[0].set_ylabel(f"{row}\n{y_label}" if row else y_label)
     for panel, column in zip(panels[0], columns, strict=True):
@@ -63,22 +53,22 @@ def curve_grid(
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
         panel.xaxis.set_major_locator(MultipleLocator(x_step) if x_step else MaxNLocator(most, integer=whole))
         panel.grid(True)
-    label_last(panels, x_label)
+    style.label_last(panels, x_label)
     if title:
         figure.suptitle(title)
-    legend_below(figure, panels.flat)
+    style.legend_below(figure, panels.flat)
     return figure
 
 
-@printed
-def accuracy_circle(lines: Mapping[str, Line], *, title: str = "images rotated about their centre") -> Figure:
+@style.printed
+def accuracy_circle(lines: Mapping[str, style.Line], *, title: str = "images rotated about their centre") -> Figure:
     """Accuracy in every direction: one closed line per network or quantity, the angle being that of the rotation.
 
     Args:
         lines: name -> values in [0, 1] over angles in degrees, counter-clockwise.
         title: of the figure.
     """
-    figure = Figure(figsize=(ONE_COLUMN, 3.0 + 0.15 * len(lines)), layout="constrained")
+    figure = Figure(figsize=(style.ONE_COLUMN, 3.0 + 0.15 * len(lines)), layout="constrained")
     panel = cast(PolarAxes, figure.add_subplot(projection="polar"))
     panel.set_theta_zero_location("N")
     for index, (name, line) in enumerate(lines.items()):
@@ -87,12 +77,12 @@ def accuracy_circle(lines: Mapping[str, Line], *, title: str = "images rotated a
         angles = np.radians(line.positions[closed] % 360)
         angles[-1] += 2 * np.pi
         ends = (np.clip(end[closed], 0, 1) for end in (line.low, line.high))
-        draw_line(panel, Line(angles, line.values[closed], *ends), index, name)
+        style.draw_line(panel, style.Line(angles, line.values[closed], *ends), index, name)
     panel.set(ylim=(0, 1), yticks=[0.25, 0.5, 0.75, 1], yticklabels=["", "50 %", "", "100 %"])
     panel.set_rlabel_position(67.5)
     for label in panel.get_yticklabels():  # lines may run below them
         label.set_path_effects([withStroke(linewidth=2, foreground="white")])
     panel.set_title(title)
     panel.tick_params(axis="x", pad=0)
-    legend_below(figure, [panel])
+    style.legend_below(figure, [panel])
     return figure

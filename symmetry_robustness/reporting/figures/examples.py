@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.figures.style import SMALLEST, fitted, printed
+from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.results.names import epsilon_name
 from symmetry_robustness.results.plots import Panel
 from symmetry_robustness.results.report import RobustnessReport
@@ -54,7 +54,7 @@ def panel_rows(report: RobustnessReport, measure: str) -> Rows:
     return rows
 
 
-@printed
+@style.printed
 def example_panel(rows: Rows, *, title: str = "") -> Figure:
     """Images above each other: one column per example, one row per entry, e.g. clean, attacked, what was changed.
 
@@ -73,11 +73,11 @@ def example_panel(rows: Rows, *, title: str = "") -> Figure:
         panel.imshow(side_by_side(images), interpolation="nearest")
         panel.set(yticks=[])
         panel.set_xticks(centers, captions[row] or [""] * count)
-        panel.set_ylabel(row, fontsize=SMALLEST)
+        panel.set_ylabel(row, fontsize=style.SMALLEST)
         panel.tick_params(length=0, pad=1.5)
         panel.spines[:].set_visible(False)
     if title:
-        figure.suptitle(fitted(title, size[0]))
+        figure.suptitle(style.fitted(title, size[0]))
     return figure
 
 

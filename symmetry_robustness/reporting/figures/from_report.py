@@ -10,24 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel, panel_rows
-from symmetry_robustness.reporting.figures.style import (
-    COLORS,
-    MARKERS,
-    NETWORKS,
-    SMALLEST,
-    TWO_COLUMNS,
-    Figures,
-    Line,
-    draw_line,
-    fitted,
-    legend_below,
-    line_with_errors,
-    look_of,
-    printed,
-    tiled,
-)
 from symmetry_robustness.results.names import NORM_TITLES
 from symmetry_robustness.results.plots import Curve, Distribution
 from symmetry_robustness.results.report import Arrays, RobustnessReport
@@ -53,10 +38,10 @@ class Chart(NamedTuple):
     xlabel: str
     ylabel: str
     shares: bool
-    lines: dict[str, Line]
+    lines: dict[str, style.Line]
 
 
-def report_figures(report: RobustnessReport) -> Figures:
+def report_figures(report: RobustnessReport) -> style.Figures:
     """All figures of a report by name: `curves` over epsilon, adversarial `examples`, and those of its measures."""
     figures = measure_figures(report)
     if report.minimal_epsilon:
@@ -64,16 +49,16 @@ def report_figures(report: RobustnessReport) -> Figures:
         panels = {}
         for attack in report.minimal_epsilon:
             values, errors, _ = zip(*(report.accuracy(attack, epsilon) for epsilon in positions), strict=True)
-            line = line_with_errors(positions, np.array(values), np.array(errors))
+            line = style.line_with_errors(positions, np.array(values), np.array(errors))
             panels[attack.replace("_", " ")] = {f"{len(report):,} images": line}
         figures["curves"] = curve_grid({"": panels}, x_label=f"ε ({NORM_TITLES[report.norm]}, pixels in [0, 1])")
     rows = attack_rows(report)
     return figures | ({"examples": example_panel(rows)} if len(rows) > 1 else {})
 
 
-def measure_figures(report: RobustnessReport) -> Figures:
+def measure_figures(report: RobustnessReport) -> style.Figures:
     """Figures of all measures of a report, named by measure and kind, e.g. `removal-examples`, `symmetry-circle`."""
-    figures: Figures = {}
+    figures: style.Figures = {}
     for name in report.measures:
         if rows := panel_rows(report, name):
             figures[f"{name}-examples"] = example_panel(rows)
@@ -88,16 +73,16 @@ def measure_figures(report: RobustnessReport) -> Figures:
     return figures
 
 
-def comparison_figures(reports: Mapping[str, RobustnessReport]) -> Figures:
+def comparison_figures(reports: Mapping[str, RobustnessReport]) -> style.Figures:
     """Figures that hold several networks: for each measure its first line over the circle, and all distributions.
 
     Args:
         reports: network -> report, all of the same protocol and images.
     """
-    figures: Figures = {}
+    figures: style.Figures = {}
     spreads: dict[str, Chart] = {}
     for measure in dict.fromkeys(name for report in reports.values() for name in report.measures):
-        circle: dict[str, Line] = {}
+        circle: dict[str, style.Line] = {}
         title = ""
         for network, report in reports.items():
             for chart in measure_charts(report, measure):
@@ -126,7 +111,7 @@ def measure_charts(report: RobustnessReport, measure: str) -> list[Chart]:
             shares = all(arrays[name].dtype == np.bool_ for name in arrays for y in plot.y if fnmatch.fnmatch(name, y))
             lines = {" ".join(filter(None, (plot.label, name))) or plot.ylabel: line for name, line in found.items()}
             chart = Chart("circle" if plot.circular else "curves", plot.xlabel, plot.ylabel, shares, lines)
-            if len(lines) > NETWORKS:
+            if len(lines) > style.NETWORKS:
                 title = ", ".join(filter(None, (plot.xlabel, plot.label)))
                 chart = Chart("arrays", title, plot.ylabel, shares, found)
         else:
@@ -136,7 +121,7 @@ def measure_charts(report: RobustnessReport, measure: str) -> list[Chart]:
     return [*charts.values()]
 
 
-def _lines(plot: Curve, arrays: Arrays) -> Iterator[tuple[str, Line]]:
+def _lines(plot: Curve, arrays: Arrays) -> Iterator[tuple[str, style.Line]]:
     """Name and line of each array that fits the last name of a curve and has a column for each position."""
     *first, last = plot.y
     if not all(name in arrays for name in first):
@@ -148,40 +133,40 @@ def _lines(plot: Curve, arrays: Arrays) -> Iterator[tuple[str, Line]]:
             yield name.removeprefix(last[:-1]) if last.endswith("*") else "", line
 
 
-def _mean_line(positions: NDArray[np.float64], values: NDArray[np.float64]) -> Line:
+def _mean_line(positions: NDArray[np.float64], values: NDArray[np.float64]) -> style.Line:
     """Means over images of (M, T) in the order of their positions, without NaN and columns of nothing else."""
     count = (~np.isnan(values)).sum(axis=0)
     order = np.array([place for place in np.argsort(positions, kind="stable") if count[place]], dtype=np.int64)
     values, positions = values[:, order], positions[order]
     errors = np.nanstd(values, axis=0) / np.sqrt(count[order])
-    return line_with_errors(positions, np.nanmean(values, axis=0), errors)
+    return style.line_with_errors(positions, np.nanmean(values, axis=0), errors)
 
 
-def _at_or_above(values: NDArray[np.float64]) -> Line:
+def _at_or_above(values: NDArray[np.float64]) -> style.Line:
     """Share of (M,) values that are at least as large as each of them, and 0 beyond the largest."""
     known, below = np.unique(np.sort(values), return_index=True)
     shares = np.append(1 - below / len(values), 0.0)
-    return Line(np.append(known, known[-1:]), shares, shares, shares)
+    return style.Line(np.append(known, known[-1:]), shares, shares, shares)
 
 
-@printed
+@style.printed
 def curve_panels(charts: Sequence[Chart]) -> Figure:
     """A panel for each chart, with a line and its band for each label."""
-    looks = look_of(label for chart in charts for label in chart.lines)
-    figure, panels = tiled(len(charts), 2.0, 0.3 + 0.15 * len(looks))
+    looks = style.look_of(label for chart in charts for label in chart.lines)
+    figure, panels = style.tiled(len(charts), 2.0, 0.3 + 0.15 * len(looks))
     for panel, chart in zip(panels.flat, charts, strict=False):
         _scale_to(panel, np.concatenate([line.values for line in chart.lines.values()]), chart.shares)
         steps = {"marker": "", "drawstyle": "steps-pre"} if chart.kind == "distribution" else {}
         for label, line in chart.lines.items():
             if panel.get_yscale() == "log":
-                line = Line(line.positions, *np.maximum(line[1:], _FLOOR))
-            draw_line(panel, line, looks[label], label, **steps)
-        panel.set(xlabel=fitted(chart.xlabel, 2.0), ylabel=chart.ylabel)
-    legend_below(figure, panels.flat)
+                line = style.Line(line.positions, *np.maximum(line[1:], _FLOOR))
+            style.draw_line(panel, line, looks[label], label, **steps)
+        panel.set(xlabel=style.fitted(chart.xlabel, 2.0), ylabel=chart.ylabel)
+    style.legend_below(figure, panels.flat)
     return figure
 
 
-@printed
+@style.printed
 def array_profiles(charts: Sequence[Chart]) -> Figure:
     """Means over all positions, one place for each array, e.g. for each layer of a network; a panel for each ylabel.
 
@@ -189,7 +174,7 @@ def array_profiles(charts: Sequence[Chart]) -> Figure:
         charts: the label of the x-axis names the series, those of the lines the arrays.
     """
     labels = list(dict.fromkeys(chart.ylabel for chart in charts))
-    width = TWO_COLUMNS * max(1, max(len(chart.lines) for chart in charts) / _NAMES)
+    width = style.TWO_COLUMNS * max(1, max(len(chart.lines) for chart in charts) / _NAMES)
     figure = Figure(figsize=(width, 2.9 * len(labels)), layout="constrained")
     panels = figure.subplots(len(labels), 1, squeeze=False)[:, 0]
     for panel, ylabel in zip(panels, labels, strict=True):
@@ -198,13 +183,15 @@ def array_profiles(charts: Sequence[Chart]) -> Figure:
         means = {label: {n: line.values.mean() for n, line in lines.items()} for label, lines in series.items()}
         _scale_to(panel, np.array([value for found in means.values() for value in found.values()]), False)
         for index, (label, found) in enumerate(means.items()):
-            look = {"color": COLORS[index % len(COLORS)], "fillstyle": "none" if index % 2 else "full"}
+            look = {"color": style.COLORS[index % len(style.COLORS)], "fillstyle": "none" if index % 2 else "full"}
             places, values = [names.index(name) for name in found], np.maximum([*found.values()], _FLOOR)
-            panel.plot(places, values, MARKERS[index % len(MARKERS)], label=label, clip_on=False, **look)
-        panel.set(xlim=(-0.5, len(names) - 0.5), ylabel=fitted(ylabel, 1.0))
-        panel.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=SMALLEST)
+            panel.plot(places, values, style.MARKERS[index % len(style.MARKERS)], label=label, clip_on=False, **look)
+        panel.set(xlim=(-0.5, len(names) - 0.5), ylabel=style.fitted(ylabel, 1.0))
+        panel.set_xticks(
+            range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=style.SMALLEST
+        )
         panel.grid(True)
-    legend_below(figure, panels)
+    style.legend_below(figure, panels)
     return figure
 
 

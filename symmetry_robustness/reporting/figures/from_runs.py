@@ -13,20 +13,14 @@ from numpy.typing import NDArray
 
 from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import Summary
-from symmetry_robustness.reporting.comparability import data_title, evaluation_data
+from symmetry_robustness.reporting.comparability import data_title, evaluation_data, shown_data
 from symmetry_robustness.reporting.evaluation import FINAL, Evaluation
+from symmetry_robustness.reporting.figures import labels
 from symmetry_robustness.reporting.figures.corruption_map import corruption_map
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel
 from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures
-from symmetry_robustness.reporting.figures.labels import (
-    Drawn,
-    first_of,
-    intervals_over,
-    line_of,
-    shown_data,
-    shown_network,
-)
+from symmetry_robustness.reporting.figures.labels import Drawn, first_of, shown_network
 from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
 from symmetry_robustness.reporting.figures.style import NETWORKS, Line, save_figure
 from symmetry_robustness.reporting.figures.under_attack import attack_figures
@@ -34,7 +28,7 @@ from symmetry_robustness.reporting.frame import CORRUPTED, records, settings_key
 from symmetry_robustness.reporting.load import VIEWS, Run
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
 from symmetry_robustness.reporting.transfer import transfer_figures, transfer_matrices
-from symmetry_robustness.results.names import NORM_TITLES, WORST_CASE, digest, epsilon_name, measure_title, metric_key
+from symmetry_robustness.results.names import NORM_TITLES, digest, epsilon_name, measure_title
 from symmetry_robustness.results.report import FloatArray, IntArray
 
 _LAST: Final = "last.ckpt"  # the weights that a figure shows unless it says so
@@ -43,7 +37,7 @@ _PANELS: Final = 6  # networks whose lower bounds are drawn
 _PICTURED: Final = 4  # networks whose pictures are drawn
 _ATTACKS: Final = 2  # attacks whose examples are shown, the ones that broke most
 _STEM: Final = 100  # letters of a file's name
-_WORST_CASE: Final = re.compile(r"robust/worst_case/([^_/]+)_(.+)")
+_WORST_CASE: Final = re.compile(rf"robust/worst_case/({'|'.join(NORM_TITLES)})_(.+)")
 
 # Name of a network -> its runs, by seed.
 Networks = Mapping[str, Sequence[Run]]
@@ -98,11 +92,10 @@ def view_figures(summary: Summary, notes: list[str]) -> Drawn:
         for found in split(rows, "comparison_group").values():
             networks = first_of(split(found, "settings"), NETWORKS, f"views, {kind}", notes)
             lines = {
-                shown_network(str(one["label"].iloc[0])): line_of(one.sort_values("at"), "at")
+                shown_network(str(one["label"].iloc[0])): labels.line_of(one.sort_values("at"), "at")
                 for one in networks.values()
             }
-            data = re.sub(r",? ?test_transform=\w+\([^)]*\)", "", str(found["data"].iloc[0])).replace(" ()", "")
-            title = f"{shown_data(data)}; bands: 95 % over {intervals_over(found)}"
+            title = f"{shown_data(str(found['data'].iloc[0]))}; bands: 95 % over {labels.intervals_over(found)}"
             step = 90.0 if kind == "rotation" else None
             yield f"views-{kind}", curve_grid({"": {"": lines}}, x_label=x_label, title=title, x_step=step)
             if kind == "rotation" and found["at"].nunique() > 3:
@@ -116,7 +109,7 @@ def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
         errors = {}
         for one in split(found, "settings").values():
             error = 1 - one.set_index("view")["value"].reindex(CORRUPTED)
-            table = error.to_numpy(np.float64).reshape(len(BENCHMARK), len(SEVERITIES))
+            table = error.to_numpy(np.float64).reshape(-1, len(SEVERITIES))
             errors[shown_network(str(one["label"].iloc[0]))] = table
         shown = first_of(errors, _MAPS, "corruptions", notes)
         names = [corruption.replace("_", " ") for corruption in BENCHMARK]
@@ -134,11 +127,11 @@ def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str])
     networks: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         networks.setdefault(names[settings_key(run, _LAST)], []).append(run)
+    first = {name: several[0] for name, several in networks.items() if several[0].evaluations}
     yield from epoch_figures(networks, notes)
-    yield from lower_bound_figures(networks, notes)
-    yield from measure_comparisons(networks, notes)
-    pictured = {name: several[0] for name, several in networks.items() if several[0].evaluations}
-    for name, run in first_of(pictured, _PICTURED, "examples and measures", notes).items():
+    yield from lower_bound_figures(first, notes)
+    yield from measure_comparisons(first, notes)
+    for name, run in first_of(first, _PICTURED, "examples and measures", notes).items():
         yield from picture_figures(name, run)
 
 
@@ -178,25 +171,18 @@ def _epochs(run: Run) -> tuple[tuple[str, ...], Epochs]:
     rows = [row for row in run.metrics() if "robust/clean" in row and "epoch" in row]
     data, callback = run.config["data"], run.config.get("callback") or {}
     part = callback.get("split") or ("validation" if data.get("validation_size") else "train")
-    grid = sorted((norm, float(epsilon)) for norm, epsilon in filter(None, map(_worst_case, rows[0] if rows else ())))
-    shown = [grid[place] for place in dict.fromkeys((0, len(grid) // 2, len(grid) - 1))] if grid else []
-    keys = ["robust/clean", *(f"robust/{metric_key(WORST_CASE, *at).replace('.', '/', 1)}" for at in shown)]
-    titles = ["clean", *(f"worst case, {NORM_TITLES[norm]} ε = {epsilon_name(epsilon)}" for norm, epsilon in shown)]
+    worst = [match for match in map(_WORST_CASE.fullmatch, rows[0] if rows else ()) if match]
+    worst.sort(key=lambda match: (match[1], float(match[2])))
+    shown = [worst[place] for place in sorted({0, len(worst) // 2, len(worst) - 1})] if worst else []
+    keys = ["robust/clean", *(match[0] for match in shown)]
+    titles = ["clean", *(f"worst case, {NORM_TITLES[m[1]]} ε = {epsilon_name(float(m[2]))}" for m in shown)]
+    images = callback.get("num_images", math.nan)
     epochs = {
-        int(row["epoch"]) + 1: (
-            np.array([row[key] for key in keys]),
-            row.get("robust/images", callback.get("num_images", math.nan)),
-        )
+        int(row["epoch"]) + 1: (np.array([row[key] for key in keys]), row.get("robust/images", images))
         for row in rows
         if all(key in row for key in keys)
     }
     return (data_title(data), part, digest(run.config.get("robustness")), *titles), epochs
-
-
-def _worst_case(metric: str) -> tuple[str, str] | None:
-    """Norm and epsilon of a metric; None for another metric."""
-    match = _WORST_CASE.fullmatch(metric)
-    return (match[1], match[2]) if match and match[1] in NORM_TITLES else None
 
 
 def _mean_epochs(several: Sequence[Epochs], place: int) -> Line:
@@ -213,13 +199,13 @@ def _mean_epochs(several: Sequence[Epochs], place: int) -> Line:
     return Line(positions, mean, low, high)
 
 
-def lower_bound_figures(networks: Networks, notes: list[str]) -> Drawn:
+def lower_bound_figures(first: Mapping[str, Run], notes: list[str]) -> Drawn:
     """Measures that bound distances from below beside the distance at which the same image was broken."""
     groups: dict[str, tuple[str, str, str, dict[str, Pairs]]] = {}
-    for name, several in networks.items():
-        for bounding in filter(_of_last, several[0].evaluations.values()):
+    for name, run in first.items():
+        for bounding in filter(_of_last, run.evaluations.values()):
             for title, (measure, array, norm) in bounding.lower_bounds.items():
-                pairs = _pairs(several[0], bounding, norm, *bounding.whole().per_image(measure, array))
+                pairs = _pairs(run, bounding, norm, *bounding.whole().per_image(measure, array))
                 if pairs is not None:
                     about = (title, measure_title(title, bounding.measures), norm, dict[str, Pairs]())
                     groups.setdefault(digest(bounding.measures[measure]), about)[3].setdefault(name, pairs)
@@ -263,11 +249,11 @@ def _distances(evaluation: Evaluation, norm: str) -> tuple[IntArray, FloatArray,
     return report.indices, np.minimum(smallest, report.epsilons[-1]), np.isinf(smallest)
 
 
-def measure_comparisons(networks: Networks, notes: list[str]) -> Drawn:
+def measure_comparisons(first: Mapping[str, Run], notes: list[str]) -> Drawn:
     """Figures of measures that hold several networks, the first seed of each."""
     groups: dict[str, dict[str, Evaluation]] = {}
-    for name, several in networks.items():
-        for evaluation in filter(_of_last, several[0].evaluations.values()):
+    for name, run in first.items():
+        for evaluation in filter(_of_last, run.evaluations.values()):
             if evaluation.means:
                 groups.setdefault(evaluation.comparison_group, {}).setdefault(name, evaluation)
     for found in groups.values():

@@ -1,6 +1,5 @@
 """Names of networks and data sets in figures, bands of their lines, and how many of them a figure holds."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -19,16 +18,6 @@ T = TypeVar("T")
 def shown_network(label: str) -> str:
     """A network's label for a reader, in which no formula begins."""
     return readable(label).replace("$", r"\$")
-
-
-def shown_data(data: str) -> str:
-    """A data set's title as it is written.
-
-    Examples:
-        >>> shown_data("cifar10c (severities=1)")
-        'CIFAR-10-C (severities=1)'
-    """
-    return re.sub(r"\bcifar(10{1,2})(c?)\b", lambda m: f"CIFAR-{m[1]}{'-C' if m[2] else ''}", data)
 
 
 def intervals_over(rows: pd.DataFrame) -> str:

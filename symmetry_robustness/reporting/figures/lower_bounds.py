@@ -9,17 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.figures.style import (
-    COLORS,
-    ONE_COLUMN,
-    TWO_COLUMNS,
-    across,
-    fitted,
-    label_last,
-    legend_below,
-    printed,
-    tiled,
-)
+from symmetry_robustness.reporting.figures import style
 
 
 class Pairs(NamedTuple):
@@ -38,7 +28,7 @@ class Pairs(NamedTuple):
         return np.asarray((self.estimates > self.distances) & ~self.saturated)
 
 
-@printed
+@style.printed
 def estimate_against_distance(networks: Mapping[str, Pairs], *, estimate: str, distance: str) -> Figure:
     """An estimated lower bound over the distance an attack found, a point per image; it should stay below the diagonal.
 
@@ -47,24 +37,24 @@ def estimate_against_distance(networks: Mapping[str, Pairs], *, estimate: str, d
         estimate: what is estimated, with its norm.
         distance: what was found, with its norm.
     """
-    columns = across(len(networks))
-    side = ((ONE_COLUMN if columns == 1 else TWO_COLUMNS) - 0.6) / columns
-    figure, panels = tiled(len(networks), min(side, 2.6) + 0.3, 0.6, shared=True)
+    columns = style.across(len(networks))
+    side = ((style.ONE_COLUMN if columns == 1 else style.TWO_COLUMNS) - 0.6) / columns
+    figure, panels = style.tiled(len(networks), min(side, 2.6) + 0.3, 0.6, shared=True)
     values = np.concatenate([[*pairs.estimates, *pairs.distances] for pairs in networks.values()])
     low, high = 0.8 * values[values > 0].min(), 1.25 * values.max()
     for panel, (name, pairs) in zip(panels.flat, networks.items(), strict=False):
         _draw_pairs(panel, pairs, low)
         known = int((~pairs.saturated).sum())
-        panel.set_title(fitted(f"{name}: {int(pairs.exceeding.sum())} of {known} above", side))
+        panel.set_title(style.fitted(f"{name}: {int(pairs.exceeding.sum())} of {known} above", side))
         panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
-    label_last(panels, distance)
+    style.label_last(panels, distance)
     for panel in panels[:, 0]:
         panel.set_ylabel(estimate)
-    legend_below(figure, panels.flat)
+    style.legend_below(figure, panels.flat)
     return figure
 
 
@@ -73,9 +63,9 @@ def _draw_pairs(panel: Axes, pairs: Pairs, lowest: float) -> None:
     above, saturated = pairs.exceeding, pairs.saturated
     estimates = np.maximum(pairs.estimates, lowest)
     kinds = (
-        ("estimate below the distance found", ~above & ~saturated, "o", COLORS[0], "none"),
-        ("estimate above it", above, "X", COLORS[1], COLORS[1]),
-        ("not broken up to there", saturated, ">", COLORS[2], "none"),
+        ("estimate below the distance found", ~above & ~saturated, "o", style.COLORS[0], "none"),
+        ("estimate above it", above, "X", style.COLORS[1], style.COLORS[1]),
+        ("not broken up to there", saturated, ">", style.COLORS[2], "none"),
     )
     for label, chosen, marker, color, face in kinds:
         if chosen.any():

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from symmetry_robustness.reporting.aggregate import ATTACKED, ComparisonGroup, Summary
-from symmetry_robustness.reporting.comparability import describe_attack
+from symmetry_robustness.reporting.comparability import describe_attack, shown_data
 from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.figures.bars import Bar, bars
 from symmetry_robustness.reporting.figures.curves import curve_grid
-from symmetry_robustness.reporting.figures.labels import Drawn, intervals_over, line_of, shown_data, shown_network
+from symmetry_robustness.reporting.figures.labels import Drawn, intervals_over, line_of, shown_network
 from symmetry_robustness.reporting.figures.style import NETWORKS, Line
 from symmetry_robustness.reporting.frame import records, split
 from symmetry_robustness.reporting.table_formats import flag

@@ -2,7 +2,6 @@
 // Chooses the question, sorts and filters tables, draws curves, opens runs. Numbers come rounded, texts worded, from Python.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const SIGNS = { failed: "✕", warned: "▲", passed: "✓", unchecked: "–" };
 const GLYPHS = { circle: "●", square: "■", diamond: "◆", "triangle-up": "▲", "triangle-down": "▼", cross: "✚", x: "✖" };
 const [SHOWN, PRINTED] = [25, 200]; // rows of a table, before all are asked for, and on paper
 const SWITCHES = 24; // networks that can be drawn, the best first
@@ -15,8 +14,7 @@ function el(tag, attributes, ...children) {
   node.append(...children.filter((child) => child != null && child !== false));
   return node;
 }
-const mute = (words, className = "") => el("span", { className, ariaHidden: "true" }, words);
-const badge = ([status, words]) => el("span", { className: `badge ${status}` }, mute(`${SIGNS[status]} `), words);
+const badge = ([status, words]) => el("span", { className: `badge ${status}` }, words);
 const text = (number) => number?.toFixed(1) ?? "–";
 const interval = (low, high) => (low == null ? "unknown" : `${text(low)} to ${text(high)}`);
 const numeral = (number) => number.toLocaleString("en");
@@ -65,11 +63,7 @@ function control(box) {
     count.parentElement.hidden = rows.length < 6;
     more.hidden = !left;
     rest.textContent = printing && left ? `${numeral(left)} more rows are not printed; the tables written beside the page have them.` : "";
-    heads.forEach((head, at) => {
-      const sorted = at === view.at ? view.direction : 0;
-      head.ariaSort = { 1: "ascending", "-1": "descending", 0: null }[sorted];
-      one(".arrow", head).textContent = { 1: "▲", "-1": "▼", 0: "↕" }[sorted];
-    });
+    heads.forEach((head, at) => (head.ariaSort = at === view.at ? (view.direction > 0 ? "ascending" : "descending") : null));
   };
   search.addEventListener("input", refresh);
   more.addEventListener("click", () => {
@@ -135,7 +129,7 @@ function showNetworks() {
   const end = Math.max(1, ...ranked.flatMap((row) => row[at]));
   const kinds = ["", "bar", "number", "number wide", "number wide", "", ...places.map(() => "number")];
   const titles = ["Network", "Accuracy", "% correct", "95 % interval", "Seeds", "Checks", ...places];
-  const head = (title, column) => el("th", { scope: "col", className: kinds[column] }, el("button", { type: "button" }, title, mute("", "arrow")));
+  const head = (title, column) => el("th", { scope: "col", className: kinds[column] }, el("button", { type: "button" }, title));
   one("#ranking thead tr").replaceChildren(...titles.map(head));
   const line = ([network, ...found]) => {
     const [[seeds, ...status], [value, low, high]] = [networks[network], found[state.strength]];
@@ -158,7 +152,7 @@ function showRuns() {
     const status = asked()?.checks[at] ?? ["unchecked", "–"];
     const link = el("a", { href: `#/run/${encodeURIComponent(name)}` }, `${network}, seed ${seed}`);
     const found = ["number", text(value), error != null && el("small", {}, `± ${text(error)}`)];
-    return [status[0], ["", link], ["", set], ["number", seed], found, ["number", text(clean)], ["", badge(status)]];
+    return [status[0], ["", link], ["wide", set], ["number", seed], found, ["number", text(clean)], ["", badge(status)]];
   };
   fill("by-run", data.runs.map(line));
 }
@@ -181,7 +175,7 @@ function switches(networks) {
     drawn = new Set(offered.slice(0, data.looks.length));
     const boxes = offered.map((network) => {
       const [, ...status] = asked().networks[network];
-      const glyph = mute(GLYPHS[look(network).symbol], "glyph");
+      const glyph = el("span", { className: "glyph", ariaHidden: "true" }, GLYPHS[look(network).symbol]);
       glyph.style.color = look(network).color;
       const box = el("input", { type: "checkbox", name: "network", value: network, checked: drawn.has(network) });
       return el("label", {}, box, glyph, data.networks[network], /failed|warned/.test(status[0]) && badge(status));

@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from symmetry_robustness.reporting.aggregate import Summary
-from symmetry_robustness.reporting.comparability import data_title, readable
+from symmetry_robustness.reporting.comparability import data_title, readable, shown_data
 from symmetry_robustness.reporting.figures import COLORS
 from symmetry_robustness.reporting.load import Run, shown_path
 from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
@@ -55,7 +55,13 @@ def write_page(
         undefined=StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"percent": percent, "signed": signed, "plural": plural, "readable": readable}
+    environment.filters |= {
+        "percent": percent,
+        "signed": signed,
+        "plural": plural,
+        "readable": readable,
+        "shown": shown_data,
+    }
     parts: Any = environment.get_template("parts.html.j2").module
     questions = find_questions(summary, frame)
     order, names, pictured = in_order(questions), _names(runs), _pictured(runs)
@@ -114,7 +120,7 @@ def _packed(text: str) -> str:
 
 def _title(summary: Summary) -> str:
     """Names the data, which a page is about more than anything else."""
-    title = f"Robustness on {', '.join(dict.fromkeys(group.data for group in summary.groups.values()))}"
+    title = f"Robustness on {', '.join(dict.fromkeys(shown_data(group.data) for group in summary.groups.values()))}"
     return title if summary.groups and len(title) <= 60 else "Robustness report"
 
 
@@ -127,7 +133,7 @@ def _names(runs: Sequence[Run]) -> dict[str, str]:
 def _run_line(run: Run, name: str) -> list[Any]:
     """A run's part of its row: name, network, seed, data, and accuracy on the whole test set in percent."""
     clean = run.summary["clean_accuracy"]
-    return [name, readable(run.title), run.seed, data_title(run.config["data"]), _percent(clean)]
+    return [name, readable(run.title), run.seed, shown_data(data_title(run.config["data"])), _percent(clean)]
 
 
 def _choices(questions: Sequence[Question], runs: Sequence[Run]) -> dict[str, Any]:
@@ -154,7 +160,7 @@ def _choices(questions: Sequence[Question], runs: Sequence[Run]) -> dict[str, An
             attacks.append(about | {"rows": lines, "runs": own})
         checks = {places[run]: _status([state]) for (group, run), state in states.items() if group == key}
         shown.append(
-            {"data": question.group.data, "name": question.name, "first": question.first}
+            {"data": shown_data(question.group.data), "name": question.name, "first": question.first}
             | {"attacks": attacks, "networks": known, "checks": checks}
         )
     return {"questions": shown, "networks": list(map(readable, networks))}

@@ -61,7 +61,7 @@ def find_questions(summary: Summary, frame: pd.DataFrame) -> list[Question]:
     groups = {key: group for key, group in summary.groups.items() if key in results}
     norms = {key: max(rows["norm"]) for key, rows in results.items()}
     names = {key: _name(group, norms[key]) for key, group in groups.items()}
-    for detail in (lambda key: f"{groups[key].images or 'all'} images", lambda key: key[:6]):
+    for detail in (lambda key: f"{groups[key].images or 0:,} images", lambda key: key[:6]):
         alike = Counter((groups[key].data, name) for key, name in names.items())
         several = [key for key, name in names.items() if alike[groups[key].data, name] > 1]
         names |= {key: f"{names[key]}, {detail(key)}" for key in several}
