@@ -11,6 +11,7 @@ import yaml
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.aggregate import Seeds, Summary, compare, evaluations_by_group, trained_settings
+from symmetry_robustness.reporting.frame import records
 from symmetry_robustness.reporting.load import YAML_LOADER, Run
 from symmetry_robustness.reporting.statistics import Difference, undecided
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet
@@ -137,16 +138,23 @@ def judge_claims(claims: Claims, summary: Summary, runs: Sequence[Run]) -> list[
     """
     trained = {key: flatten(settings) for key, settings in trained_settings(runs).items()}
     fitting = {key for key, flat in trained.items() if all(flat.get(k) == v for k, v in claims.training.items())}
-    found = _Found(summary, evaluations_by_group(runs), fitting)
+    results = summary.results
+    counting = results[
+        results["settings"].isin(fitting) & (results["weights"] == "last.ckpt") & (results["view"] == "")
+    ]
+    rows: dict[tuple[str, str, str], list[Any]] = {}
+    for row in records(counting):
+        rows.setdefault((row.network, row.measure, row.attack), []).append(row)
+    found = _Found(summary, evaluations_by_group(runs), rows)
     return [_judge(claim, claims, found) for claim in claims.claims]
 
 
 class _Found(NamedTuple):
-    """Measurements that claims are judged by; `fitting` are settings keys of networks trained as the paper says."""
+    """Measurements that claims are judged by; `rows` are those that count, by network, measure and attack."""
 
     summary: Summary
     evaluations: dict[tuple[str, str], Seeds]
-    fitting: set[str]
+    rows: Mapping[tuple[str, str, str], Sequence[Any]]
 
 
 def _judge(claim: Claim, claims: Claims, found: _Found) -> Outcome:
@@ -209,15 +217,12 @@ def _by_images(network: str, protocol: str, claim: Claim, found: _Found) -> dict
         for key, group in found.summary.groups.items()
         if (group.known, group.data, group.split) == wanted
     }
-    rows = found.summary.results
-    rows = rows[(rows["network"] == network) & (rows["measure"] == claim.measure) & (rows["attack"] == claim.attack)]
-    rows = rows[rows["comparison_group"].isin(groups) & (rows["weights"] == "last.ckpt")]
-    if claim.attack:
-        rows = rows[np.isclose(rows["epsilon"], claim.epsilon, rtol=1e-6, atol=0)]
     measured: dict[int, list[tuple[str, str]]] = {}
-    for key, settings in dict.fromkeys(zip(rows["comparison_group"], rows["settings"], strict=True)):
-        if settings in found.fitting:
-            measured.setdefault(groups[key], []).append((key, settings))
+    for row in found.rows.get((network, claim.measure, claim.attack), ()):
+        place = (row.comparison_group, row.settings)
+        near = not claim.attack or np.isclose(row.epsilon, claim.epsilon, rtol=1e-6, atol=0)
+        if row.comparison_group in groups and near and place not in measured.setdefault(groups[place[0]], []):
+            measured[groups[place[0]]].append(place)
     return measured
 
 

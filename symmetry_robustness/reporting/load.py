@@ -179,13 +179,10 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
             if (real := place.resolve()) in seen:
                 continue
             seen.add(real)
-            found = _read(place, problems) if _is_run(place) else _read_reports(place, problems)
+            read = _read if (place / "config.yaml").exists() else _read_reports
+            found = read(place, problems)
             runs += [found] if found else []
     return runs, problems
-
-
-def _is_run(place: Path) -> bool:
-    return (place / "config.yaml").exists()
 
 
 def _reports(path: Path) -> list[Path]:

@@ -76,16 +76,11 @@ def flag(checks: str) -> str:
 
 def markdown(table: Table) -> str:
     """A heading, a GitHub-flavoured table with the best in bold, and the notes."""
-
-    def line(texts: Sequence[str]) -> str:
-        cells = " | ".join(plain_line(text).replace("|", "\\|") for text in texts)
-        return f"| {cells} |\n"
-
-    numbers = len(table.columns) - table.fixed
-    rule = [":--"] * table.fixed + ["--:"] * numbers
-    lines = [line(table.columns), line(rule)]
-    lines += [line([f"**{cell.text}**" if cell.best else cell.text for cell in row]) for row in table.rows]
-    return "\n".join([f"### {plain_line(table.title)}\n", "".join(lines), *(f"{note}\n" for note in table.notes)])
+    rule = [":--"] * table.fixed + ["--:"] * (len(table.columns) - table.fixed)
+    rows = [table.columns, rule, *([f"**{text}**" if best else text for text, best in row] for row in table.rows)]
+    lines = [" | ".join(plain_line(text).replace("|", "\\|") for text in row) for row in rows]
+    body = "".join(f"| {line} |\n" for line in lines)
+    return "\n".join([f"### {plain_line(table.title)}\n", body, *(f"{note}\n" for note in table.notes)])
 
 
 def plain_line(text: str) -> str:
@@ -96,26 +91,23 @@ def plain_line(text: str) -> str:
 def latex(table: Table) -> str:
     """As many `table` environments as the columns and rows need; packages booktabs and graphicx; everything escaped."""
     parts: list[str] = []
-    texts = zip(table.columns, *([cell.text for cell in row] for row in table.rows), strict=True)
-    widths = [max(map(len, column)) + 2 for column in texts]
+    texts = [table.columns, *([cell.text for cell in row] for row in table.rows)]
+    widths = [max(map(len, column)) + 2 for column in zip(*texts, strict=True)]
+    head = [escaped(title) for title in table.columns]
+    cells = [[rf"\textbf{{{escaped(text)}}}" if best else escaped(text) for text, best in row] for row in table.rows]
+    notes = [rf"\par\smallskip\footnotesize {escaped(' '.join(table.notes))}"] if table.notes else []
     for start, stop in _pieces(table, widths, _CHARACTERS - sum(widths[: table.fixed])):
         chosen = [*range(table.fixed), *range(start, stop)]
-        head = " & ".join(escaped(table.columns[index]) for index in chosen)
         for first in range(0, max(len(table.rows), 1), _LONGEST):
-            title = table.title if not parts else f"{table.title} (continued)"
-            rows = [" & ".join(_latex_cell(row[index]) for index in chosen) for row in table.rows[first:][:_LONGEST]]
-            lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{_breakable(title)}}}"]
-            lines += [
-                _FITTED,
-                rf"\begin{{tabular}}{{{'l' * table.fixed}{'r' * (stop - start)}}}",
-                r"\toprule",
-                rf"{head} \\",
-                r"\midrule",
+            # Its lines may end after any comma.
+            title = escaped(table.title + " (continued)" * bool(parts)).replace(",", r",\allowbreak ")
+            rows = [
+                " & ".join(row[index] for index in chosen) + r" \\" for row in (head, *cells[first : first + _LONGEST])
             ]
-            lines += [*(rf"{row} \\" for row in rows), r"\bottomrule", r"\end{tabular}}"]
-            if table.notes:
-                lines.append(rf"\par\smallskip\footnotesize {escaped(' '.join(table.notes))}")
-            parts.append("\n".join([*lines, r"\end{table}", ""]))
+            begin = [r"\begin{table}", r"\centering\small", rf"\caption{{{title}}}", _FITTED]
+            begin += [rf"\begin{{tabular}}{{{'l' * table.fixed}{'r' * (stop - start)}}}", r"\toprule"]
+            end = [r"\bottomrule", r"\end{tabular}}", *notes, r"\end{table}", ""]
+            parts.append("\n".join([*begin, rows[0], r"\midrule", *rows[1:], *end]))
     return "\n".join(parts)
 
 
@@ -124,26 +116,15 @@ def escaped(text: str) -> str:
     return " ".join(text.split()).translate(_LATEX)
 
 
-def _breakable(text: str) -> str:
-    """An escaped text whose lines may end after any comma."""
-    return escaped(text).replace(",", r",\allowbreak ")
-
-
-def _latex_cell(cell: Cell) -> str:
-    return rf"\textbf{{{escaped(cell.text)}}}" if cell.best else escaped(cell.text)
-
-
 def _pieces(table: Table, widths: Sequence[int], room: int) -> list[tuple[int, int]]:
     """First and last column, exclusive, of each piece: as many as there is room for, at least one."""
-    pieces: list[tuple[int, int]] = []
-    count, start = len(table.columns), table.fixed
-    while not pieces or start < count:
-        stop = start + 1
-        while stop < count and sum(widths[start : stop + 1]) <= room:
-            stop += 1
-        pieces.append((start, min(stop, count)))
-        start = stop
-    return pieces
+    starts, taken = [table.fixed], 0
+    for index in range(table.fixed, len(table.columns)):
+        if index > starts[-1] and taken + widths[index] > room:
+            starts.append(index)
+            taken = 0
+        taken += widths[index]
+    return [*zip(starts, [*starts[1:], len(table.columns)], strict=True)]
 
 
 def terminal(table: Table, longest: int = 30) -> list[rich.table.Table]:

@@ -21,6 +21,7 @@ from symmetry_robustness.results.report import Estimate
 
 _INTERVALS = "Mean and 95 % interval: over seeds and images, with one seed over images, as the column says."
 _BEST = "Bold: better than every other in a paired test over several seeds (5 % for each column, after Holm)."
+_FLOPS = "FLOPs: multiplications and additions of one image's forward pass. Seconds without evaluations."
 _QUANTILES = dict(zip(QUANTILES, ("lower quartile", "median", "upper quartile"), strict=True))
 _COSTS = dict(zip(COSTS, ("parameters", "FLOPs per image", "training s", "images/s in training"), strict=True))
 
@@ -31,12 +32,13 @@ def table_sets(summary: Summary) -> list[TableSet]:
     is_share, is_cost = results["measure"].isin(SHARES), results["measure"].isin(COSTS)
     corrupted = results[results["view"].isin(CORRUPTED) | (results["measure"] == "mean_corruption_error")]
     costs = results[is_cost]
+    cost_tables = [_table("Costs", costs, lambda row: _COSTS[row.measure], [_FLOPS], _cost)] if len(costs) else []
     made = [
         TableSet("accuracy", [*_accuracy_tables(summary)], results[is_share & (results["view"] == "")]),
         TableSet("leaders", [*_leader_tables(summary)], summary.comparisons),
         TableSet("measures", [*_measure_tables(summary)], results[~is_share & ~is_cost]),
         TableSet("corruptions", [*_corruption_tables(corrupted)], corrupted),
-        TableSet("costs", [_cost_table(costs)] if len(costs) else [], costs),
+        TableSet("costs", cost_tables, costs),
     ]
     return [one for one in made if one.tables]
 
@@ -189,11 +191,6 @@ def _error(row: Any) -> Cell:
     if row is None:
         return Cell("")
     return cell_of(row._replace(value=1 - row.value, low=1 - row.high, high=1 - row.low))
-
-
-def _cost_table(rows: pd.DataFrame) -> Table:
-    note = "FLOPs: multiplications and additions of one image's forward pass. Seconds without evaluations."
-    return _table("Costs", rows, lambda row: _COSTS[row.measure], [note], _cost)
 
 
 def show_run(directory: Path) -> None:

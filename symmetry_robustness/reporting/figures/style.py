@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 from PIL import Image
@@ -152,6 +151,8 @@ def label_last(panels: NDArray[Any], x_label: str) -> None:
 
 def save_figure(figure: Figure, stem: Path) -> None:
     """Write PDF to print, with its fonts inside and without a date, and PNG to look at."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf  # half a second that only files cost
+
     if engine := figure.get_layout_engine():
         engine.execute(figure)  # once for both files; `savefig` would find it, and draw, twice for each
     figure.set_layout_engine("none")

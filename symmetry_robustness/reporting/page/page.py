@@ -26,7 +26,7 @@ from symmetry_robustness.reporting.figures import COLORS
 from symmetry_robustness.reporting.load import Run, shown_path
 from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
 from symmetry_robustness.reporting.page.run import run_details
-from symmetry_robustness.reporting.table_formats import Table, TableSet
+from symmetry_robustness.reporting.table_formats import TableSet
 from symmetry_robustness.results.checks import Check
 
 _FOLDER = Path(__file__).parent
@@ -55,16 +55,12 @@ def write_page(
         undefined=StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {
-        "percent": percent,
-        "signed": signed,
-        "plural": plural,
-        "readable": readable,
-        "shown": shown_data,
-    }
+    environment.filters |= {one.__name__: one for one in (percent, signed, plural, readable, shown_data)}
     parts: Any = environment.get_template("parts.html.j2").module
     questions = find_questions(summary, frame)
-    order, names, pictured = in_order(questions), _names(runs), _pictured(runs)
+    order, pictured, found = in_order(questions), _pictured(runs), {one.name: one.tables for one in tables}
+    root = Path(os.path.commonpath([run.directory.resolve().parent for run in runs]))
+    names = {run.place: shown_path(run.directory.resolve().relative_to(root)) for run in runs}
     script, library = (_FOLDER / "page.js").read_text(encoding="utf-8"), get_plotlyjs()
     start = (order[0], 0, questions[order[0]].first) if order else None
     stream = environment.get_template("page.html.j2").stream(
@@ -78,13 +74,23 @@ def write_page(
             "start": start,
             "order": order,
             "looks": [*zip(COLORS, _SYMBOLS, strict=True)],
-            "runs": [_run_line(run, names[run.place]) for run in runs],
+            "runs": [
+                (names[run.place], readable(run.title), run.seed, shown_data(data_title(run.config["data"])), clean)
+                for run in runs
+                for clean in [_percent(run.summary["clean_accuracy"])]
+            ],
             **_choices(questions, runs),
         },
         questions=questions,
         answers=[answers(question, summary) for question in questions],
         start=start,
-        tables=_tables(tables),
+        measures=[
+            table
+            for kind in ("measures", "corruptions", "costs")
+            for table in found.get(kind, ())
+            if kind != "corruptions" or table.title.startswith("Mean")  # single ones are among the questions
+        ],
+        claims=found.get("claims", ()),
         counts=Counter(e.status for run in runs for e in run.evaluations.values() if e.status and not e.released),
         failing=_failing(runs, names),
         facts=[plural(len(runs), "run"), plural(summary.results["network"].nunique(), "network")],
@@ -122,18 +128,6 @@ def _title(summary: Summary) -> str:
     """Names the data, which a page is about more than anything else."""
     title = f"Robustness on {', '.join(dict.fromkeys(shown_data(group.data) for group in summary.groups.values()))}"
     return title if summary.groups and len(title) <= 60 else "Robustness report"
-
-
-def _names(runs: Sequence[Run]) -> dict[str, str]:
-    """Directories as far as they differ."""
-    root = Path(os.path.commonpath([run.directory.resolve().parent for run in runs]))
-    return {run.place: shown_path(run.directory.resolve().relative_to(root)) for run in runs}
-
-
-def _run_line(run: Run, name: str) -> list[Any]:
-    """A run's part of its row: name, network, seed, data, and accuracy on the whole test set in percent."""
-    clean = run.summary["clean_accuracy"]
-    return [name, readable(run.title), run.seed, shown_data(data_title(run.config["data"])), _percent(clean)]
 
 
 def _choices(questions: Sequence[Question], runs: Sequence[Run]) -> dict[str, Any]:
@@ -183,14 +177,6 @@ def _status(found: Sequence[str]) -> tuple[str, str]:
         if counts[state]:
             return state, state if len(found) == 1 else f"{state} in {counts[state]} of {plural(len(found), 'run')}"
     return ("passed", "passed") if counts["passed"] else ("unchecked", "not checked")
-
-
-def _tables(tables: Iterable[TableSet]) -> dict[str, list[Table]]:
-    """Tables by the section of the page that shows them; single corruptions are among the questions."""
-    found = {one.name: list(one.tables) for one in tables}
-    corruptions = [table for table in found.get("corruptions", []) if table.title.startswith("Mean")]
-    measures = [*found.get("measures", []), *corruptions, *found.get("costs", [])]
-    return {"measures": measures, "claims": found.get("claims", [])}
 
 
 def _failing(runs: Sequence[Run], names: Mapping[str, str]) -> list[tuple[Check, list[tuple[str, str]]]]:
