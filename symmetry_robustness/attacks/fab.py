@@ -162,19 +162,18 @@ def project_to_plane(norm: Norm, points: Tensor, gradient: Tensor, gap: Tensor, 
         bounds: smallest and largest value of a component.
     """
     way = -per_image(gap.sign(), gradient) * gradient  # the direction of each component
-    ascent = norm.steepest_direction(way)
-    room = torch.where(way > 0, bounds[1] - points, points - bounds[0]).flatten(1)
-    speed, gain = ascent.abs().flatten(1), gradient.abs().flatten(1)
-    room = torch.where(speed > 0, room, 0.0)
+    ascent, axes = norm.steepest_direction(way), tuple(range(1, points.dim()))
+    speed, gain = ascent.abs(), gradient.abs()
+    room = torch.where(way > 0, bounds[1] - points, points - bounds[0])
     limit = torch.where(speed > 0, room / speed, 0.0)  # λ at which a component meets its bound
     rate = gain * speed
-    wanted = torch.minimum(gap.abs(), (gain * room).sum(1))
+    wanted = torch.minimum(gap.abs(), (rate * limit).sum(axes))
     factor = torch.zeros_like(wanted)
     for _ in range(_NEWTON_STEPS):
-        missing = wanted - (rate * torch.minimum(factor[:, None], limit)).sum(1)
-        slope = torch.where(factor[:, None] < limit, rate, 0.0).sum(1)
+        reached = per_image(factor, points)
+        missing = wanted - (rate * torch.minimum(reached, limit)).sum(axes)
+        slope = (rate * (reached < limit)).sum(axes)
         if not bool(((missing > _ROUNDING * wanted) & (slope > 0)).any()):
             break
         factor = torch.where(slope > 0, factor + (missing / slope).clamp_min(0), factor)
-    change = torch.minimum(factor[:, None] * speed, room).reshape(points.shape)
-    return ascent.sign() * change
+    return ascent * torch.minimum(per_image(factor, points), limit)
