@@ -35,7 +35,7 @@ _SINFO_S: Final = 3.0
 _ENOUGH_GB, _LITTLE_GB = 5.0, 0.5  # of disk: a run of the paper's size needs some hundred megabytes
 _DISTRIBUTION: Final = "symmetry-robustness"
 _REQUIRED: Final = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
-_APART: Final = {"escnn": "rotation layers", "torchattacks": "LibraryAttack and robustness=strong"}
+_APART: Final = {"escnn": "rotation layers", "torchattacks": "further attacks by name (TorchAttack)"}
 _SLURM: Final = ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel", "sinfo")
 
 

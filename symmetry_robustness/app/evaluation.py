@@ -285,6 +285,13 @@ def table_rows(report: RobustnessReport) -> dict[str, str]:
         white_box = report.settings.get("attacks", {}).get(attack, {}).get("white_box")
         title = attack.replace("_", " ") + (" (white box)" if white_box else "")
         rows |= {f"{title} {epsilon_name(e)} %": _percent(report.accuracy(attack, e)) for e in report.epsilons}
+    for attack, passes in report.passes.items():
+        if given := report.counts.get(f"given.{attack}"):  # of a cascade
+            broken, cost = report.counts[f"broken.{attack}"], passes.sum() / given
+            rows[f"{attack.replace('_', ' ')} breaks"] = f"{broken:,.0f} of {given:,.0f}, {cost:,.0f} passes each"
+    classes = next((check.evidence for check in report.checks if check.name == "enough_classes"), "")
+    if ";" in classes:
+        rows["left out"] = classes
     if corrupted := corruption_error(accuracy_by_test_set(report)):
         rows["mean corruption error %"] = _percent(corrupted)
     for measure, means in report.measured_means().items():
