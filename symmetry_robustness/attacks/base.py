@@ -3,7 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, final
 
@@ -116,16 +116,13 @@ class CheckedAttack(Attack):
 
 
 @final
-@dataclass(frozen=True)
 class _CalledAttack(Attack):
     """A callable with the properties of an attack."""
 
-    call: AttackCall
-    steps: int | None = None
-    minimizes_norm: bool = False
-    is_random: bool = True
-    update_rule: "UpdateRule | None" = None
-    uses_gradient: bool = True
+    def __init__(self, call: AttackCall) -> None:
+        self.call = call
+        for name in Attack.__annotations__:
+            setattr(self, name, getattr(call, name, getattr(Attack, name)))
 
     def reach(self, epsilon: float) -> float | None:
         own = getattr(self.call, "reach", None)
@@ -159,8 +156,7 @@ def as_attack(attack: AttackCall) -> Attack:
         ) from None
     except ValueError:  # a callable whose signature Python does not know
         pass
-    names = ("steps", "minimizes_norm", "is_random", "update_rule", "uses_gradient")
-    return _CalledAttack(attack, **{name: getattr(attack, name, getattr(Attack, name)) for name in names})
+    return _CalledAttack(attack)
 
 
 # Tensors (B, ...) that an update rule remembers between passes, one row per image. "iterate" is the next pass's input.
