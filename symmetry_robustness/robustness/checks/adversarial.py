@@ -13,7 +13,7 @@ from symmetry_robustness.attacks.losses import LOSSES
 from symmetry_robustness.attacks.square import Square
 from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.errors import one_line
-from symmetry_robustness.results.checks import Check, Status
+from symmetry_robustness.results.checks import Check
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.checks.bpda import BPDASurrogate
 from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
@@ -65,8 +65,8 @@ def enough_steps(attacks: Mapping[str, AttackCall]) -> Check:
     if None in known:
         return Check("enough_steps", "passed", "an attack that decides itself when to stop")
     most = max(count for count in known if count is not None)
-    status: Status = "passed" if most >= _STEPS else "warned"
-    return Check("enough_steps", status, f"the longest attack takes {most} steps, {_STEPS} are the least")
+    evidence = f"the longest attack takes {most} steps, {_STEPS} are the least"
+    return Check.judged("enough_steps", evidence, warned=most < _STEPS)
 
 
 def zero_at_large_epsilon(target: Target) -> Check:
@@ -78,9 +78,9 @@ def zero_at_large_epsilon(target: Target) -> Check:
     rule = PGD(steps=_LARGE_STEPS, loss=strongest_attack(protocol.attacks).loss)
     left = len(target.images) - _broken(target._replace(protocol=protocol, epsilon=epsilon), rule)
     share = left / max(len(target.images), 1)
-    status: Status = "failed" if share > 0.25 else "warned" if share > 0.05 and left > 1 else "passed"
     detail = f"{left} of {len(target.images)} images withstand {_LARGE_STEPS} steps at {protocol.norm}"
-    return Check("zero_at_large_epsilon", status, f"{detail} epsilon {epsilon:.3g}")
+    evidence, some = f"{detail} epsilon {epsilon:.3g}", share > 0.05 and left > 1
+    return Check.judged("zero_at_large_epsilon", evidence, failed=share > 0.25, warned=some)
 
 
 def longer_attack(target: Target) -> Check:
@@ -142,9 +142,8 @@ def _verdict(name: str, target: Target, broken: int, attack: str, allowed: float
 def verdict(name: str, broken: int, total: int, epsilon: float, attack: str, allowed: float = 0.15) -> Check:
     """Judge how many of the images that some attacks left another attack breaks; a few borderline ones are allowed."""
     share = broken / total if broken > 2 else 0.0
-    surely = share > 2.5 * allowed and total >= _FEW
-    status: Status = "failed" if surely else "warned" if share > allowed else "passed"
-    return Check(name, status, f"{attack}: breaks {broken} of {total} images left at epsilon {epsilon:.4g}")
+    evidence = f"{attack}: breaks {broken} of {total} images left at epsilon {epsilon:.4g}"
+    return Check.judged(name, evidence, failed=share > 2.5 * allowed and total >= _FEW, warned=share > allowed)
 
 
 def _source(target: Target, number: int) -> torch.Generator:

@@ -41,7 +41,7 @@ def batch_independent(sample: MeasureInputs) -> Check:
     return Check.judged(name, evidence, failed=worst > 0.01 * size)
 
 
-def gradient_matches_difference(sample: MeasureInputs, directions: int = _DIRECTIONS) -> Check:
+def gradient_matches_difference(sample: MeasureInputs) -> Check:
     """Along random directions the margin changes as its gradient says. Source: arXiv 1802.00420, sec. 3.
 
     A branch cut from the graph changes the logits but not the gradient; a quantised input has no gradient at all.
@@ -57,7 +57,7 @@ def gradient_matches_difference(sample: MeasureInputs, directions: int = _DIRECT
     _, gradient = loss_gradient(sample.network, centre, sample.labels, margin)
     missing = torch.zeros(len(centre), dtype=torch.float64, device=centre.device)
     total = missing.clone()
-    for number in range(directions):
+    for number in range(_DIRECTIONS):
         direction = torch.where(_draw(sample, 1, number) < 0.5, -1.0, 1.0)
         ahead, behind = (predict(sample.network, centre + sign * _STEP * direction) for sign in (1, -1))
         change = margin(ahead, sample.labels) - margin(behind, sample.labels)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from symmetry_robustness.results.checks import Check, Status
+from symmetry_robustness.results.checks import Check
 from symmetry_robustness.results.names import epsilon_name
 
 # Average changes of a pixel value between which the largest epsilon usually lies: from half a grey level in linf, less
@@ -40,8 +40,8 @@ def several_classes(labels: npt.NDArray[np.int64]) -> Check:
     """The images belong to several classes; of one class, a network that always names it withstands everything."""
     name, classes = "several_classes", len(np.unique(labels))
     if classes == 1 and len(labels) > 1:
-        status: Status = "failed" if len(labels) >= _FEW else "warned"
-        return Check(name, status, f"all {len(labels)} images have the label {labels[0]}; choose images of all classes")
+        evidence = f"all {len(labels)} images have the label {labels[0]}; choose images of all classes"
+        return Check.judged(name, evidence, failed=len(labels) >= _FEW, warned=True)
     return Check(name, "passed", f"{len(labels)} images of {classes} classes")
 
 
@@ -50,7 +50,6 @@ def distinct_images(images: Tensor) -> Check:
     name, total = "distinct_images", len(images)
     rows = (image for batch in torch.split(images, 512) for image in batch.contiguous().cpu().numpy())
     different = len({hashlib.blake2b(image.tobytes()).digest() for image in rows})
-    repeated = total - different
-    # Test sets have a few images twice.
-    status: Status = "passed" if repeated <= 0.02 * total else "failed" if 2 * different <= total >= _FEW else "warned"
-    return Check(name, status, f"{different} of {total} images are different; intervals hold for different ones")
+    repeated = total - different > 0.02 * total  # test sets have a few images twice
+    evidence = f"{different} of {total} images are different; intervals hold for different ones"
+    return Check.judged(name, evidence, failed=repeated and 2 * different <= total >= _FEW, warned=repeated)
