@@ -51,10 +51,7 @@ _PROGRESS_METRICS: Final = ("validation/accuracy", "train/accuracy")
 def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, Any]:
     """Train, test and evaluate one network, from the newest checkpoint if there is one.
 
-    Args:
-        config: resolved configuration of `symrob train`.
-        directory: the run directory, which receives checkpoints, metrics and reports.
-        signals: of this process.
+    Checkpoints, metrics and reports go to the run directory.
 
     Returns:
         The summary: status, clean_accuracy on the test set(s), robust accuracies, means of measures, costs.

@@ -74,7 +74,7 @@ class Search:
         Args:
             directory: of the sweep.
             overrides: as the user typed them; they take precedence over `params`.
-            loader: knows the options of the configuration's groups, for `glob`.
+            loader: as in `search_space`.
             launch: runs one job for each list of overrides and returns planned jobs.
 
         Raises:
