@@ -66,8 +66,8 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     metrics, files, throughput = MetricsCSV(directory, steps=steps), CheckpointFiles(), ThroughputMonitor()
     heartbeat = Heartbeat(directory / PROGRESS, [config.checkpoint.monitor, *_PROGRESS_METRICS], throughput)
     synced = bool(config.trainer.get("sync_batchnorm"))
-    trainer: pl.Trainer = instantiate(
-        config.trainer,
+    # Called afterwards, because Hydra would take arguments that are dataclasses for configurations.
+    trainer: pl.Trainer = instantiate(config.trainer, _partial_=True)(
         default_root_dir=str(directory),
         precision=precision(config),
         logger=[metrics, *trackers(config, directory)],
