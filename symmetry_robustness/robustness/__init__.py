@@ -4,11 +4,13 @@ from symmetry_robustness.results import Check, Estimate, RobustnessReport
 from symmetry_robustness.robustness.attack_batch import Progress
 from symmetry_robustness.robustness.evaluate import evaluate_robustness
 from symmetry_robustness.robustness.measures.base import Measure, MeasureInputs
+from symmetry_robustness.robustness.measures.certified_radius import CertifiedRadius
 from symmetry_robustness.robustness.measures.clever import Clever, CleverScores
 from symmetry_robustness.robustness.measures.equivariance import EquivarianceError
 from symmetry_robustness.robustness.measures.gradient_norm import GradientNorm
 from symmetry_robustness.robustness.measures.minimal_distance import MinimalDistance
 from symmetry_robustness.robustness.measures.pixel_removal import RemovalTolerance
+from symmetry_robustness.robustness.measures.smoothing import RandomizedSmoothing
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 from symmetry_robustness.robustness.sharding import Worker, evaluate_in_shards
 from symmetry_robustness.robustness.transfer import Source, Transfer
@@ -17,6 +19,7 @@ from symmetry_robustness.robustness.transfer import Source, Transfer
 Symmetry = EquivarianceError
 
 __all__ = [
+    "CertifiedRadius",
     "Check",
     "Clever",
     "CleverScores",
@@ -28,6 +31,7 @@ __all__ = [
     "MeasureInputs",
     "MinimalDistance",
     "Progress",
+    "RandomizedSmoothing",
     "RemovalTolerance",
     "RobustnessReport",
     "Source",

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from symmetry_robustness.attacks.norms import find_norm, per_image
 from symmetry_robustness.robustness.bounds.graph import Graph, Node
-from symmetry_robustness.robustness.bounds.operations import ROUNDING, Affine, Bend, Interval, Lines
+from symmetry_robustness.robustness.bounds.operations import (
+    ROUNDING,
+    Affine,
+    Bend,
+    Interval,
+    Lines,
+    Maximum,
+    Relu,
+)
 
 SLACK: Final = 1e-7
 
@@ -226,27 +234,43 @@ def _bounds(
 def _refine_below(
     graph: Graph, intervals: list[Interval], balls: Balls, norms: Mapping[int, Tensor], number: int
 ) -> None:
-    """Narrow, in place, the interval that an operation is applied to, where it leaves the operation undecided."""
-    (below,) = graph[number].inputs
-    operation = graph[number].operation
+    """Narrow, in place, the interval that an operation is applied to, where it leaves the operation undecided.
+
+    Of what is rectified for a maximum alone only the candidates that may be the largest matter: they wait for it.
+    """
+    operation, (below,) = graph[number].operation, graph[number].inputs
     assert isinstance(operation, Bend)
+    if isinstance(operation, Relu) and _feeds_maxima_alone(graph, number):
+        return
     marks = {below: operation.undecided(intervals[below]).double()}
-    moved = []
+    passed = []
     for place in range(below, 0, -1):
-        if place not in marks:
-            continue
         step = graph[place].operation
-        if _moves(graph[place]):
-            assert isinstance(step, Affine)
-            moved.append(place)
-            for parent, part in zip(graph[place].inputs, step.adjoint(marks[place]), strict=True):
-                marks[parent] = marks[parent] + part if parent in marks else part
-        elif isinstance(step, Affine) and place not in norms:
-            intervals[place] = _narrowed(graph, intervals, balls, place, marks[place] > 0)
-    for place in reversed(moved):
+        if place not in marks or (isinstance(step, Affine) and step.mixes) or isinstance(step, Maximum):
+            if place in marks and isinstance(step, Affine) and place not in norms:
+                intervals[place] = _narrowed(graph, intervals, balls, place, marks[place] > 0)
+            continue
+        passed.append(place)
+        parts = (
+            step.adjoint(marks[place]) if isinstance(step, Affine) else (marks[place] * (intervals[place].upper > 0),)
+        )
+        for parent, part in zip(graph[place].inputs, parts, strict=True):
+            marks[parent] = marks[parent] + part if parent in marks else part
+    for place in reversed(passed):
         step = graph[place].operation
         assert step is not None
         intervals[place] = step.interval(*(intervals[parent] for parent in graph[place].inputs))
+
+
+def _feeds_maxima_alone(graph: Graph, number: int) -> bool:
+    """Whether the values of a node go to maxima and nowhere else, possibly by way of other places."""
+    if number == len(graph) - 1:
+        return False
+    followers = [place for place, node in enumerate(graph) if number in node.inputs]
+    return all(
+        isinstance(graph[place].operation, Maximum) or (_moves(graph[place]) and _feeds_maxima_alone(graph, place))
+        for place in followers
+    )
 
 
 def _narrowed(graph: Graph, intervals: list[Interval], balls: Balls, number: int, chosen: Tensor) -> Interval:
@@ -295,6 +319,13 @@ def _moves(node: Node) -> bool:
 
 def _bends(node: Node) -> bool:
     return isinstance(node.operation, Bend)
+
+
+def refinable(graph: Graph) -> int:
+    """Values of a network that "crown" may bound by backward passes of their own, for each image and radius."""
+    fed = {source for node in graph if _bends(node) for source in _sources(graph, node.inputs[0])}
+    chosen = [graph[number] for number in fed - _affine(graph)]
+    return sum(math.prod(node.shape) for node in chosen if isinstance(node.operation, Affine))
 
 
 def _largest(graph: Graph) -> int:

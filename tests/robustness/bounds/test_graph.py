@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.robustness.bounds.graph import trace, values_at
+
+from .networks import MADE, SIZE, make, pictures
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_traced_network_has_the_logits_of_the_network(name: str) -> None:
+    network, images = make(name), pictures(7)
+    expected = network.double()(images.double())
+    graph = trace(network.float(), images)
+    assert (values_at(graph, images) - expected).abs().max() < 1e-12 * expected.abs().max()
+
+
+class Odd(nn.Module):
+    """Flattens and does one thing more."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what, self.linear = what, nn.Linear(3 * SIZE**2, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.linear(images.flatten(1))
+        if self.what == "sigmoid":
+            return values.sigmoid()
+        if self.what == "product":
+            return values * values
+        if self.what == "batch":
+            return values - values.mean(0)
+        if self.what == "flipped":
+            return values.flip(0)
+        if self.what == "noise":
+            return values + torch.rand(4)
+        if self.what == "bicubic":
+            return functional.interpolate(images, scale_factor=0.25, mode="bicubic").flatten(1)
+        if self.what == "branch":
+            return values if images.sum() > 0 else -values
+        return torch.zeros(len(images), 4)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("sigmoid", "operation 'sigmoid', for which no bounds are known; leave"),
+        ("product", "operation 'mul'"),
+        ("batch", "operation 'mean'"),
+        ("flipped", "operation 'flip'"),
+        ("noise", "operation 'rand'"),
+        ("bicubic", "operation 'upsample_bicubic2d'"),
+        ("branch", "cannot be traced for bounds"),
+        ("constant", "do not depend on the image"),
+    ],
+)
+def test_what_has_no_known_bounds_is_refused_by_name(what: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        trace(Odd(what).eval(), pictures(2))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_network_in_training_mode_is_refused() -> None:
+    with pytest.raises(UserError, match="training mode"):
+        trace(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()), pictures(2))
