@@ -20,6 +20,7 @@ from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import Problem, Run, find_runs
 from symmetry_robustness.reporting.page.page import write_page
 from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
+from symmetry_robustness.reporting.sandwich import sandwich_tables, sandwiches
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
 from symmetry_robustness.reporting.tables import cell_of, overview, table_sets, title_of
 from symmetry_robustness.reporting.transfer import transfer_matrices, transfer_tables
@@ -115,7 +116,7 @@ def _first_numbers(question: Question) -> Table:
     """Accuracies without attack, and at the smallest, the first shown and the largest epsilon."""
     attack = question.attacks[0]
     points = list(attack.points.values())
-    shown = sorted({0, 1, question.first, len(points) - 1})
+    shown = sorted({0, 1, question.first, len(points) - 1} & {*range(len(points))})
     ranked = sorted(points[question.first].values(), key=lambda row: -row.value)
     rows = [
         [Cell(f"{row.label}{flag(row.checks)}"), *(cell_of(points[at][row.settings]) for at in shown)] for row in ranked
@@ -150,6 +151,7 @@ def write_tables(
     directory.mkdir(parents=True, exist_ok=True)
     made = [*table_sets(summary), claims_table(claims), TableSet("runs", [overview(runs)], frame)]
     made += [transfer_tables(matrices)] if (matrices := transfer_matrices(runs)) else []
+    made += [sandwich_tables(bounds)] if (bounds := sandwiches(runs)) else []
     for tables in made:
         tables.write(directory)
     return made

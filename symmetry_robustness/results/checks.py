@@ -91,5 +91,6 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "gradient_free_attack": "A search without gradients (Square) breaks hardly any image that is left standing.",
     "square_better_than_white_box": "Square, which needs no gradient, breaks hardly any image that gradients left.",
     "enough_classes": "The network has as many classes as each attack needs; those that need more were left out.",
+    "certificates_below_distance": "No image was broken within its certified radius; else one of the two is wrong.",
     "bounds_below_distance": "Estimated lower bounds stay below the length of changes that broke images.",
 }

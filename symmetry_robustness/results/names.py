@@ -21,7 +21,7 @@ SOUND: Final[Settings] = {
 }
 # Settings of a protocol that change no number: those of checks, and how a measure is shown.
 _CHECKING: Final = ("checks", "expected_clean_accuracy")
-_SHOWING: Final = ("title", "plots", "means", "headline", "lower_bound", "upper_bound")
+_SHOWING: Final = ("title", "plots", "means", "headline", "lower_bound", "upper_bound", "proven")
 _PAPER: Final[Settings] = {
     "attacks.fgsm.class": "FGSM",
     "attacks.pgd.class": "PGD",
@@ -71,12 +71,18 @@ def measure_key(measure: str, array: str, headline: str | None = None) -> str:
 def measure_title(name: str, measures: Settings) -> str:
     """Title of a measure or of its mean, by the protocol's settings of the measures, which may state one.
 
+    A title that several measures have is told apart by their norms.
+
     Examples:
         >>> measure_title("symmetry.turn.error", {}), measure_title("removal", {"removal": {"title": "tolerance"}})
         ('symmetry turn error', 'tolerance')
     """
     measure, _, array = name.partition(".")
-    return " ".join([measures.get(measure, {}).get("title") or measure, *array.split(".")]).replace("_", " ").rstrip()
+    settings = measures.get(measure, {})
+    title, norm = settings.get("title"), settings.get("norm", "")
+    if title and sum(other.get("title") == title for other in measures.values()) > 1:
+        title = f"{title} {NORM_TITLES.get(norm, norm)}"
+    return " ".join([title or measure, *array.split(".")]).replace("_", " ").rstrip()
 
 
 def epsilon_name(epsilon: float) -> str:

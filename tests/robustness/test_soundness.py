@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,13 @@ from symmetry_robustness.attacks import FGSM, PGD, Square, ThreatModel, TorchAtt
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.normalize import Normalize
 from symmetry_robustness.results.checks import EXPLANATIONS
-from symmetry_robustness.robustness import Clever, EvaluationProtocol, MinimalDistance, evaluate_robustness
+from symmetry_robustness.robustness import (
+    CertifiedRadius,
+    Clever,
+    EvaluationProtocol,
+    MinimalDistance,
+    evaluate_robustness,
+)
 from symmetry_robustness.robustness.checks import derived
 
 from .trained import SOUND, blobs, shapes
@@ -108,7 +115,8 @@ def test_every_check_runs_and_explains_itself(
 ) -> None:
     clever = Clever(norm="linf", radius=0.1, num_batches=4, samples_per_batch=4, estimate="maximum", targets="top-1")
     attacks = {**protocol.attacks, "square": Square(steps=5)}
-    protocol = dataclasses.replace(protocol, attacks=attacks, clever=clever, clever_images=4)
+    measures = {"certified": CertifiedRadius(method="interval", images=4)}
+    protocol = dataclasses.replace(protocol, attacks=attacks, clever=clever, clever_images=4, measures=measures)
     checks = evaluate_robustness(trained, *sample, protocol).checks
     assert {check.name for check in checks} == set(EXPLANATIONS)
     assert all(check.explanation.endswith(".") and check.evidence for check in checks)
@@ -121,8 +129,8 @@ def test_the_cheap_checks_attack_nothing_again(
     assert set(found.values()) == {"passed"}
     expensive = {"longer_attack", "other_loss", "noise_attack", "transfer_attack", "gradient_free_attack"}
     expensive |= {"zero_at_large_epsilon", "sees_whole_range", "normalized_once"}
-    absent = {"bounds_below_distance", "square_better_than_white_box"}  # without such measures and attacks
-    assert set(EXPLANATIONS) - set(found) == expensive | absent
+    absent = {"bounds_below_distance", "certificates_below_distance", "square_better_than_white_box"}
+    assert set(EXPLANATIONS) - set(found) == expensive | absent  # without such measures and attacks
 
 
 def test_checks_are_the_same_twice(
@@ -385,6 +393,24 @@ def test_clever_is_held_against_distances_in_its_norm(
         "bounds_below_distance"
     ]
     assert found.status == "warned"
+
+
+def test_a_certified_radius_beyond_a_distance_fails(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    measures = {"certified": CertifiedRadius(), "distance": MinimalDistance(smallest=0.001, largest=0.3)}
+    protocol = EvaluationProtocol(epsilons=(), measures=measures, checks="cheap")
+    report = evaluate_robustness(network, images, labels, protocol)
+
+    def status(radius: npt.NDArray[np.float64]) -> str:
+        changed = {**report.measures, "certified": {**report.measures["certified"], "radius": radius}}
+        checks = derived.add_derived_checks(dataclasses.replace(report, measures=changed), {}).checks
+        return {check.name: check.status for check in checks}["certificates_below_distance"]
+
+    radius, distance = report.measures["certified"]["radius"], report.measures["distance"]["distance"]
+    assert status(radius) == "passed"
+    beyond = radius.copy()
+    row = int(np.flatnonzero((distance > 0) & ~report.measures["distance"]["saturated"])[0])
+    beyond[row] = distance[row] * (1 + 1e-6)
+    assert status(beyond) == "failed"
 
 
 def test_one_image_more_under_many_steps_is_luck_and_many_are_not() -> None:

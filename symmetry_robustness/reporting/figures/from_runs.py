@@ -26,6 +26,7 @@ from symmetry_robustness.reporting.figures.style import NETWORKS, Line, save_fig
 from symmetry_robustness.reporting.figures.under_attack import attack_figures
 from symmetry_robustness.reporting.frame import CORRUPTED, records, settings_key, split
 from symmetry_robustness.reporting.load import VIEWS, Run
+from symmetry_robustness.reporting.sandwich import sandwich_figures, sandwiches
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
 from symmetry_robustness.reporting.transfer import transfer_figures, transfer_matrices
 from symmetry_robustness.results.names import NORM_TITLES, digest, epsilon_name, measure_title
@@ -65,6 +66,7 @@ def write_figures(runs: Sequence[Run], summary: Summary, directory: Path) -> lis
         corruption_figures(summary, notes),
         run_figures(runs, network_names(summary), notes),
         transfer_figures(transfer_matrices(runs)),
+        sandwich_figures(sandwiches(runs), notes),
     )
     for name, figure in drawn:
         stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)[:_STEM]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -51,25 +51,29 @@ def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCal
     if correct and total:
         derived.append(falls_with_epsilon({name: values.mean(0).tolist() for name, values in correct.items()}))
         derived.append(iterative_at_least_single(single, iterative))
-    derived.append(_bounds_check(report))
+    derived += _bounds_checks(report)
     fresh = {check.name: check for check in derived if check is not None}
     others = [check for check in report.checks if check.name not in fresh]
     return replace(report, checks=(*others, *fresh.values()))
 
 
-def _bounds_check(report: RobustnessReport) -> Check | None:
-    """Compare estimated lower bounds with the shortest changes found, by attacks or measures in their norm."""
+def _bounds_checks(report: RobustnessReport) -> Iterator[Check]:
+    """Compare lower bounds, proven ones and estimates, with the shortest changes found in their norm."""
     described = report.settings.get("measures", {})
-    exceeding = total = 0
-    for name, settings in described.items():
-        if settings.get("lower_bound") is None or name not in report.measures:
-            continue
-        found, shortest = report.measures[name], _shortest_changes(report, settings.get("norm"))
-        _, rows, bounded = np.intersect1d(report.indices, found["indices"], return_indices=True)
-        distance, value = shortest[rows], found[settings["lower_bound"]][bounded]
-        known = np.isfinite(distance) & (distance > 0)
-        exceeding, total = exceeding + int((value > distance)[known].sum()), total + int(known.sum())
-    return bounds_below_distance(exceeding, total) if total else None
+    for proven, check in ((True, certificates_below_distance), (False, bounds_below_distance)):
+        exceeding = total = 0
+        for name, settings in described.items():
+            if settings.get("lower_bound") is None or name not in report.measures:
+                continue
+            if bool(settings.get("proven")) is not proven:
+                continue
+            found, shortest = report.measures[name], _shortest_changes(report, settings.get("norm"))
+            _, rows, bounded = np.intersect1d(report.indices, found["indices"], return_indices=True)
+            distance, value = shortest[rows], found[settings["lower_bound"]][bounded]
+            known = np.isfinite(distance) & (distance > 0)
+            exceeding, total = exceeding + int((value > distance)[known].sum()), total + int(known.sum())
+        if total:
+            yield check(exceeding, total)
 
 
 def _shortest_changes(report: RobustnessReport, norm: str | None) -> npt.NDArray[np.float64]:
@@ -256,3 +260,9 @@ def bounds_below_distance(exceeding: int, total: int) -> Check:
     share = exceeding / total if total else 0.0
     evidence = f"{exceeding} of {total} scores exceed the distance of an attack"
     return Check.judged("bounds_below_distance", evidence, warned=share > 0.05)
+
+
+def certificates_below_distance(exceeding: int, total: int) -> Check:
+    """No change that broke an image is shorter than the image's certified radius: a proof allows no exception."""
+    evidence = f"{exceeding} of {total} certified radii exceed the distance of an attack"
+    return Check.judged("certificates_below_distance", evidence, failed=exceeding > 0)

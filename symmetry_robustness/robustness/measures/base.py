@@ -17,7 +17,7 @@ IntArray = npt.NDArray[np.int64]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 # Attributes that a measure may have beside its settings and `plots`.
-_OPTIONAL: Final = ("title", "means", "headline", "lower_bound", "upper_bound")
+_OPTIONAL: Final = ("title", "means", "headline", "lower_bound", "upper_bound", "proven")
 
 
 class MeasureInputs(NamedTuple):
@@ -73,7 +73,8 @@ class Measure(Protocol):
     that stands for the measure: its mean has the measure's name in summaries and logs, and may choose a checkpoint),
     `passes` (network passes for each image, by which work is divided), and `lower_bound` or `upper_bound`: the name of
     an array (M,) of lengths in its setting `norm` below which no perturbation, or at which one, changes the prediction.
-    Where a boolean array `saturated` (M,) holds, an upper bound is none. Images whose gradient is not finite may be
+    A lower bound is an estimate unless `proven` is True. Where a boolean array `saturated` (M,) holds, an upper bound
+    is none. Images whose gradient is not finite may be
     marked in a boolean array `nonfinite`.
     """
 

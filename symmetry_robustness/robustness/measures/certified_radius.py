@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.validation import check_images, check_labels, predict
+from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.bounds.graph import Graph, trace, values_at
@@ -91,7 +91,9 @@ class CertifiedRadius:
     batch_size: int | None = None
     images: int | None = None
 
+    title: ClassVar = "certified"
     means: ClassVar = ("radius",)
+    headline: ClassVar = "radius"
     lower_bound: ClassVar = "radius"
     proven: ClassVar = True
     passes: ClassVar = 128  # a shard of a few dozen images, because CROWN takes seconds for each
@@ -117,8 +119,7 @@ class CertifiedRadius:
             UserError: for unsuitable images or labels, a network in training mode, or one whose operations have no
                 known bounds.
         """
-        check_images(inputs.images)
-        check_labels(inputs.labels, inputs.images)
+        inputs.check()
         inputs = inputs._replace(batch_size=self.batch_size or inputs.batch_size)
         graph = trace(inputs.network, inputs.images)
         method = self.chosen_method(graph)

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import beta, norm
 from torch import Tensor
 
-from symmetry_robustness.attacks.validation import check_evaluation_mode, check_images, check_labels, predict
+from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Curve, Distribution, Plot
 from symmetry_robustness.rng import keyed_generator
@@ -58,6 +58,7 @@ class RandomizedSmoothing:
     radii: tuple[float, ...] = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
     images: int | None = None
 
+    title: ClassVar = "smoothed classifier"
     means: ClassVar = ("radius", "certified", "abstained")
 
     def __post_init__(self) -> None:
@@ -92,9 +93,7 @@ class RandomizedSmoothing:
         Raises:
             UserError: for unsuitable images or labels, or a network in training mode.
         """
-        check_images(inputs.images)
-        check_labels(inputs.labels, inputs.images)
-        check_evaluation_mode(inputs.network)
+        inputs.check()
         votes = [self._certify(inputs.take(slice(row, row + 1)), row) for row in range(len(inputs.images))]
         prediction = np.array([choice for choice, _ in votes], dtype=np.int64)
         share = lower_share(np.array([count for _, count in votes], dtype=np.int64), self.n, self.alpha)
