@@ -8,6 +8,7 @@ import pytest
 from symmetry_robustness.reporting.load import find_runs
 from symmetry_robustness.reporting.sandwich import sandwich_figures, sandwich_tables, sandwiches
 from symmetry_robustness.results.report import RobustnessReport
+from symmetry_robustness.robustness import EvaluationProtocol
 
 SETTINGS = {
     "certified": {
@@ -18,7 +19,7 @@ SETTINGS = {
         "lower_bound": "radius",
         "proven": True,
     },
-    "clever": {"class": "Clever", "norm": "l2", "images": 5, "lower_bound": "value"},
+    "score": {"class": "Clever", "norm": "l2", "images": 5, "lower_bound": "value"},
     "distance": {"class": "MinimalDistance", "norm": "l2", "images": 6, "upper_bound": "distance"},
     "other": {"class": "MinimalDistance", "norm": "linf", "images": 6, "upper_bound": "distance"},
     "smoothing": {"class": "RandomizedSmoothing", "images": 6},
@@ -37,14 +38,13 @@ def saved(tmp_path: Path) -> Path:
             "radius": np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.0]),
             "method": np.full(6, "crown"),
         },
-        "clever": {"indices": rows[:5], "value": np.array([0.5, 0.1, 0.9, 9.0, 0.6])},
+        "score": {"indices": rows[:5], "value": np.array([0.5, 0.1, 0.9, 9.0, 0.6])},
         "distance": {"indices": rows, "distance": np.array([0.4, 0.5, 1.0, 5.0, 0.45, 0.0]), "saturated": saturated},
         "other": {"indices": rows, "distance": np.full(6, 1e-9), "saturated": saturated},
         "smoothing": {"indices": rows, "radius": np.full(6, 7.0)},
     }
-    report = RobustnessReport(
-        "linf", (), rows, labels, predictions, {}, {}, measures=measures, settings={"measures": SETTINGS}
-    )
+    settings = EvaluationProtocol(epsilons=()).describe() | {"measures": SETTINGS}
+    report = RobustnessReport("linf", (), rows, labels, predictions, {}, {}, measures=measures, settings=settings)
     report.save(tmp_path, "one")
     return tmp_path
 
