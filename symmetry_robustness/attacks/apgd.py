@@ -115,8 +115,6 @@ class APGD(UpdateRule):
         """Halve the step of images at a checkpoint that make no progress; the gradient at their best point."""
         window = torch.tensor(self.windows, device=step.device)[step]
         checked = window > 0
-        if not checked.any():
-            return gradient
         few = memory["rises"] <= _PROGRESS * window
         stalled = ~memory["halved"] & (memory["checked_loss"] >= memory["best_loss"])
         halve = checked & (few | stalled)

@@ -25,6 +25,7 @@ from symmetry_robustness.attacks.threat import TOLERANCE, ThreatModel
 from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import keyed_generator
+from symmetry_robustness.robustness.rounds import Findings, Successes, default_wait, round_length
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -84,6 +85,7 @@ class ContinuousBatching:
         batch_size: number of slots.
         fixed_batch: let every pass have `batch_size` rows, of which some may be idle, for a network compiled for one
             shape.
+        wait: passes between two results that the host reads; None for 1 on a CPU and 8 elsewhere. Results are the same.
     """
 
     network: nn.Module
@@ -92,6 +94,7 @@ class ContinuousBatching:
     seed: int = 0
     batch_size: int = 128
     fixed_batch: bool = False
+    wait: int | None = None
 
     def find_minimal_epsilon(
         self,
@@ -145,7 +148,9 @@ class _Queue:
         """Up to `count` (image, item) pairs, of which at most `speculative` before their turn."""
         taken: list[tuple[int, int]] = []
         while self.ready and len(taken) < count:
-            taken.append(self._start(self.ready.popleft()))
+            row = self.ready.popleft()
+            if self.cursor[row] < self.limit[row]:  # unless a success was read after it had become ready
+                taken.append(self._start(row))
         speculative = min(speculative, count) - len(taken)
         while speculative > 0:
             waiting = np.flatnonzero((self.active > 0) & (self.cursor < self.limit))
@@ -246,6 +251,10 @@ class _Engine:
         self.adversarial: dict[int, Tensor] = {}
         self.keep = frozenset(keep)
         self.excess = 0.0
+        self.wait = default_wait(images.device) if search.wait is None else search.wait
+        self.length = round_length(self.rule.steps + (self.first is None), self.wait)
+        self.findings: list[Findings] = []  # that the host has not read
+        self.unread = 0  # passes since it read
 
     def _first_pass(self, clean: CleanPass | None) -> CleanPass:
         """Logits and gradients at the images, where every item starts."""
@@ -293,11 +302,21 @@ class _Engine:
         return self.queue.limit // self.runs
 
     def advance(self) -> bool:
-        """Fill the slots, take one pass through the network, judge and step; False when nothing is left."""
-        slots = self.slots
+        """Fill the slots, take one pass through the network or a round of several; False when nothing is left."""
         self._fill()
-        if not slots.count:
-            return False
+        if not self.slots.count:
+            unread = bool(self.findings)
+            self._read()
+            return unread
+        if self.wait == 1:
+            self._pass()
+        else:
+            self._round()
+        return True
+
+    def _pass(self) -> None:
+        """One pass, judged at once."""
+        slots = self.slots
         busy = slice(slots.count)
         logits, gradient = self._evaluate(busy)
         np.add.at(self.passes, slots.row[busy], self.rule.draws)
@@ -312,22 +331,93 @@ class _Engine:
             self._step(busy, logits, gradient)
         slots.step[busy] += 1
         slots.steps_taken[busy] += 1
+        self._close(over)
+
+    def _close(self, over: BoolArray) -> None:
+        """Free the slots of items that are over."""
         if over.any():
             holes = np.flatnonzero(over)
-            rows = slots.row[holes]
-            slots.close(holes)
+            rows = self.slots.row[holes]
+            self.slots.close(holes)
             self.queue.release(rows)
-        return True
+
+    def _round(self) -> None:
+        """Passes that are judged on the device; the host reads when enough of them are unread."""
+        slots, rule = self.slots, self.rule
+        busy = slice(slots.count)
+        passes = np.minimum(rule.steps + 1 - slots.step[busy], self.length)
+        images, epsilon = slots.images[busy], slots.epsilon[busy]
+        successes = Successes(self.threat, images, epsilon, self.length, rule.minimizes_norm)
+        for number in range(self.length):
+            counted = successes.open & (slots.steps_taken[busy] <= rule.steps)
+            logits, gradient = self._evaluate(busy, counted)
+            hit = misclassified(logits, slots.labels[busy]) & counted
+            successes.note(number, slots.memory["iterate"][busy], hit)
+            if (slots.step[busy] < rule.steps).any():
+                self._step(busy, logits, gradient)
+            slots.step[busy] += 1
+            slots.steps_taken[busy] += 1
+        kept = [slot for slot, row in enumerate(slots.row[busy]) if row in self.keep]
+        self.findings.append(successes.findings(slots.row[busy], slots.item[busy], passes, kept))
+        self.unread += self.length
+        over = slots.step[busy] > rule.steps
+        if self.unread >= self.wait:
+            over |= self._read() & (not rule.minimizes_norm)
+            over |= slots.item[busy] > self.queue.limit[slots.row[busy]]
+        self._close(over)
+
+    def _read(self) -> BoolArray:
+        """Read and note the findings of all rounds in one transfer; whether each slot of the last one succeeded."""
+        found, self.findings, self.unread = self.findings, [], 0
+        success: BoolArray = np.zeros(0, dtype=bool)
+        if not found:
+            return success
+        values = torch.cat([findings.values for findings in found], dim=1).cpu().numpy()
+        ends = np.cumsum([len(findings.row) for findings in found])[:-1]
+        for findings, (first, distance, excess) in zip(found, np.split(values, ends, axis=1), strict=True):
+            success = first < self.length
+            used = findings.passes if self.rule.minimizes_norm else np.minimum(first + 1, findings.passes)
+            np.add.at(self.passes, findings.row, self.rule.draws * used.astype(np.int64))
+            hits = np.flatnonzero(success)
+            if not self.rule.minimizes_norm:
+                hits = self._first_successes(hits, findings.row, findings.item)
+            elif len(excess):
+                self.excess = max(self.excess, float(excess.max()))
+            for slot in hits:
+                self._note(int(findings.row[slot]), distance[slot], findings.images.get(int(slot)))
+                if not self.rule.minimizes_norm:
+                    self.queue.limit[findings.row[slot]] = findings.item[slot]
+                    self.excess = max(self.excess, float(excess[slot]))
+        return success
+
+    def _first_successes(self, hits: IntArray, row: IntArray, item: IntArray) -> IntArray:
+        """Successes of the earliest items so far, later items first, so that the earliest of an image is noted last."""
+        hits = hits[item[hits] < self.queue.limit[row[hits]]]
+        return hits[np.argsort(-item[hits], kind="stable")]
+
+    def _note(self, row: int, distance: float, adversarial: Tensor | None) -> None:
+        """The success of an image; of a rule that minimises the norm only if it is shorter than those before."""
+        if self.rule.minimizes_norm and not distance < self.distance[row]:
+            return
+        self.distance[row] = distance
+        if adversarial is not None:
+            self.adversarial[row] = adversarial
 
     def _step(self, rows: slice, logits: Tensor, gradient: Tensor) -> None:
         slots = self.slots
-        labels, targets, taken = slots.labels[rows], slots.targets[rows], slots.steps_taken[rows]
+        labels, targets = slots.labels[rows], slots.targets[rows]
+        taken = slots.steps_taken[rows].clamp_max(self.rule.steps)  # in a round some go on when they are over
         result = Pass(slots.images[rows], slots.epsilon[rows], labels, targets, taken, logits, gradient)
         memory = {name: values[rows] for name, values in slots.memory.items()}
         slots.remember(rows, self.rule.step(self.threat, result, memory))
 
-    def _evaluate(self, busy: slice) -> tuple[Tensor, Tensor]:
-        """Pass the iterates through the network; gradients for those slots that need one for their next step."""
+    def _evaluate(self, busy: slice, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pass the iterates through the network; gradients for those slots that need one for their next step.
+
+        Args:
+            busy: the slots.
+            counted: (B,) those whose gradients count where they are not finite; all without.
+        """
         slots, rule = self.slots, self.rule
         rows = slice(None) if self.search.fixed_batch else busy
         iterate = slots.memory["iterate"][rows]
@@ -341,7 +431,8 @@ class _Engine:
             logits, gradient = logits[busy], gradient[busy]
         else:
             logits, gradient = self._evaluate_apart(iterate, need)
-        self.nonfinite += (~torch.isfinite(gradient.flatten(1).sum(1))).sum()  # stays on the device
+        nonfinite = ~torch.isfinite(gradient.flatten(1).sum(1))
+        self.nonfinite += (nonfinite if counted is None else nonfinite & counted).sum()  # stays on the device
         return logits, gradient
 
     def _evaluate_apart(self, iterate: Tensor, need: BoolArray) -> tuple[Tensor, Tensor]:
@@ -376,11 +467,9 @@ class _Engine:
     def _record(self, hits: IntArray) -> None:
         """Note successes, each unless an earlier item of the same image has succeeded."""
         slots = self.slots
-        hits = hits[slots.item[hits] < self.queue.limit[slots.row[hits]]]
+        hits = self._first_successes(hits, slots.row, slots.item)
         if not len(hits):
             return
-        # Later items first, so that the earliest of an image is written last.
-        hits = hits[np.argsort(-slots.item[hits], kind="stable")]
         chosen = torch.as_tensor(hits, device=slots.labels.device)
         iterate, images = slots.memory["iterate"][chosen], slots.images[chosen]
         distance = self.threat.distance(iterate, images).cpu().numpy()
