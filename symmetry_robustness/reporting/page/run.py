@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from symmetry_robustness.reporting.comparability import data_title, readable
+from symmetry_robustness.reporting.comparability import data_title, readable, shown_data
 from symmetry_robustness.reporting.evaluation import Evaluation, measure_name
 from symmetry_robustness.reporting.figures.examples import Rows, attack_rows, panel_rows, side_by_side
 from symmetry_robustness.reporting.figures.from_report import Chart, measure_charts
@@ -45,7 +45,7 @@ def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures:
         "title": f"{readable(run.title)}, seed {run.seed}",
         "worst": next((state for state in ("failed", "warned", "passed") if state in found), "unchecked"),
         "facts": {
-            "Data": data_title(run.config["data"]),
+            "Data": shown_data(data_title(run.config["data"])),
             "Clean accuracy": None if clean is None else f"{100 * clean:.1f} %",
             "Parameters": parameters and f"{parameters:,}",
             "Epochs": run.epochs,
