@@ -11,7 +11,7 @@ from symmetry_robustness.attacks.base import Memory, Pass, UpdateRule, attack_lo
 from symmetry_robustness.attacks.losses import check_loss
 from symmetry_robustness.attacks.norms import per_image
 from symmetry_robustness.attacks.threat import ThreatModel
-from symmetry_robustness.attacks.validation import check_count
+from symmetry_robustness.attacks.validation import check_count, check_norm
 from symmetry_robustness.rng import RandomSource
 
 # Settings of the paper, sec. 3: fraction of steps that must raise the loss, weight of the new step against the last
@@ -51,6 +51,7 @@ class APGD(UpdateRule):
     targeted: bool = False
     draws: int = 1
 
+    norms = ("linf", "l2")
     random_start = True
     iterate = "best"
 
@@ -77,6 +78,7 @@ class APGD(UpdateRule):
 
     def start(self, threat: ThreatModel, images: Tensor, epsilon: Tensor, source: RandomSource) -> Memory:
         """Begin at a random point on the edge of the ball."""
+        check_norm("APGD", threat.norm, self.norms)
         noise = threat.geometry.sample(images.shape, source, images.device)
         length = threat.geometry.length(noise).clamp_min(torch.finfo(noise.dtype).tiny)
         iterate = threat.project(images + noise * per_image(epsilon / length, noise), images, epsilon)

@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, final
@@ -39,6 +39,8 @@ class Attack(ABC):
     """Whether the attack seeks the smallest perturbation, so that one call serves every epsilon."""
     is_random: bool = True
     """Whether results depend on random numbers."""
+    norms: Sequence[str] | None = None
+    """Norms of the threats that it accepts; None for all."""
     draws: int = 1
     """Passes that are averaged for each step, for a network that is random."""
     cost: float | None = None

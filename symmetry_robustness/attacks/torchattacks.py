@@ -94,7 +94,7 @@ class TorchAttack(CheckedAttack):
         return hash(repr(self))
 
     @property
-    def norms(self) -> tuple[str, ...]:
+    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
         """Norms of the threats that the class accepts."""
         if "norm" in _parameters(self.name):
             return tuple(_NORMS)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import AttackCall, as_attack
 from symmetry_robustness.attacks.norms import NormName, find_norm
 from symmetry_robustness.attacks.threat import ThreatModel, check_bounds, parse_epsilon
+from symmetry_robustness.attacks.validation import check_norm
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.names import WORST_CASE
 from symmetry_robustness.robustness.measures.base import Measure, describe_measure
@@ -105,7 +106,8 @@ class EvaluationProtocol:
         for name, attack in self.attacks.items():
             if not callable(attack) or isinstance(attack, type):
                 raise UserError(f"attack {name} must be an attack, got {attack!r}; give it a _target_ such as PGD")
-            as_attack(attack)
+            if (norms := as_attack(attack).norms) is not None:
+                check_norm(name, self.norm, norms)
             if name in ("clean", WORST_CASE) or not str(name).isidentifier():
                 taken = f"letters, digits and _, and neither clean nor {WORST_CASE}"
                 raise UserError(f"attacks: {name!r} cannot name an attack; use {taken}")

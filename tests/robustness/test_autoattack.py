@@ -68,6 +68,12 @@ def test_settings_are_the_published_ones() -> None:
     assert version("autoattack", "norm=l2", "epsilons=[0.5]").threat(0.5).norm == "l2"
 
 
+@pytest.mark.parametrize("name", ["autoattack", "autoattack_rand", "strong"])
+def test_norms_that_an_attack_does_not_know_are_refused_before_anything_runs(name: str) -> None:
+    with pytest.raises(Exception, match="does not work in norm l1; use linf or l2"):
+        version(name, "norm=l1")
+
+
 def test_a_grid_is_as_good_as_each_epsilon_alone(ten_classes: nn.Module, images: Tensor) -> None:
     labels = predicted(ten_classes, images)
     grid = [0.19, 0.21, 0.23]
