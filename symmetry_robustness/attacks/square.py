@@ -77,7 +77,8 @@ class Square(UpdateRule):
         best = torch.where(per_image(better, memory["best"]), memory["iterate"], memory["best"])
         propose = _repainted if threat.norm == "linf" else _moved
         numbers = hashed_uniform(memory["key"], result.step, best.shape[1] + 5)
-        moved = propose(result.images, best, result.epsilon, self._area(result.step), numbers)
+        sides = torch.tensor(_sides(self, threat.norm, tuple(best.shape[2:])), device=best.device)
+        moved = propose(result.images, best, result.epsilon, sides[_halvings(result.step)], numbers)
         return {
             "iterate": threat.project(moved, result.images, result.epsilon),
             "best": best,
@@ -85,10 +86,24 @@ class Square(UpdateRule):
             "key": memory["key"],
         }
 
-    def _area(self, step: Tensor) -> Tensor:
-        """Share of the image that a square covers, (B,)."""
-        halvings = torch.bucketize(step, torch.tensor(_HALVINGS, device=step.device))
-        return self.share * 0.5**halvings
+
+def _halvings(step: Tensor) -> Tensor:
+    """How often the area has been halved before each query, (B,)."""
+    return torch.bucketize(step, torch.tensor(_HALVINGS, device=step.device))
+
+
+@lru_cache(maxsize=64)
+def _sides(rule: Square, norm: str, size: tuple[int, int]) -> list[int]:
+    """Side of a square after each number of halvings; odd and at least 3 in l2, where squares have two halves."""
+    sides = []
+    for halvings in range(len(_HALVINGS) + 1):
+        side = round((rule.share * 0.5**halvings * size[0] * size[1]) ** 0.5)
+        if norm == "l2":
+            side, largest = max(side, 3), min(size) - (min(size) + 1) % 2
+            sides.append(min(side + (side + 1) % 2, largest))
+        else:
+            sides.append(min(max(side, 1), *size))
+    return sides
 
 
 def _signs(uniform: Tensor) -> Tensor:
@@ -123,21 +138,17 @@ def _inside(rows: Tensor, columns: Tensor, side: Tensor) -> Tensor:
     return (within[0][:, :, None] & within[1][:, None, :])[:, None]
 
 
-def _repainted(images: Tensor, best: Tensor, epsilon: Tensor, area: Tensor, numbers: Tensor) -> Tensor:
+def _repainted(images: Tensor, best: Tensor, epsilon: Tensor, side: Tensor, numbers: Tensor) -> Tensor:
     """Candidates (B, C, H, W) in linf: one square takes a random corner of the ball, for each channel one."""
-    height, width = size = images.shape[2], images.shape[3]
-    side = (area * height * width).sqrt().round().long().clamp(1, min(size))
+    size = images.shape[2], images.shape[3]
     rows, columns = _windows(numbers, side, size)
     painted = images + per_image(epsilon, images) * _signs(numbers[:, 5:])[:, :, None, None]
     return torch.where(_inside(rows, columns, side), painted, best)
 
 
-def _moved(images: Tensor, best: Tensor, epsilon: Tensor, area: Tensor, numbers: Tensor) -> Tensor:
+def _moved(images: Tensor, best: Tensor, epsilon: Tensor, side: Tensor, numbers: Tensor) -> Tensor:
     """Candidates (B, C, H, W) in l2: one square gets a bump, and the length that another one loses."""
-    height, width = size = images.shape[2], images.shape[3]
-    largest = min(size) - (min(size) + 1) % 2  # odd, like all sides
-    side = (area * height * width).sqrt().round().long().clamp_min(3)
-    side = (side + (side + 1) % 2).clamp_max(largest)
+    size = images.shape[2], images.shape[3]
     rows, columns = _windows(numbers, side, size)
     gaining = _inside(rows, columns, side)
     losing = _inside(*_windows(numbers[:, 2:], side, size), side)

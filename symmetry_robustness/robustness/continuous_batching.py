@@ -10,6 +10,7 @@ A rule that minimises the norm has one item for each run, whatever the grid; all
 shortest change that any iterate found.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ BoolArray = npt.NDArray[np.bool_]
 # Below this many busy slots a pass costs much the same however many there are (a GPU idles, a CPU rearranges weights),
 # so later epsilons of the same images are tried ahead of time.
 _SPECULATE_BELOW: Final = {"cpu": 16, "cuda": 256}
+
+_TELL_EVERY_S: Final = 0.1  # progress costs as much as a step of a small network
 
 
 def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
@@ -120,9 +123,13 @@ class ContinuousBatching:
         """
         with float32(images.device):  # once, since switching it in every pass takes as long as a small network
             engine = _Engine(self, images, labels, indices, clean, num_epsilons, keep)
+            told = time.monotonic()
             while engine.advance():
-                if progress is not None:
+                if progress is not None and (now := time.monotonic()) - told >= _TELL_EVERY_S:
+                    told = now
                     progress(engine.finished())
+            if progress is not None:
+                progress(engine.finished())
         return SearchResult(
             position=engine.positions(),
             distance=engine.distance,
