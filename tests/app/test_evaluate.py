@@ -7,9 +7,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from symmetry_robustness import build_network, load_config
-from symmetry_robustness.app.evaluation import evaluate, own_code
+from symmetry_robustness.app.evaluation import evaluate, find_worker, own_code
 from symmetry_robustness.data.archives import CIFAR10
 from symmetry_robustness.data.module import to_float
+from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.frame import CORRUPTED, load_runs
 from tests.data.conftest import PER_FILE, batch, shrink, write_binary, write_corrupted
 from tests.reporting.made import make_run
@@ -100,3 +101,16 @@ def test_a_checkpoint_is_enough_wherever_it_lies(tmp_path: Path, capsys: pytest.
     evaluate(load_config("evaluate", [f"checkpoint={path}", *PROTOCOL, f"output={elsewhere}"]))
     assert (elsewhere / "quick.json").is_file()
     assert "no run directory" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rank", ["x", "", "-1", "2", "1.0"])
+def test_a_place_that_is_none_is_refused(rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert find_worker() == (0, 1)
+    monkeypatch.setenv("SLURM_PROCID", rank)
+    with pytest.raises(UserError, match=f"SLURM_PROCID={rank} and SLURM_NTASKS=2"):
+        find_worker()
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert find_worker() == (1, 2)

@@ -122,6 +122,8 @@ def train(
     return network.eval()
 
 
+# Networks of these are given what a linear network can tell apart.
+ON_BLOBS = ("linear", "perceptron")
 SOUND: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: train(convolutional(), 10),
     "adversarial": lambda: train(convolutional(), 12, adversary=PGD(steps=2)),
@@ -130,8 +132,8 @@ SOUND: dict[str, Callable[[], nn.Module]] = {
     "dropout": lambda: train(convolutional(dropout=0.3), 10),
     "perceptron": lambda: train(perceptron(), 8, blobs),
     "group norm": lambda: train(group_norm(), 10),
-    "layer norm": lambda: train(layer_norm(), 10),
-    "roto-scale": lambda: train(roto_scale(), 8),
+    "layer norm": lambda: train(layer_norm(), 20),
+    "roto-scale": lambda: train(roto_scale(), 6),
     "weighted": lambda: train(weighted(), 10),
-    "residual": lambda: train(residual(), 10),
+    "residual": lambda: train(residual(), 5),
 }
