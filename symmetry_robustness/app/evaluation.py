@@ -308,10 +308,17 @@ def _percent(estimate: Estimate) -> str:
 
 
 def find_worker() -> Worker:
-    """The place of this process among those that torchrun or Slurm started together; the only one otherwise."""
+    """The place of this process among those that torchrun or Slurm started together; the only one otherwise.
+
+    Raises:
+        UserError: variables that name no place.
+    """
     for rank, ranks in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
         if rank in os.environ and ranks in os.environ:
-            return Worker(int(os.environ[rank]), int(os.environ[ranks]))
+            place, workers = os.environ[rank], os.environ[ranks]
+            if not (place.isdecimal() and workers.isdecimal() and int(place) < int(workers)):
+                raise UserError(f"{rank}={place} and {ranks}={workers} name no process of several; unset both")
+            return Worker(int(place), int(workers))
     return Worker()
 
 

@@ -55,6 +55,10 @@ def run_guarded(command: Callable[[], int]) -> int:
     try:
         status = command()
         sys.stdout.flush()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # so rich ends where the reader has left
+            return 128 + signal.SIGPIPE
+        raise
     except (Exception, KeyboardInterrupt) as error:
         if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):  # pydoc and others wrap a Ctrl-C
             print("interrupted", file=sys.stderr)

@@ -231,3 +231,15 @@ def test_networks_of_one_name_are_told_apart_by_their_data(tmp_path: Path) -> No
 )
 def test_data_sets_are_written_as_people_write_them(data: str, title: str) -> None:
     assert shown_data(data) == title
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "best.ckpt", "renamed.ckpt"])
+def test_reports_of_a_checkpoint_of_any_name_have_figures_without_a_run(file: str, tmp_path: Path) -> None:
+    for stem in ("quick", "paper"):
+        report = make_report(draw_broken_at(40, 0), provenance={"file": file, "data": CIFAR})
+        report.save(tmp_path / "moved" / "robustness", stem)
+    runs, problems = find_runs([tmp_path / "moved" / "robustness"])
+    assert (len(runs), problems) == (1, [])
+    summary = summarize(frame_of(runs), runs)
+    assert write_figures(runs, summary, tmp_path / "figures") is not None
+    assert list((tmp_path / "figures").iterdir())

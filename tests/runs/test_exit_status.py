@@ -1,6 +1,9 @@
 import errno
+import os
+import sys
 
 import pytest
+from rich.console import Console
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.exit_status import run_guarded, user_message
@@ -55,3 +58,18 @@ def test_a_circle_of_errors_ends() -> None:
     second.__cause__ = None
     first.__cause__, first.__context__ = None, first
     assert user_message(first) is None
+
+
+def test_a_reader_that_has_left_is_the_same_for_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+
+        def command() -> int:
+            Console().print("nobody reads this")
+            return 0
+
+        assert run_guarded(command) == 141
+        with pytest.raises(SystemExit):
+            run_guarded(lambda: sys.exit(3))

@@ -128,7 +128,10 @@ def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str])
     """
     networks: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
-        networks.setdefault(names[settings_key(run, _LAST)], []).append(run)
+        name = names.get(
+            settings_key(run, _LAST)
+        )  # None of reports of another checkpoint that was moved out of its run
+        networks.setdefault(name or shown_network(run.name), []).append(run)
     first = {name: several[0] for name, several in networks.items() if several[0].evaluations}
     yield from epoch_figures(networks, notes)
     yield from lower_bound_figures(first, notes)
