@@ -61,18 +61,6 @@ class EpochLog(pl.Callback):
         log.info("epoch %d/%s: %s, %.0f images/s", epoch, trainer.max_epochs, shown, rate)
 
 
-class ProgressBars(RichProgressBar):
-    """Progress bars with the metrics of the epoch, without Lightning's version number."""
-
-    def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """The metrics shown behind the bar."""
-        shown = super().get_metrics(trainer, pl_module)
-        shown.pop("v_num", None)
-        return shown
-
-
 def progress_bars() -> list[pl.Callback]:
     """Progress bars if standard output is a terminal."""
-    return [ProgressBars(refresh_rate=5)] if sys.stdout.isatty() else []
+    return [RichProgressBar(refresh_rate=5)] if sys.stdout.isatty() else []

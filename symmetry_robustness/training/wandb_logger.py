@@ -39,19 +39,11 @@ class WandbTracker(Logger):
         run: a started run; None if none could be started, and on other ranks.
     """
 
+    name = version = ""  # which Lightning would show behind the progress bar
+
     def __init__(self, run: Any) -> None:
         super().__init__()
         self._run = run
-
-    @property
-    def name(self) -> str | None:
-        """The project."""
-        return str(self._run.project) if self._run else None
-
-    @property
-    def version(self) -> str | None:
-        """The run's id."""
-        return str(self._run.id) if self._run else None
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
