@@ -106,7 +106,7 @@ class CertifiedRadius:
                     f"certified {name} must be one of {', '.join(values)}, got {value!r}; choose one of them"
                 )
         if not (np.isfinite(self.largest) and self.largest > _SMALLEST):
-            raise UserError(f"certified largest must be above {_SMALLEST:g}, got {self.largest}; 5 caps CLEVER as well")
+            raise UserError(f"certified largest must be above {_SMALLEST:g}, got {self.largest}; 5 is usual in l2")
         if not 1e-6 <= self.tolerance < 1:
             raise UserError(f"certified tolerance must lie in [1e-6, 1), got {self.tolerance}; 1e-3 is the default")
         if self.batch_size is not None and self.batch_size < 1:
