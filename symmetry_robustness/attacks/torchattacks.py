@@ -5,6 +5,7 @@ import difflib
 import inspect
 import io
 import random
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -139,6 +140,8 @@ class TorchAttack(CheckedAttack):
             except UserError:
                 raise
             except _MISUSE as error:  # how the library meets values that it cannot work with
+                if any(frame.f_code is _View.forward.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
+                    raise  # the network's own
                 chosen = ", ".join(f"{name}={value!r}" for name, value in self.settings.items()) or "its own settings"
                 line = f"{type(error).__name__}: {one_line(error)}"
                 raise UserError(f"attack {self.name} fails with {chosen} ({line}); change its settings") from error
@@ -175,7 +178,10 @@ class _View(nn.Module):
         self._network = (network,)
 
     def forward(self, images: Tensor) -> Tensor:
-        return forward(self._network[0], _Contiguous.apply(images))  # type: ignore[no-untyped-call]
+        logits = forward(self._network[0], _Contiguous.apply(images))  # type: ignore[no-untyped-call]
+        if logits.requires_grad or not images.requires_grad:
+            return logits.clone() if logits.is_inference() else logits
+        return logits.clone() + 0 * images.flatten(1).sum(1, keepdim=True)  # a cut graph has the gradient zero
 
 
 class _Contiguous(torch.autograd.Function):

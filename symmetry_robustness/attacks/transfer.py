@@ -183,7 +183,7 @@ class _Seen(nn.Module):
 
     def __init__(self, network: nn.Module, view: View) -> None:
         super().__init__()
-        self.network, self.view, self.training = network, view, network.training
+        self.network, self.view, self.training = network, view, getattr(network, "training", False)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(self.view(images))

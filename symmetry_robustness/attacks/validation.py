@@ -116,7 +116,7 @@ def training_layers(network: nn.Module) -> list[str]:
     """Names of the layers whose training mode changes their output: batch norm, instance norm, dropout."""
     check_network(network)
     kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    return [name or type(m).__name__ for name, m in network.named_modules() if m.training and isinstance(m, kinds)]
+    return [name or type(m).__name__ for name, m in network.named_modules() if isinstance(m, kinds) and m.training]
 
 
 def check_evaluation_mode(network: nn.Module) -> None:

@@ -195,7 +195,7 @@ class _Forward(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.training = network, network.training
+        self.network, self.training = network, getattr(network, "training", False)  # frozen scripts have none
 
     def forward(self, images: Tensor) -> Tensor:
         return forward(self.network, images)
@@ -214,7 +214,7 @@ def _unchanged(network: nn.Module, attack: str) -> Iterator[None]:
     Raises:
         UserError: where weights have been written to.
     """
-    modes = [(module, module.training) for module in network.modules()]
+    modes = [(module, module.training) for module in network.modules() if hasattr(module, "training")]
     weights = [(name, weight, weight._version) for name, weight in network.named_parameters()]
     gradients = [(weight, weight.grad) for weight in network.parameters()]
     for weight, _ in gradients:

@@ -246,3 +246,35 @@ def test_a_traced_network_is_attacked(images: Tensor, labels: Tensor) -> None:
     for found, expected in zip(everything(traced, images, labels), everything(body(), images, labels), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in traced.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_frozen_script_is_attacked(images: Tensor, labels: Tensor) -> None:
+    frozen = torch.jit.freeze(torch.jit.script(body()))
+    for found, expected in zip(everything(frozen, images, labels), everything(body(), images, labels), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_the_library_attacks_a_network_that_cuts_its_graph(
+    context: Callable[[], Any], images: Tensor, labels: Tensor
+) -> None:
+    def cut(network: nn.Module, given: Tensor) -> Tensor:
+        with context():
+            logits: Tensor = network(given)
+            return logits
+
+    network = Changed(cut)
+    for attack in (TorchAttack("PGD", steps=2, random_start=False), TorchAttack("FGSM")):
+        assert torch.equal(attack(network, images, labels, THREAT), images)  # whose gradient is zero
+    square = TorchAttack("Square", n_queries=20, seed=0)
+    assert torch.equal(square(network, images, labels, THREAT), square(body(), images, labels, THREAT))
+
+
+def test_an_error_of_the_network_is_not_blamed_on_the_attack(images: Tensor, labels: Tensor) -> None:
+    def broken(network: nn.Module, given: Tensor) -> Tensor:
+        raise KeyError("my own")
+
+    for call in (TorchAttack("PGD", steps=2), PGD()):
+        with pytest.raises(KeyError, match="my own"):
+            call(Changed(broken), images, labels, THREAT)
