@@ -14,22 +14,27 @@ from symmetry_robustness.robustness import Source, Transfer
 from symmetry_robustness.runs.directory import CONFIG
 
 
-def transfer_from(sources: Sequence[str], attack: AttackCall, trusted: Sequence[str] = ()) -> Transfer:
+def transfer_from(sources: Sequence[str] | None, attack: AttackCall, trusted: Sequence[str] | None = ()) -> Transfer:
     """An attack crafted on the networks of checkpoints.
 
     Args:
-        sources: paths of checkpoints. Each is named as its run, with its seed where several are of one name.
+        sources: paths of checkpoints. Each is named as its run, with its seed where several are of one name. None in a
+            command that has none.
         attack: works on a source as if it were the target.
         trusted: modules of your own whose classes the checkpoints may name; see `load_checkpoint`.
 
     Raises:
         UserError: no source, one given twice, or a file that is no checkpoint.
     """
+    if sources is None:
+        raise UserError(
+            "sources are known to `symrob evaluate` alone; evaluate the checkpoint with robustness=transfer"
+        )
     if not sources:
         raise UserError(
             "sources is empty; name the networks on which images are crafted, as in sources=[a.ckpt,b.ckpt]"
         )
-    return Transfer(_load(tuple(map(str, sources)), tuple(trusted)), attack)
+    return Transfer(_load(tuple(map(str, sources)), tuple(trusted or ())), attack)
 
 
 @functools.lru_cache(maxsize=1)  # every rule of a protocol has the same sources

@@ -88,6 +88,12 @@ def test_bad_sources_are_one_line(tmp_path: Path, overrides: list[str], message:
     assert not (tmp_path / "run" / "robustness").exists()
 
 
+def test_a_training_has_no_sources() -> None:
+    with pytest.raises((UserError, InstantiationException)) as error:
+        load_config("train", ["robustness=transfer"])
+    assert "sources are known to `symrob evaluate` alone" in str(error.value)
+
+
 def test_a_source_of_other_classes_is_refused(tmp_path: Path) -> None:
     other = checkpoint(tmp_path / "other", "other", "data.num_classes=10", "model.num_classes=4")
     assert "source other has 4 classes, the target" in compose(
