@@ -30,8 +30,8 @@ from symmetry_robustness.robustness.bounds.operations import (
 
 SLACK: Final = 1e-7
 
-# Numbers of one tensor in a backward pass; more rows are taken in parts.
-_NUMBERS: Final = 2**22
+# Numbers of one tensor in a backward pass, few enough for a processor's cache; more rows are taken in parts.
+_NUMBERS: Final = 2**20
 
 Norm = Literal["linf", "l2"]
 Method = Literal["interval", "crown_ibp", "crown"]
