@@ -1,4 +1,4 @@
-"""Bounds from both sides: what is certified, what CLEVER estimates and what an attack found, image by image."""
+"""Bounds from both sides: what is certified, what is estimated and what an attack found, image by image."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,26 +15,14 @@ from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
 from symmetry_robustness.reporting.figures.style import COLORS, fitted, label_last, legend_below, printed, tiled
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag
-from symmetry_robustness.results.names import NORM_TITLES
+from symmetry_robustness.results.names import NORM_TITLES, measure_title
 
 _PANELS: Final = 6  # networks side by side
 _NOTE: Final = (
     "Medians over images that are classified correctly. Certified: no perturbation up to there changes the prediction, "
     "proven by the method named. Distance: the shortest that an attack found. Refuted: an attack succeeded below "
-    "CLEVER. Too pessimistic: CLEVER lies below the certificate. Certificates of smoothed classifiers are about other "
-    "functions and do not stand here."
-)
-_COLUMNS: Final = (
-    "network",
-    "images",
-    "method",
-    "certified",
-    "CLEVER",
-    "distance found",
-    "certified / distance %",
-    "CLEVER refuted %",
-    "CLEVER too pessimistic %",
-    "certificate beyond distance",
+    "the estimate. Too pessimistic: it lies below the certificate. Certificates of smoothed classifiers are about "
+    "other functions and do not stand here."
 )
 
 
@@ -48,7 +36,8 @@ class Sandwich:
         network: name, with the marks of its checks.
         method: of the certificates.
         certified: proven radii.
-        estimate: CLEVER scores, NaN where there are none.
+        estimate: estimated lower bounds, NaN where there are none.
+        estimator: title of the measure that estimates.
         distance: lengths of changes that an attack found; inf where none succeeded.
     """
 
@@ -59,24 +48,24 @@ class Sandwich:
     certified: NDArray[np.float64]
     estimate: NDArray[np.float64]
     distance: NDArray[np.float64]
+    estimator: str = "estimate"
 
     def row(self) -> dict[str, Any]:
         """Numbers of the table by column; shares of the images that have what is compared."""
         broken, estimated = np.isfinite(self.distance), ~np.isnan(self.estimate)
         ratio = self.certified[broken] / self.distance[broken]
-        numbers = (
-            self.network,
-            len(self.certified),
-            self.method,
-            _median(self.certified),
-            _median(self.estimate[estimated]),
-            _median(self.distance),
-            100 * _median(ratio),
-            100 * _share(self.estimate > self.distance, estimated & broken),
-            100 * _share(self.estimate < self.certified, estimated),
-            int((self.certified > self.distance).sum()),
-        )
-        return dict(zip(_COLUMNS, numbers, strict=True))
+        return {
+            "network": self.network,
+            "images": len(self.certified),
+            "method": self.method,
+            "certified": _median(self.certified),
+            self.estimator: _median(self.estimate[estimated]),
+            "distance found": _median(self.distance),
+            "certified / distance %": 100 * _median(ratio),
+            f"{self.estimator} refuted %": 100 * _share(self.estimate > self.distance, estimated & broken),
+            f"{self.estimator} too pessimistic %": 100 * _share(self.estimate < self.certified, estimated),
+            "certificate beyond distance": int((self.certified > self.distance).sum()),
+        }
 
 
 def sandwiches(runs: Sequence[Run]) -> list[Sandwich]:
@@ -109,8 +98,9 @@ def _of(run: Run, evaluation: Evaluation) -> Iterator[Sandwich]:
         numbers = arrays["indices"][correct]
         found = report.measures[upper[0]]
         distance = np.where(found["saturated"], np.inf, found[alike[upper[0]]["upper_bound"]])
-        estimate = np.full(len(numbers), np.nan)
+        estimate, estimator = np.full(len(numbers), np.nan), "estimate"
         if lower:
+            estimator = measure_title(lower[0], measures)
             scores = report.measures[lower[0]]
             estimate = _aligned(numbers, scores["indices"], scores[alike[lower[0]]["lower_bound"]])
         distance = _aligned(numbers, found["indices"], distance)
@@ -119,7 +109,7 @@ def _of(run: Run, evaluation: Evaluation) -> Iterator[Sandwich]:
         methods = ", ".join(sorted(set(arrays["method"].tolist()))) if "method" in arrays else ""
         label = f"{run.title}, seed {run.seed}{flag(evaluation.status)}"
         bounds = arrays[settings["lower_bound"]][correct]
-        yield Sandwich(title, str(norm), label, methods, bounds[both], estimate[both], distance[both])
+        yield Sandwich(title, str(norm), label, methods, bounds[both], estimate[both], distance[both], estimator)
 
 
 def _aligned(numbers: NDArray[np.int64], owners: NDArray[np.int64], values: NDArray[Any]) -> NDArray[np.float64]:
@@ -137,18 +127,18 @@ def _share(which: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
 
 
 def sandwich_tables(found: Sequence[Sandwich]) -> TableSet:
-    """A table for each data set and norm, with a row for each network."""
-    groups: dict[str, list[Sandwich]] = {}
+    """A table for each data set, norm and estimator, with a row for each network."""
+    groups: dict[tuple[str, str], list[Sandwich]] = {}
     for one in found:
-        groups.setdefault(one.about, []).append(one)
+        groups.setdefault((one.about, one.estimator), []).append(one)
     tables = [
         Table(
             f"Bounds from both sides, {about}",
-            _COLUMNS,
+            [*several[0].row()],
             [[*map(_cell, one.row().values())] for one in several],
             [_NOTE],
         )
-        for about, several in groups.items()
+        for (about, _), several in groups.items()
     ]
     return TableSet("sandwich", tables, pd.DataFrame([{"evaluation": one.about, **one.row()} for one in found]))
 
@@ -173,7 +163,7 @@ def sandwich_figures(found: Sequence[Sandwich], notes: list[str]) -> Drawn:
 
 @printed
 def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
-    """Certified radius, CLEVER and distance found of every image, in the order of the distances.
+    """Certified radius, estimate and distance found of every image, in the order of the distances.
 
     Args:
         networks: a panel for each, of one data set and norm.
@@ -189,7 +179,7 @@ def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
         panel.vlines(places[both], certified[both], distance[both], color="0.85", linewidth=1.0, zorder=0)
         series = (
             ("distance found", distance, broken, "v", COLORS[1]),
-            ("CLEVER (estimate)", estimate, ~np.isnan(estimate), "x", COLORS[2]),
+            (f"{one.estimator} (estimate)", estimate, ~np.isnan(estimate), "x", COLORS[2]),
             ("certified radius", certified, certified > 0, "o", COLORS[0]),
         )
         for label, values, shown, marker, color in series:

@@ -19,7 +19,7 @@ SETTINGS = {
         "lower_bound": "radius",
         "proven": True,
     },
-    "score": {"class": "Clever", "norm": "l2", "images": 5, "lower_bound": "value"},
+    "score": {"class": "Clever", "title": "CLEVER", "norm": "l2", "images": 5, "lower_bound": "value"},
     "distance": {"class": "MinimalDistance", "norm": "l2", "images": 6, "upper_bound": "distance"},
     "other": {"class": "MinimalDistance", "norm": "linf", "images": 6, "upper_bound": "distance"},
     "smoothing": {"class": "RandomizedSmoothing", "images": 6},
