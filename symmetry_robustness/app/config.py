@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import InitVar, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from pydoc import locate
+from pydoc import ErrorDuringImport, locate
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -27,6 +27,7 @@ _NAME = re.compile(r"(?!\.)[\w.=,+\- ()]{1,100}")
 _NO_LIST = {"list_type", "sequence_str", "tuple_type"}  # of pydantic's errors
 _USUAL_PARTS = {"model/branch": "multiscale", "model/trunk": "plain"}  # which names and titles do not mention
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+_OF_NETWORKS = ("weights", "weights_prefix", "mean", "std", "training_seed", "title", "group")  # of symrob evaluate
 _RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -58,11 +59,21 @@ def load_config(app: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"app must be 'train' or 'evaluate', got {app!r}")
     register_schemas()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
-        config = compose(app, overrides=list(overrides), return_hydra_config=True)
+        config = compose(app, overrides=open_network(overrides), return_hydra_config=True)
     choices = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]
     return finalize_config(config, choices)
+
+
+def open_network(overrides: Sequence[str]) -> list[str]:
+    """Overrides of `symrob evaluate` in which `network.…` needs no plus, whatever settings a class of the user's has.
+
+    Examples:
+        >>> open_network(["network.width=8", "data=shapes"])
+        ['++network.width=8', 'data=shapes']
+    """
+    return [f"++{word}" if word.startswith(("network.", "network=")) else word for word in overrides]
 
 
 def finalize_config(config: DictConfig, choices: typing.Mapping[str, Any] | None = None) -> DictConfig:
@@ -90,8 +101,10 @@ def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None 
         config.title = config.title or ("" if config.name else title)
         config.name = config.name or _network_name(choices)
         config.group = config.group or choices["experiment"]
-    elif not config.name:
-        config.name = choices["robustness"]
+    else:
+        config.protocol = choices["robustness"]
+        _require_one_subject(config)
+        config.name = config.name or config.protocol
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
@@ -146,6 +159,37 @@ def check_targets(node: DictConfig, path: str) -> None:
         _check_target(place, child)
 
 
+def _require_one_subject(config: DictConfig) -> None:
+    """Check that an evaluation is of one checkpoint or of one network, and that the latter is described in full.
+
+    Raises:
+        UserError: it is of both or neither, or a setting is missing or belongs to the other.
+    """
+    given = [name for name in _OF_NETWORKS if config[name] not in ("", None, 0)]
+    if not config.network:
+        if not config.checkpoint:
+            raise UserError(
+                "neither checkpoint nor network is set; give checkpoint=RUN/checkpoints/last.ckpt, or a network of "
+                "yours by network._target_=… weights=… name=… data=…"
+            )
+        if given:
+            raise UserError(f"{given[0]}={config[given[0]]} belongs to a network of yours; add network._target_=…")
+        return
+    if config.checkpoint:
+        raise UserError(f"network and checkpoint={config.checkpoint} both say what to evaluate; give one of them")
+    needed = {
+        "network._target_": ("_target_" in config.network, "the class by its full path, as in my_resnet.ResNet18"),
+        "weights": (config.weights, "the file of its state dict, as in model.pt"),
+        "name": (config.name, "the network's name in reports, as in resnet18"),
+        "data": (config.data and "_target_" in config.data, "the data set it is for, as in cifar10"),
+    }
+    for name, (found, remedy) in needed.items():
+        if not found:
+            raise UserError(f"{name} is not set; give {remedy}")
+    if not 0 <= config.training_seed < 2**32:
+        raise UserError(f"training_seed must lie in 0 … 2^32 - 1, got {config.training_seed}; 0 is the default")
+
+
 def _network_name(choices: typing.Mapping[str, Any]) -> str:
     """The model's name, and its parts that are not the usual ones."""
     return "_".join([str(choices["model"]), *_unusual_parts(choices)])
@@ -184,12 +228,7 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _check_target(path: str, node: dict[str, Any]) -> None:
     """Validate a node's names and values against the signature of its class or function."""
-    target: Any = locate(str(node["_target_"]))
-    if not callable(target):
-        raise UserError(
-            f"{path}._target_: nothing callable is found at {str(node['_target_'])!r}; give a class by its full path, "
-            "and for a module of your own its folder in PYTHONPATH"
-        )
+    target = _locate(path, str(node["_target_"]))
     try:  # Hydra refuses some classes; nothing is called here
         instantiate({"_target_": node["_target_"], "_partial_": True})
     except InstantiationException as error:
@@ -211,6 +250,27 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
     for name, value in settings.items():
         if name in hints and not any(_targets(value, "")):
             _check_value(f"{path}.{name}", value, hints[name])
+
+
+def _locate(path: str, name: str) -> Any:
+    """The class or function of a `_target_`, whose module is imported.
+
+    Raises:
+        UserError: there is no such module, it cannot be imported, or it holds no such name.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        target, holder = locate(name), locate(module) if module else None
+    except ErrorDuringImport as error:
+        reason = one_line(error.value) if isinstance(error.value, BaseException) else str(error.value)
+        raise UserError(f"{path}._target_: {name!r} cannot be imported ({reason}); repair its module") from error
+    if callable(target):
+        return target
+    where = "give a class by its full path, and for a module of your own its folder in PYTHONPATH"
+    if holder is not None:
+        near = get_close_matches(attribute, [key for key, value in vars(holder).items() if callable(value)], n=1)
+        where = f"did you mean {module}.{near[0]}?" if near else f"{module} has no {attribute}, give another class"
+    raise UserError(f"{path}._target_: nothing callable is found at {name!r}; {where}")
 
 
 def _type_hints(target: Any) -> dict[str, Any]:

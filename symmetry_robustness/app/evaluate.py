@@ -1,4 +1,4 @@
-"""`symrob evaluate checkpoint=… robustness=…`: the robustness of one checkpoint.
+"""`symrob evaluate checkpoint=… robustness=…`: the robustness of one checkpoint, or of a network of the user's.
 
 Torch is imported after Hydra has composed the configuration, so that a misspelled name is refused fast.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from symmetry_robustness.app.config import finalize_config
+from symmetry_robustness.app.config import finalize_config, open_network
 from symmetry_robustness.app.hydra_main import run_hydra
 from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.runs.process import keep_freed_memory
@@ -21,15 +21,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Hydra's overrides and flags.
     """
     keep_freed_memory()
+    words = list(sys.argv[1:] if argv is None else argv)
 
     def job(config: DictConfig) -> int:
         config = finalize_config(config)
         from symmetry_robustness.app.evaluation import evaluate
 
-        evaluate(config)
+        evaluate(config, ["symrob", "evaluate", *words])
         return 0
 
-    return run_hydra("evaluate", job, list(sys.argv[1:] if argv is None else argv))
+    return run_hydra("evaluate", job, open_network(words))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Evaluates one checkpoint and saves the report."""
+"""Evaluates one checkpoint or network and saves the report."""
 
 import contextlib
 import hashlib
@@ -8,22 +8,20 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
-from symmetry_robustness.app.config import check_targets
 from symmetry_robustness.app.progress import shown_progress
-from symmetry_robustness.attacks.validation import device_of, predict
+from symmetry_robustness.app.subject import CheckpointSubject, NetworkSubject, Subject, check_outputs
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file, unused
-from symmetry_robustness.models import load_checkpoint, require_trusted
 from symmetry_robustness.reporting.evaluation import measure_name
 from symmetry_robustness.reporting.figures import report_figures, save_figure
 from symmetry_robustness.reporting.frame import accuracy_by_test_set, corruption_error
@@ -32,14 +30,14 @@ from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_title
 from symmetry_robustness.results.report import Estimate, share_estimate
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, Worker, evaluate_in_shards
-from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS
 from symmetry_robustness.runs.provenance import package_digest
 
 _SPLITS: Final = ("train", "validation", "test")
+_CHECKED: Final = 8  # images on which a network shows what it returns
 
 
-def evaluate(config: DictConfig) -> RobustnessReport | None:
-    """Evaluate a checkpoint, save the report and figures of its measures, and print a table.
+def evaluate(config: DictConfig, command: Sequence[str] = ()) -> RobustnessReport | None:
+    """Evaluate a network, save the report and figures of its measures, and print a table.
 
     Finished shards wait beside the report in `NAME.partial/KEY/`, where the key is a digest of all that decides the
     result, so that shards of other settings never mix. An interrupted evaluation resumes from them, and processes that
@@ -47,48 +45,55 @@ def evaluate(config: DictConfig) -> RobustnessReport | None:
 
     Args:
         config: resolved configuration of `symrob evaluate`.
+        command: the argv the user typed, for the run of a network of theirs.
 
     Returns:
         The report; None if another process of the same job completed it.
 
     Raises:
-        UserError: a file that is no checkpoint, data that do not fit it, or an existing report of other settings.
+        UserError: a file that is no checkpoint, a network that cannot be built, data that do not fit, or an existing
+            report of other settings.
     """
     _check(config)
-    path, worker, device = Path(config.checkpoint), find_worker(), find_device(config.accelerator)
-    checkpoint = load_checkpoint(path, config.trusted)
-    data = choose_data(config, checkpoint.config)
+    subject: Subject = NetworkSubject(config, command) if config.network else CheckpointSubject(config)
+    worker, device = find_worker(), find_device(config.accelerator)
     protocol = instantiate(config.robustness, _convert_="all")
     if config.sources and not protocol.origins:
         raise UserError(
-            f"robustness={config.name} crafts no images on other networks; set robustness=transfer for sources"
+            f"robustness={config.protocol} crafts no images on other networks; set robustness=transfer for sources"
         )
     if worker.workers > 1 and config.overwrite:
         raise UserError("overwrite=true would make processes overwrite each other; remove the old report instead")
     sources = {name: origin["digest"] for name, origin in protocol.origins.items()}
-    provenance = describe_subject(config, checkpoint.digest, data, device, sources) | {"file": path.name}
-    directory = report_directory(config, path)
-    report_path = directory / f"{config.name}.json"
-    partial = directory / f"{config.name}.partial" / provenance["key"]
+    provenance = describe_subject(config, subject, device, sources) | {"file": subject.file}
+    path = subject.report_path(config)
+    partial = path.with_suffix(".partial") / provenance["key"]
 
     def find() -> RobustnessReport | None:
-        return None if config.overwrite else find_report(report_path, provenance)
+        return None if config.overwrite else find_report(path, provenance)
 
-    if report := find():
+    report = find()
+    images = None if report and subject.is_finished() else _read_images(config, subject, worker, device)
+    if report:
         print("already evaluated with the same settings; overwrite=true evaluates again")
-    else:
-        network = checkpoint.network.to(device)
-        report = _evaluate(config, data, network, protocol, partial, worker, lambda: find() is not None)
-        if report is not None:
-            report = replace(report, provenance={**provenance, **report.provenance, "sources": protocol.origins})
-            report.save(directory, config.name)
-        elif worker.workers == 1:  # another process with the same command was faster
-            report = find()
+    if images is not None:
+        with subject.at_work():
+            if report is None:
+                found = _evaluate(
+                    config, images, subject.network, protocol, partial, worker, lambda: find() is not None
+                )
+                if found is not None:
+                    report = replace(found, provenance={**provenance, **found.provenance, "sources": protocol.origins})
+                    report.save(path.parent, path.stem)
+                elif worker.workers == 1:  # another process with the same command was faster
+                    report = find()
+            if report is not None:
+                subject.finish(report, images.datamodule, device)
     _remove(partial)
     if report is not None:
         for title, figure in report_figures(report).items():
-            save_figure(figure, directory / f"{config.name}-{title}")
-        _show(report, report_path)
+            save_figure(figure, path.parent / f"{path.stem}-{title}")
+        _show(report, path)
     return report
 
 
@@ -104,74 +109,49 @@ def _check(config: DictConfig) -> None:
         raise UserError("robustness=none leaves nothing to evaluate; choose robustness=quick, paper or strong")
 
 
-def choose_data(config: DictConfig, trained: Mapping[str, Any]) -> DictConfig:
-    """The data set to evaluate on: `config.data`, or the checkpoint's own with the given settings replaced.
+class _Images(NamedTuple):
+    """Images (N, C, H, W), labels and their numbers, and the data module that they are of."""
 
-    Args:
-        config: of `symrob evaluate`.
-        trained: configuration inside the checkpoint, as plain containers.
+    datamodule: Any
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
 
-    Raises:
-        UserError: the checkpoint names a class that is not trusted, or the class has no such setting.
-    """
-    given: DictConfig = config.data or OmegaConf.create({})
-    if "_target_" in given:
-        return given
-    own = trained.get("data")
-    if not isinstance(own, dict) or "_target_" not in own:
+
+def _read_images(config: DictConfig, subject: Subject, worker: Worker, device: torch.device) -> _Images:
+    """Read the images, and check the network on a few of them; it moves to its device."""
+    datamodule = instantiate(subject.data)
+    if datamodule.test_transform is not None and config.split != "test":
         raise UserError(
-            f"checkpoint {config.checkpoint} names no data set in its configuration; choose one with data=…"
+            f"split={config.split} has no views (data.test_transform); choose split=test, or data.test_transform=null"
         )
-    require_trusted(own, "data", ["symmetry_robustness.data"], config.trusted)
-    data = OmegaConf.create({**own, **given})
-    check_targets(data, "data")
-    return data
-
-
-def report_directory(config: DictConfig, checkpoint: Path) -> Path:
-    """The folder of the report: `output`, else the checkpoint's run's, else one beside the checkpoint."""
-    if config.output:
-        return Path(config.output)
-    folder = checkpoint.resolve().parent
-    if (folder.parent / CONFIG).is_file():
-        return folder.parent / ROBUSTNESS
-    print(f"{checkpoint} lies in no run directory; its report goes to {folder / ROBUSTNESS}, or to output=…")
-    return folder / ROBUSTNESS
+    images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed, setting="num_images")
+    if worker.rank == 0:
+        print(f"{config.split} split of {datamodule.provenance}")
+    subject.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_outputs(subject.network, images[:_CHECKED].to(device), datamodule.num_classes)
+    return _Images(datamodule, images, labels, indices)
 
 
 def _evaluate(
     config: DictConfig,
-    data: DictConfig,
+    data: _Images,
     network: nn.Module,
     protocol: EvaluationProtocol,
     partial: Path,
     worker: Worker,
     should_stop: Callable[[], bool],
 ) -> RobustnessReport | None:
-    """Read the images and evaluate the network on them, in shards that are saved in a folder."""
-    datamodule = instantiate(data)
-    if datamodule.test_transform is not None and config.split != "test":
-        raise UserError(
-            f"split={config.split} has no views (data.test_transform); choose split=test, or data.test_transform=null"
-        )
-    if worker.rank == 0:
-        print(f"{config.split} split of {datamodule.provenance}")
-    images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed, setting="num_images")
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    classes = predict(network, images[:1].to(device_of(network, images))).shape[1]
-    if classes != datamodule.num_classes:
-        raise UserError(
-            f"the checkpoint has {classes} classes, the data set {datamodule.num_classes}; choose data=… to fit"
-        )
+    """Evaluate the network on the images, in shards that are saved in a folder."""
     check_writable(partial)
     with shown_progress() as progress:
         report = evaluate_in_shards(
             network,
-            images,
-            labels,
+            data.images,
+            data.labels,
             protocol,
             partial,
-            indices=indices,
+            indices=data.indices,
             shard_size=config.shard_size,
             worker=worker,
             compiled=config.compile,
@@ -180,8 +160,8 @@ def _evaluate(
         )
     if report is None or config.split != "test":
         return report
-    size = len(datamodule.test_dataloader()[0].split)
-    return replace(report, provenance={"test_sets": datamodule.test_names, "test_images": size})
+    size = len(data.datamodule.test_dataloader()[0].split)
+    return replace(report, provenance={"test_sets": data.datamodule.test_names, "test_images": size})
 
 
 def check_writable(folder: Path) -> None:
@@ -199,21 +179,20 @@ def check_writable(folder: Path) -> None:
 
 
 def describe_subject(
-    config: DictConfig, digest: str, data: DictConfig, device: torch.device, sources: Mapping[str, str] | None = None
+    config: DictConfig, subject: Subject, device: torch.device, sources: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """All that decides the result of an evaluation, as plain values; `key` is a digest of them.
 
     Args:
         config: of `symrob evaluate`.
-        digest: of the checkpoint.
-        data: the data set.
+        subject: what is evaluated.
         device: where the evaluation runs.
         sources: digests of the checkpoints that attacks come from, by name.
     """
     values = {
-        "checkpoint": digest,
+        **subject.identity,
         **({"sources": dict(sources)} if sources else {}),
-        "data": OmegaConf.to_container(data),
+        "data": OmegaConf.to_container(subject.data),
         "robustness": OmegaConf.to_container(config.robustness),
         "split": config.split,
         "num_images": config.num_images,

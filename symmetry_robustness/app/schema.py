@@ -84,9 +84,18 @@ class TrainConfig:
 class EvaluateConfig:
     """Root of `symrob evaluate`."""
 
-    checkpoint: str = MISSING
-    output: str = ""  # folder of the report; empty: robustness/ in the checkpoint's run, or beside the checkpoint
-    name: str = ""  # stem of the report's files; empty: the chosen protocol's name
+    checkpoint: str = ""  # of a run; or, in its place, the six settings of a network that was trained elsewhere:
+    network: Any = field(default_factory=dict)  # _target_, a class of yours, and its settings
+    weights: str = ""  # file of its state dict: .pt, .pth, .safetensors
+    weights_prefix: str = ""  # of its keys, where it is none of module., _orig_mod., model., net., network.
+    mean: Any = None  # of the normalisation in front of it, of pixels in [0, 1]; one number or one per channel
+    std: Any = None
+    training_seed: int = 0  # sets apart networks of one name; reports average over it
+    output: str = ""  # folder of the report (empty: beside the checkpoint) or of a network's run (empty: outputs)
+    name: str = ""  # stem of the report's files; empty: the chosen protocol's name; of a network its name and directory
+    title: str = ""  # of the network in reports; empty: its name
+    group: str = ""  # networks that belong together
+    protocol: str = ""  # filled in: the chosen file of conf/robustness
     seed: int = 0
     trusted: list[str] = field(default_factory=list)  # your own modules, whose classes the checkpoint may name
     sources: list[str] = field(default_factory=list)  # checkpoints on which robustness=transfer crafts images

@@ -40,16 +40,36 @@ def build_network(config: DictConfig | Mapping[str, Any]) -> nn.Module:
             image_size, node = OmegaConf.select(node, "data.image_size"), node.get("model")
         if not isinstance(node, DictConfig) or "_target_" not in node:
             raise UserError("model has no _target_; choose a file of conf/model, as in model=standard")
-        network = instantiate(node, _convert_="all", **_missing_size(node, image_size))
+    except OmegaConfBaseException as error:
+        raise UserError(f"model is incomplete: {one_line(error)}; set what is missing") from error
+    return instantiate_network(
+        node, "model", "compare it with the files of conf/model", **_missing_size(node, image_size)
+    )
+
+
+def instantiate_network(node: DictConfig, name: str, remedy: str, **settings: object) -> nn.Module:
+    """Call what the `_target_` of a node names, which must be trusted.
+
+    Args:
+        node: with `_target_` and settings.
+        name: of the node, for messages.
+        remedy: where to look if it cannot be built.
+        settings: further ones.
+
+    Raises:
+        UserError: a setting is missing, unknown or invalid, or the result is no network.
+    """
+    try:
+        network = instantiate(node, _convert_="all", **settings)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         reason = one_line(error.__cause__ or error)
-        raise UserError(f"model cannot be built: {reason}; compare it with the files of conf/model") from error
+        raise UserError(f"{name} cannot be built: {reason}; {remedy}") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"model is incomplete: {one_line(error)}; set what is missing") from error
+        raise UserError(f"{name} is incomplete: {one_line(error)}; set what is missing") from error
     if not isinstance(network, nn.Module):
-        raise UserError(f"model must be a network, got {type(network).__name__}; choose a file of conf/model")
+        raise UserError(f"{name} must be a network, got {type(network).__name__}; {remedy}")
     return network
 
 

@@ -12,6 +12,7 @@ Settings = Mapping[str, Any]
 # Settings that decide no weights: names, places, evaluations beside the training.
 _BESIDE = (
     "name", "title", "group", "tags", "seed", "output", "resume", "logger", "robustness", "callback", "checkpoint",
+    "weights",  # of a network that was trained elsewhere: as a seed, they are one of several
 )  # fmt: skip
 # Settings of a data set that only place or feed it, and those that only the test images, or only the training, have.
 _FEEDING = ("_convert_", "root", "evaluation_batch_size", "num_classes", "seed")

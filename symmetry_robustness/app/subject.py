@@ -1,0 +1,205 @@
+"""Subjects of `symrob evaluate`: a checkpoint of a run, or a network of the user's with weights trained elsewhere."""
+
+import contextlib
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from symmetry_robustness.app.config import check_targets
+from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.models import load_checkpoint, load_weights, require_trusted, wrap
+from symmetry_robustness.models.build import instantiate_network
+from symmetry_robustness.robustness import RobustnessReport
+from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS, is_done
+from symmetry_robustness.runs.evaluated import EvaluatedRun
+
+FINAL: Final = "test"  # a run's own evaluation, to the report
+_LAST: Final = "last.ckpt"  # the weights of a run, to the report
+
+
+class Subject(Protocol):
+    """A network to be evaluated, and the place of its report."""
+
+    network: nn.Module
+    data: DictConfig
+    identity: dict[str, Any]  # all that decides the network's results
+    file: str  # of the weights, as the report names it
+
+    def report_path(self, config: DictConfig) -> Path:
+        """The JSON file of the report."""
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do once there is a report."""
+
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        """What surrounds the computation, which begins when every input has been checked."""
+
+    def finish(self, report: RobustnessReport, datamodule: Any, device: torch.device) -> None:
+        """What follows when the report is saved."""
+
+
+class CheckpointSubject:
+    """The network of a checkpoint; its report lies in its run.
+
+    Raises:
+        UserError: no checkpoint, one that is not trusted, or data that it does not name.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.path = Path(config.checkpoint)
+        checkpoint = load_checkpoint(self.path, config.trusted)
+        self.network, self.file = checkpoint.network, self.path.name
+        self.data = choose_data(config, checkpoint.config)
+        self.identity = {"checkpoint": checkpoint.digest}
+
+    def report_path(self, config: DictConfig) -> Path:
+        """In `output`, else in the checkpoint's run, else beside the checkpoint."""
+        if config.output:
+            return Path(config.output) / f"{config.name}.json"
+        folder = self.path.resolve().parent
+        if (folder.parent / CONFIG).is_file():
+            return folder.parent / ROBUSTNESS / f"{config.name}.json"
+        print(f"{self.path} lies in no run directory; its report goes to {folder / ROBUSTNESS}, or to output=…")
+        return folder / ROBUSTNESS / f"{config.name}.json"
+
+    def is_finished(self) -> bool:
+        """Yes: the run has ended."""
+        return True
+
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing: the run has ended."""
+        return contextlib.nullcontext()
+
+    def finish(self, report: RobustnessReport, datamodule: Any, device: torch.device) -> None:
+        """Nothing: the run has its summary."""
+
+
+class NetworkSubject:
+    """A network built from the command's `network`, with weights of a file; it becomes a run of its own.
+
+    Args:
+        config: of `symrob evaluate`.
+        command: the argv the user typed.
+
+    Raises:
+        UserError: the network cannot be built, or its weights or normalisation do not fit.
+    """
+
+    def __init__(self, config: DictConfig, command: Sequence[str]) -> None:
+        own = instantiate_network(config.network, "network", "compare network.… with the signature of that class")
+        load_weights(own, config.weights, config.weights_prefix)
+        mean, std = (_plain(value) for value in (config.mean, config.std))
+        self.network, self.file = wrap(own, mean, std), _LAST
+        self.data = config.data.copy()
+        if "seed" in self.data:  # as in a training, and so in reports: networks of one seed are compared
+            self.data.seed = config.training_seed
+        with Path(config.weights).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        network = OmegaConf.to_container(config.network)
+        self.identity = {"weights": digest, "network": network, "normalization": {"mean": mean, "std": std}}
+        content = {
+            **{name: config[name] for name in ("name", "title", "group")},
+            "tags": [],
+            "seed": config.training_seed,
+            "data": self.data,
+            "model": network,
+            "normalization": self.identity["normalization"],
+            "weights": digest,
+        }
+        seed = f"_seed-{config.training_seed}" if config.training_seed else ""
+        directory = Path(config.output or "outputs") / f"{config.name}{seed}"
+        self.run = EvaluatedRun(directory, OmegaConf.create(content), [*command])
+
+    def report_path(self, config: DictConfig) -> Path:
+        """The run's own evaluation for the first protocol, and one named by the protocol for each other.
+
+        Raises:
+            UserError: the directory holds something else.
+        """
+        self.run.check_place()
+        own = self.run.directory / ROBUSTNESS / f"{FINAL}.json"
+        if not own.exists():
+            return own
+        protocol = RobustnessReport.load(own).provenance.get("robustness")
+        same = protocol == OmegaConf.to_container(config.robustness)
+        return own if same else own.with_name(f"{config.protocol}.json")
+
+    def is_finished(self) -> bool:
+        """Whether the run has its summary."""
+        return is_done(self.run.directory)
+
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        """The run is created, locked, and shown as running."""
+        return self.run.at_work()
+
+    def finish(self, report: RobustnessReport, datamodule: Any, device: torch.device) -> None:
+        """Test on all images and write the run's summary, unless an earlier evaluation has."""
+        self.run.finish(self.network, report, datamodule, device)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def check_outputs(network: nn.Module, images: torch.Tensor, classes: int) -> None:
+    """Refuse a network that does not map images of the data set to logits of its classes.
+
+    Args:
+        network: in evaluation mode.
+        images: (B, C, H, W), a few, on its device.
+        classes: of the data set.
+
+    Raises:
+        UserError: names what it does instead, and the remedy.
+    """
+    shape = tuple(images.shape)
+    try:
+        logits = predict(network, images)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the network does not take images of shape {shape} ({one_line(error)[:200]}); choose data=… of the size "
+            "that it was trained on"
+        ) from error
+    if logits.shape[1] != classes:
+        raise UserError(
+            f"the network has {logits.shape[1]} classes, the data set {classes}; choose data=… to fit, or "
+            "the network's number of classes"
+        )
+    sums = logits.sum(1)
+    if bool((logits >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all()):
+        raise UserError(
+            "the network returns probabilities (rows of numbers from 0 that add up to 1), from which no attack gets a "
+            "gradient; return the logits before the softmax"
+        )
+
+
+def choose_data(config: DictConfig, trained: Mapping[str, Any]) -> DictConfig:
+    """The data set to evaluate on: `config.data`, or the checkpoint's own with the given settings replaced.
+
+    Args:
+        config: of `symrob evaluate`.
+        trained: configuration inside the checkpoint, as plain containers.
+
+    Raises:
+        UserError: the checkpoint names a class that is not trusted, or the class has no such setting.
+    """
+    given: DictConfig = config.data or OmegaConf.create({})
+    if "_target_" in given:
+        return given
+    own = trained.get("data")
+    if not isinstance(own, dict) or "_target_" not in own:
+        raise UserError(
+            f"checkpoint {config.checkpoint} names no data set in its configuration; choose one with data=…"
+        )
+    require_trusted(own, "data", ["symmetry_robustness.data"], config.trusted)
+    data = OmegaConf.create({**own, **given})
+    check_targets(data, "data")
+    return data

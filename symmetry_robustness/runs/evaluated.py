@@ -1,0 +1,137 @@
+"""The run of a network that was trained elsewhere: an ordinary run directory, made by its first evaluation."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.data.module import to_float
+from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.files import locked
+from symmetry_robustness.results.report import RobustnessReport
+from symmetry_robustness.runs.directory import (
+    CONFIG,
+    LOCK,
+    PROGRESS,
+    SUMMARY,
+    create_run,
+    first_difference,
+    is_done,
+    read_config,
+)
+from symmetry_robustness.runs.exit_status import user_message, write_outcome
+from symmetry_robustness.runs.json_files import write_json
+from symmetry_robustness.runs.provenance import add_environment
+from symmetry_robustness.training.throughput import count_flops
+
+
+@dataclass
+class EvaluatedRun:
+    """A run without a training.
+
+    Args:
+        directory: of the run.
+        config: what is frozen there: name, seed, data, model and the digest of the weights.
+        command: the argv the user typed.
+    """
+
+    directory: Path
+    config: DictConfig
+    command: list[str]
+
+    def check_place(self) -> None:
+        """Check that the directory is free, or this very run's.
+
+        Raises:
+            UserError: it holds something else.
+        """
+        if not self.directory.exists():
+            return
+        if (self.directory / CONFIG).is_file():
+            difference = first_difference(read_config(self.directory), self.config)
+            if difference is None:
+                return
+            raise UserError(f"{self.directory} holds another network ({difference[:200]}); choose another name=…")
+        if not self.directory.is_dir() or any(self.directory.iterdir()):
+            raise UserError(f"{self.directory} exists and is no run; choose another name=… or output=…")
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Create the run, lock it while the evaluation runs, and record how it ends if it fails.
+
+        Several processes may share the evaluation; the first one holds the lock.
+        """
+        try:
+            create_run(self.config, self.directory, self.command)
+            add_environment(self.directory)
+        except UserError:  # it exists: an earlier evaluation's, or another process was faster
+            self.check_place()
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                stack.enter_context(locked(self.directory / LOCK))
+                if not is_done(self.directory):
+                    (self.directory / SUMMARY).unlink(missing_ok=True)
+                    write_json(self.directory / PROGRESS, _sign_of_life())
+            try:
+                yield
+            except BaseException as error:
+                self._record(error)
+                raise
+
+    def finish(self, network: nn.Module, report: RobustnessReport, datamodule: Any, device: torch.device) -> None:
+        """Write summary.json, unless an earlier evaluation has.
+
+        Args:
+            network: as evaluated.
+            report: of the run's own evaluation.
+            datamodule: all its test images are classified once.
+            device: where the network is.
+        """
+        if is_done(self.directory):
+            return
+        accuracies = test_accuracies(network, datamodule, device)
+        summary = {
+            "status": "done",
+            **{name: self.config[name] for name in ("name", "group", "seed")},
+            "data": datamodule.provenance,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            **report.summary(),
+            "clean_accuracy": sum(accuracies.values()) / len(accuracies),
+            "test_accuracy": accuracies,
+            "test_images": len(datamodule.test_dataloader()[0].split),
+            "robustness_images": len(report),
+            "flops": count_flops(network, datamodule.image_shape),
+        }
+        write_json(self.directory / SUMMARY, summary)
+
+    def _record(self, error: BaseException) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = user_message(error) if isinstance(error, Exception) else None
+        text = "interrupted" if interrupted else reason or f"{type(error).__name__}: {one_line(error)}"
+        write_outcome(self.directory, "interrupted" if interrupted else "failed", text)
+
+
+def test_accuracies(network: nn.Module, datamodule: Any, device: torch.device) -> dict[str, float]:
+    """Accuracy on every test set, by the names under which a training logs them."""
+    found = {}
+    for name, loader in zip(datamodule.test_names, datamodule.test_dataloader(), strict=True):
+        right = total = 0
+        for images, labels in loader:
+            logits = predict(network, to_float(images.to(device)))
+            right, total = right + int((logits.argmax(1).cpu() == labels).sum()), total + len(labels)
+        found["test/accuracy" if name == "test" else f"test/{name}/accuracy"] = right / total
+    return found
+
+
+def _sign_of_life() -> dict[str, Any]:
+    now = time.time()
+    return {"phase": "evaluating", "started": now, "updated": now, "host": socket.gethostname(), "pid": os.getpid()}
