@@ -1,6 +1,7 @@
 """Hook of mkdocs: pages keep their place in the repository, and the reference is generated from the package."""
 
 import ast
+import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,7 +32,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {path.relative_to(ROOT).as_posix() for pattern in PAGES for path in ROOT.glob(pattern)}
     linked = {target for page in pages for target in _targets(page) if (ROOT / target).is_file()}
     found = [_file(path, config) for path in sorted(pages | linked)]
-    found += [File.generated(config, path, content=text) for path, text in _reference().items()]
+    found += [File.generated(config, path, content=text) for path, text in {**_reference(), **_notebooks()}.items()]
     theme = [file for file in files if file.src_dir != config.docs_dir]
     result = Files([*theme, *found])
     config.nav = _expand(config.nav, {file.src_uri for file in found})
@@ -39,10 +40,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Turn a link to a folder into one to its README, or into plain text where the folder has none."""
+    """Turn links to folders into links to READMEs, or plain text, and links to notebooks into links to pages."""
 
     def replace(match: re.Match[str]) -> str:
         text, target, anchor = match.group(1), match.group(2), match.group(3) or ""
+        if target.endswith(".ipynb") and ":" not in target:
+            return f"{text}({target.removesuffix('.ipynb')}.md{anchor})"
         folder = ROOT / PurePosixPath(page.file.src_uri).parent / target
         if ":" in target or not folder.is_dir():
             return match.group(0)
@@ -75,6 +78,19 @@ def _expand(entry: Any, pages: set[str]) -> Any:
     found = [page for page in below if page.match(f"{entry}*.md") or page.match(f"{entry}*/README.md")]
     first = (PurePosixPath(entry) / "index.md", PurePosixPath(entry) / "README.md")
     return [str(page) for page in sorted(found, key=lambda page: (page not in first, page))]
+
+
+def _notebooks() -> dict[str, str]:
+    """A page for each notebook: its texts and its code, without a package that would run it."""
+    pages = {}
+    for path in sorted(ROOT.glob("docs/*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        parts = ["".join(cell["source"]) for cell in cells]
+        code = [cell["cell_type"] == "code" for cell in cells]
+        texts = [f"```python\n{part}\n```" if is_code else part for part, is_code in zip(parts, code, strict=True)]
+        name = path.relative_to(ROOT).with_suffix(".md").as_posix()
+        pages[name] = "\n\n".join([*texts, f"This page is the notebook `docs/{path.name}` of the repository."])
+    return pages
 
 
 def _reference() -> dict[str, str]:

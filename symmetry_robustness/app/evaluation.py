@@ -55,8 +55,8 @@ def evaluate(config: DictConfig, command: Sequence[str] = ()) -> RobustnessRepor
             report of other settings.
     """
     _check(config)
-    subject: Subject = NetworkSubject(config, command) if config.network else CheckpointSubject(config)
     worker, device = find_worker(), find_device(config.accelerator)
+    subject: Subject = NetworkSubject(config, command) if config.network else CheckpointSubject(config)
     protocol = instantiate(config.robustness, _convert_="all")
     if config.sources and not protocol.origins:
         raise UserError(

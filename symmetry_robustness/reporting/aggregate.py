@@ -34,6 +34,7 @@ COLUMN = ["comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 
 _DESCRIBED = ["network", "data", "split", "protocol", "released", "weights", "epochs", "images"]
 _STATES = ["", "passed", "warned", "failed"]
+_ELSEWHERE = "what is not known of trainings elsewhere"
 
 # Evaluations of one network in one comparison group, by seed and seed of the data.
 Seeds = dict[tuple[int, Any], Evaluation]
@@ -142,7 +143,9 @@ def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 def _at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
     """Settings of the networks whose accuracy without attack may be that of guessing: its interval reaches so low."""
-    classes = {run.name: (run.config.get("model") or {}).get("num_classes") for run in runs}
+    configs = {run.name: run.config for run in runs}
+    stated = {name: ((config.get("model") or {}), config["data"]) for name, config in configs.items()}
+    classes = {name: model.get("num_classes", data.get("num_classes")) for name, (model, data) in stated.items()}
     chance = {name: 1 / count if count else -1.0 for name, count in classes.items()}  # of unknown classes none
     clean = results[results["measure"].isin(["clean_accuracy", "test_accuracy"]) & (results["view"] == "")]
     guessing = clean["network"].map(chance)
@@ -185,7 +188,9 @@ def _groups(
     groups = {}
     for key, found in split(results[results["comparison_group"] != ""], "comparison_group").items():
         row = records(found.head(1))[0]
-        differ = differing([trained[network] | {"model": None} for network in found["settings"].unique()])
+        trainings = [trained[network] | {"model": None} for network in found["settings"].unique()]
+        here = [training for training in trainings if "trainer" in training]
+        differ = ([_ELSEWHERE] if 0 < len(here) < len(trainings) else []) + differing(here or trainings)
         known, description = protocols.get(key, ("", "no attack"))
         images = None if pd.isna(row.images) else int(row.images)
         about = (row.data, row.split, row.protocol, known, row.released, description, images)
