@@ -175,14 +175,24 @@ def _file_message(error: BaseException) -> str | None:
     """A path that the machine refuses to write; a file that is merely absent may be a bug and keeps its traceback."""
     if not isinstance(error, OSError):
         return None
+    if isinstance(error, FileNotFoundError) and not _exists_here():
+        return "the current directory is gone; change to another one"
     names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    made_directory = names[-1:] in (["mkdir"], ["makedirs"])  # whose missing parent is the user's and no bug
-    if error.errno not in _REFUSALS and not made_directory:
+    # A missing parent is the user's and no bug.
+    was_writing = names[-1:] in (["mkdir"], ["makedirs"]) or "replace_file" in names
+    if error.errno not in _REFUSALS and not was_writing:
         return None
     where = f"{error.filename}: " if error.filename else ""
     first = "make room, or " if error.errno in _FULL else ""
     places = "output=…, or hydra.run.dir=…, hydra.sweep.dir=… where you gave one"
     return f"{where}{error.strerror}; {first}choose another place ({places})"
+
+
+def _exists_here() -> bool:
+    try:
+        return Path.cwd().exists()
+    except FileNotFoundError:
+        return False
 
 
 def record_failure(error: BaseException, signals: Signals, directory: Path | None, *, leader: bool) -> int:

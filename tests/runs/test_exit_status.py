@@ -1,11 +1,13 @@
 import errno
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.files import replace_file
 from symmetry_robustness.runs.exit_status import run_guarded, user_message
 
 
@@ -73,3 +75,18 @@ def test_a_reader_that_has_left_is_the_same_for_rich(monkeypatch: pytest.MonkeyP
         assert run_guarded(command) == 141
         with pytest.raises(SystemExit):
             run_guarded(lambda: sys.exit(3))
+
+
+def test_a_directory_that_is_gone_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as caught:
+        Path.cwd()
+    assert user_message(caught.value) == "the current directory is gone; change to another one"
+
+
+def test_a_place_where_no_file_can_be_made_is_a_mistake() -> None:
+    with pytest.raises(OSError, match=r"results\.csv") as caught:
+        replace_file(Path("/proc/results.csv"), "")
+    assert (user_message(caught.value) or "").startswith("/proc/results.csv: ")
