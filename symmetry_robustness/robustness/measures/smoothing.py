@@ -32,8 +32,9 @@ class RandomizedSmoothing:
     alpha (Clopper and Pearson). Where p > 1/2, no perturbation shorter than sigma · Φ⁻¹(p) changes the smoothed
     classifier's answer; elsewhere it abstains. The certificate of one image is wrong with probability alpha at most.
 
-    Arrays: `prediction` (N,), -1 where it abstains; `abstained` (N,); `share` (N,), the bound p; `radius` (N,), 0
-    where it abstains or is wrong; `certified` (N, T), whether it is right and certified at each of `radii`.
+    Arrays: `prediction` (N,), -1 where it abstains; `abstained` (N,); `share` (N,), the bound p; `correct` (N,);
+    `radius` (N,), 0 where it abstains or is wrong; `certified` (N, T), whether it is right and certified at each of
+    `radii`.
 
     Costs n0 + n passes per image.
 
@@ -59,7 +60,7 @@ class RandomizedSmoothing:
     images: int | None = None
 
     title: ClassVar = "smoothed classifier"
-    means: ClassVar = ("radius", "certified", "abstained")
+    means: ClassVar = ("correct", "radius", "abstained")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "radii", tuple(float(radius) for radius in self.radii))
@@ -104,6 +105,7 @@ class RandomizedSmoothing:
             "prediction": np.where(abstained, _ABSTAINED, prediction),
             "abstained": abstained,
             "share": share,
+            "correct": right,
             "radius": radius,
             "certified": right[:, None] & (radius[:, None] >= np.array(self.radii)),
         }

@@ -75,6 +75,7 @@ def test_wrong_images_have_no_radius_and_accuracy_falls_with_it(two_classes) -> 
     found = measure.compute(inputs(two_classes.network, two_classes.images, labels))
     assert not found["radius"][:5].any()
     assert not found["certified"][:5].any()
+    np.testing.assert_array_equal(found["certified"][:, 0], found["correct"])
     assert (np.diff(found["certified"].mean(0)) <= 0).all()
     np.testing.assert_array_equal(found["certified"][:, 1], found["radius"] >= 0.1)
 
