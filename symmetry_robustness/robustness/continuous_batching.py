@@ -244,7 +244,8 @@ class _Engine:
         self.nonfinite = torch.zeros((), dtype=torch.int64, device=images.device)
         self.targets = self._targets(clean)
         self.runs = self.targets.shape[1]
-        shared = not (self.rule.random_start or self.rule.targeted)
+        # A rule that minimises the norm starts once for each run, and may want the gradients of all classes.
+        shared = not (self.rule.random_start or self.rule.targeted or self.rule.minimizes_norm)
         self.first = self._first_pass(clean) if shared else None
         if num_epsilons is None:
             num_epsilons = np.full(len(images), len(search.threats))
