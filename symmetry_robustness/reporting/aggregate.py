@@ -34,7 +34,7 @@ COLUMN = ["comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 
 _DESCRIBED = ["network", "data", "split", "protocol", "released", "weights", "epochs", "images"]
 _STATES = ["", "passed", "warned", "failed"]
-_ELSEWHERE = "what is not known of trainings elsewhere"
+_ELSEWHERE = "settings that are not known, of networks trained elsewhere"
 
 # Evaluations of one network in one comparison group, by seed and seed of the data.
 Seeds = dict[tuple[int, Any], Evaluation]
