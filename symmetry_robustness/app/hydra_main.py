@@ -1,5 +1,6 @@
 """Runs a Hydra application: a user's mistake ends with one line, a failed job does not stop the next."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,17 @@ from symmetry_robustness.runs.exit_status import run_guarded
 
 DETACH = "--detach"
 _PLANNING = "hydra_plugins.symrob_sweeps."
+# Places of a process among several, as torchrun and Slurm state them and Lightning reads them as it is imported.
+_PLACES = (
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+    "SLURM_NTASKS",
+)
 
 
 def run_hydra(
@@ -46,6 +58,9 @@ def run_hydra(
     if plan:
         parser.add_argument(DETACH, action="store_true")  # never left to Hydra, see `app/train.py`
     parser.parse_args(argv)
+    for name in _PLACES:
+        if not os.environ.get(name, "0").isdecimal():
+            raise UserError(f"{name}={os.environ[name]} in the environment is no number; unset it")
     for word in argv:
         if word.lstrip("+~").startswith("="):
             raise UserError(f"{word} names no setting; write SETTING=VALUE")

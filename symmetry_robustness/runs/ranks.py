@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
+from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.runs.process import JobProcess
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,18 @@ def started_by_slurm() -> bool:
         log.warning("Slurm allocated %s tasks, but srun did not start this process; it runs alone", tasks)
         return False
     return detected
+
+
+def slurm_environment() -> SLURMEnvironment:
+    """What Lightning reads of Slurm; this project asks for the requeue itself.
+
+    Raises:
+        UserError: Slurm has started other tasks than Lightning can use.
+    """
+    try:
+        return SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:
+        raise UserError(one_line(error)) from error
 
 
 def is_leader() -> bool:

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
@@ -24,7 +23,7 @@ from symmetry_robustness.runs.heartbeat import Heartbeat
 from symmetry_robustness.runs.json_files import write_json
 from symmetry_robustness.runs.preemption import PreemptionCheckpoint
 from symmetry_robustness.runs.provenance import read_provenance
-from symmetry_robustness.runs.ranks import Ranks, started_by_slurm
+from symmetry_robustness.runs.ranks import Ranks, slurm_environment, started_by_slurm
 from symmetry_robustness.runs.resume_state import ResumeState
 from symmetry_robustness.runs.settings import check_batches, check_devices, monitor_interval
 from symmetry_robustness.runs.signals import Signals
@@ -76,7 +75,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         plugins=[
             files,
             *([SyncedBatchNorm()] if synced else []),
-            *([SLURMEnvironment(auto_requeue=False)] if started_by_slurm() else []),
+            *([slurm_environment()] if started_by_slurm() else []),
         ],
         callbacks=[
             throughput,

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from symmetry_robustness.app import cli
+
 from .commands import TINY
 
 ALLOCATION = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_NODELIST": "node[1-2]", "SLURM_JOB_NAME": "job"}
@@ -24,3 +28,13 @@ def test_a_job_in_an_allocation_without_srun_and_without_standard_input_runs_alo
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"done"' in (tmp_path / "run" / "summary.json").read_text()
     assert "Slurm allocated 4 tasks, but srun did not start this process; it runs alone" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"])
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_place_that_is_no_number_is_refused(
+    name: str, command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "x")
+    assert cli.main([command, "seed=1"]) == 2
+    assert capfd.readouterr().err == f"error: {name}=x in the environment is no number; unset it\n"
