@@ -1,4 +1,4 @@
-"""Float32 that is float32, whatever was chosen to make training fast."""
+"""Which precision training takes, and IEEE float32 for everything that is measured."""
 
 import contextlib
 from collections.abc import Iterator

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "symmetry_robustness"
 # Modules that every part may import.
-LEAVES = {"corruption_benchmark", "errors", "files", "precision", "resampling", "rng"}
+LEAVES = {"corruption_names", "errors", "files", "precision", "resampling", "rng"}
 # What each part may import of the others.
 ALLOWED = {
     "layers": set(),
@@ -16,7 +16,9 @@ ALLOWED = {
     "data": set(),
     "results": set(),
     "reporting": {"results"},
-    "robustness": {"attacks", "results"},
+    "engine": {"attacks"},
+    "bounds": {"attacks"},
+    "robustness": {"attacks", "engine", "bounds", "results"},
     "training": {"layers", "models", "attacks", "robustness", "results", "reporting"},
     "runs": {"layers", "models", "data", "attacks", "robustness", "results", "reporting", "training"},
     "sweeps": {"runs"},

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from symmetry_robustness.corruption_benchmark import BENCHMARK, EXTRA, SEVERITIES
+from symmetry_robustness.corruption_names import BENCHMARK, EXTRA, SEVERITIES
 from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
 from symmetry_robustness.data.cifar import CIFARDataModule, read_cifar
 from symmetry_robustness.data.integrity import Archive, check_files, find_directory

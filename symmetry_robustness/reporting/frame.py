@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
+from symmetry_robustness.corruption_names import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.comparability import data_title, evaluation_data
 from symmetry_robustness.reporting.evaluation import Evaluation, measure_name
 from symmetry_robustness.reporting.load import Problem, Run, find_runs

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
+from symmetry_robustness.corruption_names import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import COLUMN, SHARES, ComparisonGroup, Summary
 from symmetry_robustness.reporting.evaluation import FINAL, measure_name
 from symmetry_robustness.reporting.frame import CORRUPTED, COSTS, QUANTILES, records, split

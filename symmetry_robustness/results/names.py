@@ -1,4 +1,4 @@
-"""Names of results: metrics, epsilons, norms, the corruption benchmark, and the identity of a protocol."""
+"""Names of results: metrics, epsilons, norms, and the identity of a protocol."""
 
 import hashlib
 import json

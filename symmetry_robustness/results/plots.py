@@ -92,3 +92,31 @@ def plots_from_plain(entries: Sequence[Mapping[str, Any]]) -> tuple[Plot, ...]:
         return tuple(_KINDS[entry["kind"]](**{k: v for k, v in entry.items() if k != "kind"}) for entry in entries)
     except (KeyError, TypeError) as error:
         raise UserError(f"plots of a measure cannot be read ({error}); evaluate again with this version") from None
+
+
+def equivariance_plots(angles: Sequence[float], scales: Sequence[float], layers: bool) -> list[Plot]:
+    """Plots of the arrays that `EquivarianceError` gives at these angles (degrees) and scales."""
+    plots: list[Plot] = []
+    families = {
+        "rotation": ("angle (degrees)", angles, 0.0, True),
+        "scale": ("scale", scales, 1.0, False),
+    }
+    for family, (axis, positions, identity, circular) in families.items():
+        if layers and positions:
+            plots += [
+                Curve(tuple(positions), (f"{family}.error.*",), axis, "relative error of a layer"),
+                Curve(tuple(positions), (f"{family}.floor.*",), axis, "relative error of a layer", "there and back"),
+            ]
+        if len(positions) < 3:
+            continue  # fewer make no curve
+        still = ((identity, *positions), ("disc.correct", f"{family}.correct"))
+        plots += [
+            Curve(*still, axis, "accuracy", "accuracy", circular),
+            Curve(tuple(positions), (f"{family}.consistent",), axis, "accuracy", "same prediction", circular),
+            Curve(tuple(positions), (f"{family}.error.logits",), axis, "relative error", "logits"),
+            Curve(tuple(positions), (f"{family}.floor.logits",), axis, "relative error", "logits, there and back"),
+        ]
+    if layers:
+        turns = (90.0, 180.0, 270.0)
+        plots.append(Curve(turns, ("turn.error.*",), "quarter turn (degrees)", "relative error of a layer"))
+    return plots

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.checks import Check, merge_checks
-from symmetry_robustness.results.files import damaged, read_report, write_report
 from symmetry_robustness.results.names import WORST_CASE, measure_key, metric_key
 from symmetry_robustness.results.plots import Panel, Plot, plots_from_plain
+from symmetry_robustness.results.report_files import damaged, read_report, write_report
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import Attack, AttackCall, UpdateRule, as_attack, run_rule
 from symmetry_robustness.attacks.threat import TOLERANCE
 from symmetry_robustness.attacks.validation import forward, predict
+from symmetry_robustness.engine.continuous_batching import CleanPass, ContinuousBatching, misclassified
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import keyed_generator
-from symmetry_robustness.robustness.continuous_batching import CleanPass, ContinuousBatching, misclassified
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 IntArray = npt.NDArray[np.int64]

@@ -22,6 +22,8 @@ from symmetry_robustness.attacks.validation import (
     predict,
     training_layers,
 )
+from symmetry_robustness.engine.continuous_batching import CleanPass, misclassified
+from symmetry_robustness.engine.fusion import fuse
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.checks import Check
 from symmetry_robustness.results.report import RobustnessReport, concatenate
@@ -34,10 +36,8 @@ from symmetry_robustness.robustness.attack_batch import (
     cascade,
     ignore,
 )
-from symmetry_robustness.robustness.checks import derived
+from symmetry_robustness.robustness.checks import derived, forward, setup
 from symmetry_robustness.robustness.checks.run import run_checks
-from symmetry_robustness.robustness.continuous_batching import CleanPass, misclassified
-from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.measures.run import add_measures
 from symmetry_robustness.robustness.protocol import EvaluationProtocol, require_protocol
@@ -233,14 +233,14 @@ def _evaluate(
 ) -> RobustnessReport:
     """Report of one window of images, without measures."""
     images, labels, numbers = inputs.images, inputs.labels, inputs.indices
-    checks = [derived.evaluation_mode(forms.network), derived.images_in_bounds(images, protocol.bounds)]
+    checks = [forward.evaluation_mode(forms.network), setup.images_in_bounds(images, protocol.bounds)]
     if not len(images):
         return _empty_report(images, protocol, checks)
-    checks.append(derived.random_outputs(forms.network, images[: protocol.batch_size], protocol.attacks))
+    checks.append(forward.random_outputs(forms.network, images[: protocol.batch_size], protocol.attacks))
     network = forms.attacked
     clean = _clean_pass(inputs._replace(network=network), notify)
-    checks.append(derived.softmax_outputs(clean.logits))
-    checks.append(derived.enough_classes(protocol.attacks, clean.logits.shape[1]))
+    checks.append(forward.softmax_outputs(clean.logits))
+    checks.append(setup.enough_classes(protocol.attacks, clean.logits.shape[1]))
     correct = ~misclassified(clean.logits, labels).cpu().numpy()
     limit = np.full(len(images), np.inf)
     batch = EvaluationBatch(

@@ -12,9 +12,9 @@ from symmetry_robustness.attacks.base import Attack, AttackCall, as_attack
 from symmetry_robustness.attacks.norms import per_image
 from symmetry_robustness.attacks.threat import ThreatModel
 from symmetry_robustness.attacks.validation import device_of, predict
+from symmetry_robustness.engine.continuous_batching import misclassified
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource
-from symmetry_robustness.robustness.continuous_batching import misclassified
 
 # Largest difference of two networks' logits, relative to the largest, that another memory format explains.
 _ROUNDING: Final = 1e-4

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks import APGD, ThreatModel
 from symmetry_robustness.attacks.norms import NORMS
+from symmetry_robustness.engine.continuous_batching import ContinuousBatching
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.continuous_batching import ContinuousBatching
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks import FAB, ThreatModel
 from symmetry_robustness.attacks.fab import project_to_plane
 from symmetry_robustness.attacks.norms import NORMS
+from symmetry_robustness.engine.continuous_batching import ContinuousBatching
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.continuous_batching import ContinuousBatching
 
 NORM_ORDERS = [("linf", 1), ("l2", 2)]
 RULES = [FAB(iterations=20, restarts=4), FAB(iterations=20, targeted=False)]

@@ -9,9 +9,9 @@ from symmetry_robustness.attacks import Square, ThreatModel
 from symmetry_robustness.attacks.base import Pass, attack_loss
 from symmetry_robustness.attacks.norms import NORMS
 from symmetry_robustness.attacks.square import _bump
+from symmetry_robustness.engine.continuous_batching import ContinuousBatching
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import hashed_uniform, keyed_generator
-from symmetry_robustness.robustness.continuous_batching import ContinuousBatching
 
 BALLS = [("linf", 0.02), ("l2", 0.5)]
 

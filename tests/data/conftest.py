@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from symmetry_robustness.corruption_benchmark import BENCHMARK, EXTRA
+from symmetry_robustness.corruption_names import BENCHMARK, EXTRA
 from symmetry_robustness.data.archives import CIFAR, CIFAR10, CIFAR100
 from symmetry_robustness.data.integrity import CHECKSUMS, digest
 

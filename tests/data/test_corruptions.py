@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from symmetry_robustness.corruption_benchmark import BENCHMARK, EXTRA
+from symmetry_robustness.corruption_names import BENCHMARK, EXTRA
 from symmetry_robustness.data import CIFAR10C, CIFAR100C
 from symmetry_robustness.data.archives import CIFAR
 from symmetry_robustness.errors import UserError

@@ -113,7 +113,7 @@ AT_COMPOSITION = {
     "misspelled attack": (["train", "robustness.attacks.pdg.steps=3"], "did you mean robustness.attacks.pgd?"),
     "misspelled setting of Hydra": (["train", "hydra.run.dirr=x"], "did you mean hydra.run.dir?"),
     "setting like no other": (["train", "lr=0.1"], "choose from"),
-    "setting that the configuration leaves out": (["train", "robustness.bounds=[0,1]"], "+robustness.bounds=[0,1]"),
+    "setting that the configuration leaves out": (["train", "bounds=[0,1]"], "+bounds=[0,1]"),
     "no name": (["train", "=3"], "write SETTING=VALUE"),
     "comma at the end": (["train", "seed=0,"], "seed=0,: mismatched input"),
     "list that does not end": (["train", "robustness.epsilons=[1,2"], "robustness.epsilons=[1,2"),

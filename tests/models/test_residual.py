@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from symmetry_robustness import build_network, load_config, load_network
+from symmetry_robustness.engine.fusion import fuse
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
 from symmetry_robustness.models.residual import ResidualTrunk, ResidualUnit
-from symmetry_robustness.robustness.fusion import fuse
 
 STEMS = ("standard", "parallel_rotation", "parallel_scale", "parallel_rotation_scale", "cascaded", "weighted")
 RESNET18 = "model/trunk=resnet18"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from symmetry_robustness.corruption_benchmark import BENCHMARK
+from symmetry_robustness.corruption_names import BENCHMARK
 from symmetry_robustness.reporting import load_runs
 from symmetry_robustness.reporting.frame import COLUMNS
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
+from symmetry_robustness.corruption_names import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.comparability import shown_data
 from symmetry_robustness.reporting.figures.from_runs import (
@@ -20,8 +20,7 @@ from symmetry_robustness.reporting.figures.style import NETWORKS, Figures
 from symmetry_robustness.reporting.figures.under_attack import attack_figures
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import Run, find_runs
-from symmetry_robustness.results.files import equivariance_plots
-from symmetry_robustness.results.plots import Distribution, Panel, plots_to_plain
+from symmetry_robustness.results.plots import Distribution, Panel, equivariance_plots, plots_to_plain
 
 from .made import CIFAR, EPSILONS, draw_broken_at, make_report, make_run
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from symmetry_robustness.corruption_benchmark import BENCHMARK
+from symmetry_robustness.corruption_names import BENCHMARK
 from symmetry_robustness.reporting.aggregate import summarize
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import find_runs

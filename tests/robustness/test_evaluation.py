@@ -95,9 +95,9 @@ def test_trying_ahead_changes_nothing(
     network: nn.Module, images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attacks = {"a": PGD(steps=4, random_start=True, restarts=2), "b": FGSM()}
-    monkeypatch.setattr("symmetry_robustness.robustness.continuous_batching._SPECULATE_BELOW", {"cpu": 0})
+    monkeypatch.setattr("symmetry_robustness.engine.continuous_batching._SPECULATE_BELOW", {"cpu": 0})
     plain = evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64))
-    monkeypatch.setattr("symmetry_robustness.robustness.continuous_batching._SPECULATE_BELOW", {"cpu": 64})
+    monkeypatch.setattr("symmetry_robustness.engine.continuous_batching._SPECULATE_BELOW", {"cpu": 64})
     same(plain, evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64)))
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from symmetry_robustness.corruption_benchmark import BENCHMARK, SEVERITIES
+from symmetry_robustness.corruption_names import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import Summary
 from symmetry_robustness.reporting.comparability import data_title, evaluation_data, shown_data
 from symmetry_robustness.reporting.evaluation import FINAL, Evaluation

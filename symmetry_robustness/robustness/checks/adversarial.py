@@ -12,11 +12,11 @@ from symmetry_robustness.attacks.gradient import PGD, LossName
 from symmetry_robustness.attacks.losses import LOSSES
 from symmetry_robustness.attacks.square import Square
 from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.engine.continuous_batching import ContinuousBatching, misclassified
 from symmetry_robustness.errors import one_line
 from symmetry_robustness.results.checks import Check
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.checks.bpda import BPDASurrogate
-from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 _LARGE: Final = 0.5  # with this linf epsilon every image can become grey

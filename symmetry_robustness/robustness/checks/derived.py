@@ -1,29 +1,18 @@
-"""Soundness checks that follow from the protocol and from the numbers of a report."""
-
-from __future__ import annotations
+"""Soundness checks that follow from the numbers of a report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import AttackCall, as_attack
 from symmetry_robustness.attacks.threat import TOLERANCE
-from symmetry_robustness.attacks.validation import predict, training_layers
 from symmetry_robustness.results.checks import Check
 from symmetry_robustness.results.report import RobustnessReport
+from symmetry_robustness.robustness.checks.gradients import finite_gradients, zero_gradients
 from symmetry_robustness.robustness.checks.setup import several_classes
-
-if TYPE_CHECKING:
-    from symmetry_robustness.robustness.protocol import EvaluationProtocol
-
-
-_REPEATED = 32  # images that pass several times
 
 
 def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCall]) -> RobustnessReport:
@@ -89,102 +78,9 @@ def _shortest_changes(report: RobustnessReport, norm: str | None) -> npt.NDArray
     return shortest
 
 
-def protocol_settings(protocol: EvaluationProtocol) -> Check:
-    """The protocol's settings are those of a sound evaluation; a re-enactment of another one is marked as such."""
-    unsound = []
-    if protocol.bounds != (0.0, 1.0):
-        unsound.append(f"attacks clamp pixels to [{protocol.bounds[0]:g}, {protocol.bounds[1]:g}]")
-    if protocol.mode != "evaluation":
-        unsound.append("batch norm uses the statistics of the attacked batch")
-    if protocol.outside != "discard":
-        unsound.append("results outside of the ball count")
-    if unsound:
-        return Check("protocol_settings", "failed", f"no sound evaluation: {'; '.join(unsound)}")
-    if protocol.judge != "any":
-        return Check("protocol_settings", "warned", "only images that attacks return count, not the iterates before")
-    return Check("protocol_settings", "passed", "bounds [0, 1], evaluation mode, any iterate inside the ball counts")
-
-
-def images_in_bounds(images: Tensor, bounds: tuple[float, float]) -> Check:
-    """Pixels lie in [0, 1] and in the bounds; else epsilon is in other units. Source: arXiv 1902.06705, sec. 4."""
-    if not len(images):
-        return Check("images_in_bounds", "passed", "no images")
-    low, high = (float(value) for value in torch.aminmax(images))
-    inside = max(bounds[0], 0.0) <= low and high <= min(bounds[1], 1.0)
-    spread = f"pixels span [{low:.4g}, {high:.4g}], bounds are [{bounds[0]:g}, {bounds[1]:g}]"
-    return Check("images_in_bounds", "passed" if inside else "failed", spread)
-
-
-def evaluation_mode(network: nn.Module) -> Check:
-    """No normalisation or dropout layer is in training mode: they would see the attacked batch."""
-    names = training_layers(network)
-    if names:
-        return Check("evaluation_mode", "failed", f"{len(names)} layers in training mode, first {names[0]}")
-    return Check("evaluation_mode", "passed", "no normalisation or dropout layer is in training mode")
-
-
-def random_outputs(network: nn.Module, images: Tensor, attacks: Mapping[str, AttackCall] | None = None) -> Check:
-    """Repeated passes give the same logits; randomness hides gradients. Source: arXiv 1802.00420; 2003.01690 (flags).
-
-    A random network is no failure where every attack averages over draws.
-    """
-    logits, few = predict(network, images), images[:_REPEATED]
-    passes = [predict(network, images), *(predict(network, few) for _ in range(3))]
-    difference = torch.stack([(found[: len(few)] - logits[: len(few)]).abs() for found in passes]).nan_to_num(0.0)
-    difference = torch.cat([difference.flatten(), (passes[0] - logits).abs().flatten()])
-    size = float(logits.nan_to_num(0.0).abs().max()) if logits.numel() else 0.0
-    worst = float(difference.nan_to_num(0.0).max()) if difference.numel() else 0.0
-    # GPU kernels may sum in another order from call to call.
-    evidence = f"logits of {len(images)} images differ by at most {worst:.2g} between passes"
-    if worst <= 1e-4 * max(1.0, size):
-        return Check("random_outputs", "passed", evidence)
-    draws = min((rule.draws for rule in map(as_attack, (attacks or {}).values())), default=1)
-    if draws > 1:
-        return Check("random_outputs", "warned", f"{evidence}; every attack averages over {draws} passes or more")
-    return Check("random_outputs", "failed", f"{evidence}; use robustness=autoattack_rand, or switch the chance off")
-
-
-def softmax_outputs(logits: Tensor) -> Check:
-    """Outputs are no probabilities, whose loss saturates. Source: arXiv 2003.01690, flags of the implementation."""
-    low, high = (float(value) for value in torch.aminmax(logits.nan_to_num(-1.0)))
-    total = (logits.sum(1) - 1).abs()
-    if low >= -1e-5 and high <= 1 + 1e-5 and bool((total <= 1e-5 * logits.shape[1]).all()):
-        return Check(
-            "softmax_outputs", "failed", "outputs lie in [0, 1] and sum to 1 for each image; return the logits"
-        )
-    return Check("softmax_outputs", "passed", "outputs are no probabilities")
-
-
-def enough_classes(attacks: Mapping[str, AttackCall], classes: int) -> Check:
-    """Attacks that need more classes were left out, and target classes that are not there."""
-    left_out, fewer = [], []
-    for name, attack in attacks.items():
-        rule = as_attack(attack).update_rule
-        if rule is None:
-            continue
-        if classes < rule.min_classes:
-            left_out.append(f"{name} needs {rule.min_classes} and is left out")
-        elif rule.targeted and rule.restarts > classes - 1:
-            fewer.append(f"{name} has {classes - 1} target classes instead of {rule.restarts}")
-    evidence = "; ".join([f"{classes} classes", *left_out, *fewer])
-    return Check("enough_classes", "warned" if left_out else "passed", evidence)
-
-
 def finite_logits(broken: int, total: int) -> Check:
     """Logits of clean images are finite; images whose logits are not count as misclassified."""
     return Check.judged("finite_logits", f"{broken} of {total} images have non-finite logits", failed=broken > 0)
-
-
-def finite_gradients(broken: int, total: int) -> Check:
-    """Input gradients are finite; an attack cannot follow others."""
-    return Check.judged("finite_gradients", f"{broken} of {total} input gradients are not finite", failed=broken > 0)
-
-
-def zero_gradients(zero: int, total: int) -> Check:
-    """Input gradients of the loss are not exactly zero; zeros mean masking. Source: arXiv 2106.09947, indicator I1."""
-    share = zero / total if total else 0.0
-    evidence = f"{zero} of {total} correctly classified images have a zero gradient"
-    return Check.judged("zero_gradients", evidence, failed=share > 0.5, warned=share > 0.05)
 
 
 def inside_ball(violations: Sequence[str]) -> Check:

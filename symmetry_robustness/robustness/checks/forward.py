@@ -1,30 +1,31 @@
-"""Soundness checks of the network itself: what it does with images close to the clean ones, without any attack."""
+"""Soundness checks of the network itself, without any attack: its mode, its outputs, images close to the clean ones."""
 
 import sys
+from collections.abc import Mapping
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.base import loss_gradient
-from symmetry_robustness.attacks.validation import forward, predict
+from symmetry_robustness.attacks.base import AttackCall, as_attack
+from symmetry_robustness.attacks.validation import forward, predict, training_layers
+from symmetry_robustness.engine.continuous_batching import misclassified
 from symmetry_robustness.precision import float32
 from symmetry_robustness.results.checks import Check
 from symmetry_robustness.rng import keyed_generator
-from symmetry_robustness.robustness.continuous_batching import misclassified
 from symmetry_robustness.robustness.measures.base import MeasureInputs
 
 # Length of a change too small to bend a network much, and large enough for float32 to show it.
-_STEP: Final = 1 / 512
-_DIRECTIONS: Final = 4
+SMALL_STEP: Final = 1 / 512
 # Batches times momentum from which on running statistics have forgotten where they started, to a hundredth.
 _SETTLED: Final = 5
 _BINS: Final = 10
+_REPEATED: Final = 32  # images that pass several times
 # Standard deviations by which lost predictions exceed gained ones before the difference counts.
 _DEVIATIONS: Final = 2.5
 
 
-def _draw(sample: MeasureInputs, *key: int) -> Tensor:
+def draw(sample: MeasureInputs, *key: int) -> Tensor:
     """Uniform numbers in [0, 1) of the images' shape, a function of seed and key."""
     return torch.rand(sample.images.shape, generator=keyed_generator(sample.seed, *key)).to(sample.images.device)
 
@@ -41,40 +42,10 @@ def batch_independent(sample: MeasureInputs) -> Check:
     return Check.judged(name, evidence, failed=worst > 0.01 * size)
 
 
-def gradient_matches_difference(sample: MeasureInputs) -> Check:
-    """Along random directions the margin changes as its gradient says. Source: arXiv 1802.00420, sec. 3.
-
-    A branch cut from the graph changes the logits but not the gradient; a quantised input has no gradient at all.
-    """
-    name = "gradient_matches_difference"
-    low, high = (float(value) for value in torch.aminmax(sample.images))
-    centre = sample.images.clamp(low + _STEP, max(high - _STEP, low + _STEP))
-    rival = sample.logits(centre).scatter(1, sample.labels[:, None], -torch.inf).argmax(1)
-
-    def margin(logits: Tensor, labels: Tensor, target: Tensor | None = None) -> Tensor:
-        return (logits.gather(1, labels[:, None]) - logits.gather(1, rival[:, None])).squeeze(1)
-
-    _, gradient = loss_gradient(sample.network, centre, sample.labels, margin)
-    missing = torch.zeros(len(centre), dtype=torch.float64, device=centre.device)
-    total = missing.clone()
-    for number in range(_DIRECTIONS):
-        direction = torch.where(_draw(sample, 1, number) < 0.5, -1.0, 1.0)
-        ahead, behind = (predict(sample.network, centre + sign * _STEP * direction) for sign in (1, -1))
-        change = margin(ahead, sample.labels) - margin(behind, sample.labels)
-        measured = change.double() / (2 * _STEP)
-        expected = (gradient * direction).flatten(1).double().sum(1)
-        missing += (measured - expected).square()
-        total += measured.square()
-    share = (missing / total.clamp_min(1e-30)).nan_to_num(1.0, 1.0, 1.0)
-    middle = float(share.median())
-    evidence = f"the gradient misses {min(middle, 1):.0%} of the squared change (median of {len(centre)} images)"
-    return Check.judged(name, evidence, failed=middle > 0.5, warned=middle > 0.2)
-
-
 def sees_whole_range(sample: MeasureInputs) -> Check:
     """Redrawing all pixels of a tenth of [0, 1] within that tenth changes the logits."""
     name = "sees_whole_range"
-    reference, fresh, blind = sample.logits(sample.images), _draw(sample, 2), []
+    reference, fresh, blind = sample.logits(sample.images), draw(sample, 2), []
     for number in range(_BINS):
         low, high = number / _BINS, (number + 1) / _BINS
         chosen = (sample.images >= low) & (sample.images <= high)
@@ -99,7 +70,7 @@ def stable_under_noise(sample: MeasureInputs, correct: Tensor) -> Check:
         correct: (n,) whether each image is classified correctly without noise.
     """
     low, high = (float(value) for value in torch.aminmax(sample.images))
-    noise = torch.where(_draw(sample, 3) < 0.5, -1 / 255, 1 / 255)
+    noise = torch.where(draw(sample, 3) < 0.5, -1 / 255, 1 / 255)
     right = ~misclassified(sample.logits((sample.images + noise).clamp(low, high)), sample.labels).cpu()
     lost, gained = int((correct & ~right).sum()), int((right & ~correct).sum())
     drop = (lost - gained) / len(correct)
@@ -169,3 +140,43 @@ def statistics_match(sample: MeasureInputs) -> Check:
     evidence = f"means are off by {shift:.2g} standard deviations, variances by a factor of {factor:.2g}"
     evidence = f"{evidence} (medians over channels, {len(sample.images)} images)"
     return Check.judged(name, evidence, warned=not (shift <= 1 and factor <= 2))
+
+
+def evaluation_mode(network: nn.Module) -> Check:
+    """No normalisation or dropout layer is in training mode: they would see the attacked batch."""
+    names = training_layers(network)
+    if names:
+        return Check("evaluation_mode", "failed", f"{len(names)} layers in training mode, first {names[0]}")
+    return Check("evaluation_mode", "passed", "no normalisation or dropout layer is in training mode")
+
+
+def random_outputs(network: nn.Module, images: Tensor, attacks: Mapping[str, AttackCall] | None = None) -> Check:
+    """Repeated passes give the same logits; randomness hides gradients. Source: arXiv 1802.00420; 2003.01690 (flags).
+
+    A random network is no failure where every attack averages over draws.
+    """
+    logits, few = predict(network, images), images[:_REPEATED]
+    passes = [predict(network, images), *(predict(network, few) for _ in range(3))]
+    difference = torch.stack([(found[: len(few)] - logits[: len(few)]).abs() for found in passes]).nan_to_num(0.0)
+    difference = torch.cat([difference.flatten(), (passes[0] - logits).abs().flatten()])
+    size = float(logits.nan_to_num(0.0).abs().max()) if logits.numel() else 0.0
+    worst = float(difference.nan_to_num(0.0).max()) if difference.numel() else 0.0
+    # GPU kernels may sum in another order from call to call.
+    evidence = f"logits of {len(images)} images differ by at most {worst:.2g} between passes"
+    if worst <= 1e-4 * max(1.0, size):
+        return Check("random_outputs", "passed", evidence)
+    draws = min((rule.draws for rule in map(as_attack, (attacks or {}).values())), default=1)
+    if draws > 1:
+        return Check("random_outputs", "warned", f"{evidence}; every attack averages over {draws} passes or more")
+    return Check("random_outputs", "failed", f"{evidence}; use robustness=autoattack_rand, or switch the chance off")
+
+
+def softmax_outputs(logits: Tensor) -> Check:
+    """Outputs are no probabilities, whose loss saturates. Source: arXiv 2003.01690, flags of the implementation."""
+    low, high = (float(value) for value in torch.aminmax(logits.nan_to_num(-1.0)))
+    total = (logits.sum(1) - 1).abs()
+    if low >= -1e-5 and high <= 1 + 1e-5 and bool((total <= 1e-5 * logits.shape[1]).all()):
+        return Check(
+            "softmax_outputs", "failed", "outputs lie in [0, 1] and sum to 1 for each image; return the logits"
+        )
+    return Check("softmax_outputs", "passed", "outputs are no probabilities")

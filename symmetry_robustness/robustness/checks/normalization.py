@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from symmetry_robustness.engine.continuous_batching import misclassified
 from symmetry_robustness.results.checks import Check, Status
-from symmetry_robustness.robustness.continuous_batching import misclassified
 from symmetry_robustness.robustness.measures.base import MeasureInputs
 
 # Usual means and standard deviations. Those of CIFAR and ImageNet differ by less than matters here.

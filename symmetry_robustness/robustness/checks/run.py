@@ -11,11 +11,12 @@ from symmetry_robustness.attacks.validation import device_of
 from symmetry_robustness.results.checks import Check, merge_checks
 from symmetry_robustness.results.names import WORST_CASE
 from symmetry_robustness.results.report import RobustnessReport
-from symmetry_robustness.robustness.checks import adversarial, derived, forward
+from symmetry_robustness.robustness.checks import adversarial, forward
 from symmetry_robustness.robustness.checks.adversarial import Target
 from symmetry_robustness.robustness.checks.black_box import compare_with_white_box
+from symmetry_robustness.robustness.checks.gradients import gradient_matches_difference
 from symmetry_robustness.robustness.checks.normalization import normalized_once
-from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range
+from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range, protocol_settings
 from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
@@ -25,7 +26,7 @@ _NOISE_IMAGES: Final = 256
 
 _CHEAP: Final[tuple[Callable[[MeasureInputs], Check], ...]] = (
     forward.batch_independent,
-    forward.gradient_matches_difference,
+    gradient_matches_difference,
     forward.optimization_in_forward,
     forward.statistics_match,
 )
@@ -38,7 +39,7 @@ def run_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: Robu
     `checks` whether the expensive ones run, results of the report which images are attacked again.
     """
     images = inputs.images
-    found = [derived.protocol_settings(protocol), distinct_images(images)]
+    found = [protocol_settings(protocol), distinct_images(images)]
     if protocol.attacks:
         found.append(epsilon_range(protocol.norm, report.epsilons, images[0].numel() if len(images) else 1))
         found.append(adversarial.step_reaches_edge(protocol.attacks, report.epsilons[-1]))

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.validation import predict
-from symmetry_robustness.errors import UserError
-from symmetry_robustness.results.plots import Distribution
-from symmetry_robustness.robustness.bounds.graph import Graph, trace, values_at
-from symmetry_robustness.robustness.bounds.relaxation import (
+from symmetry_robustness.bounds.graph import Graph, trace, values_at
+from symmetry_robustness.bounds.relaxation import (
     Balls,
     Method,
     Norm,
@@ -21,6 +19,8 @@ from symmetry_robustness.robustness.bounds.relaxation import (
     margins_and_slopes,
     refinable,
 )
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 
 # From the cheapest to the best.

@@ -19,11 +19,11 @@ from symmetry_robustness.attacks.validation import (
     check_logits,
     forward,
 )
+from symmetry_robustness.engine.fusion import fuse
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.rng import keyed_generator
-from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.measures.weibull import fit_reverse_weibull
 

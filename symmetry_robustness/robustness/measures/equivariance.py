@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.attacks.losses import cross_entropy
 from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.engine.continuous_batching import misclassified
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.results.files import equivariance_plots
-from symmetry_robustness.results.plots import Plot
-from symmetry_robustness.robustness.continuous_batching import misclassified
+from symmetry_robustness.results.plots import Plot, equivariance_plots
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 from symmetry_robustness.robustness.measures.discs import Element, check_square, cut_disc, inner_part, move
 

@@ -11,10 +11,10 @@ from symmetry_robustness.attacks.gradient import PGD
 from symmetry_robustness.attacks.norms import NormName, find_norm, per_image
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.engine.continuous_batching import ContinuousBatching, misclassified
+from symmetry_robustness.engine.fusion import fuse
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Distribution
-from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, misclassified
-from symmetry_robustness.robustness.fusion import fuse
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 
 # Halvings of the way back to the image: the end is known to a 256th of the length.

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from symmetry_robustness.engine.continuous_batching import misclassified
 from symmetry_robustness.layers.normalize import Normalize
 from symmetry_robustness.robustness.checks.normalization import normalized_once
-from symmetry_robustness.robustness.continuous_batching import misclassified
 from symmetry_robustness.robustness.measures.base import MeasureInputs
 
 CIFAR = ([0.4914, 0.4822, 0.4465], [0.247, 0.243, 0.262])

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks import PGD, ThreatModel
+from symmetry_robustness.bounds.relaxation import Method
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import CertifiedRadius, MeasureInputs, MinimalDistance
-from symmetry_robustness.robustness.bounds.relaxation import Method
 
 from ..bounds.networks import MADE, make, pictures
 from ..trained import convolutional, shapes, train

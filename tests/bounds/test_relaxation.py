@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.attacks.norms import find_norm, per_image
-from symmetry_robustness.robustness.bounds.graph import Graph, trace, values_at
-from symmetry_robustness.robustness.bounds.operations import Interval, Maximum, Relu
-from symmetry_robustness.robustness.bounds.relaxation import (
+from symmetry_robustness.bounds.graph import Graph, trace, values_at
+from symmetry_robustness.bounds.operations import Interval, Maximum, Relu
+from symmetry_robustness.bounds.relaxation import (
     Balls,
     Method,
     Norm,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.robustness.fusion import Affine, ImageConv, fuse
+from symmetry_robustness.engine.fusion import Affine, ImageConv, fuse
 
 
 def trained_norm(channels: int) -> nn.BatchNorm2d:

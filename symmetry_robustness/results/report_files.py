@@ -4,7 +4,7 @@ Format 2 is written. Format 1, which kept CLEVER beside the other measures, is c
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import DAMAGED_ARCHIVE, replace_file
 from symmetry_robustness.results.checks import Status
-from symmetry_robustness.results.plots import Curve, Distribution, Plot, plots_to_plain
+from symmetry_robustness.results.plots import Distribution, Plot, equivariance_plots, plots_to_plain
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -233,31 +233,3 @@ def _measure_from_format_1(measure: Mapping[str, Any]) -> dict[str, Any]:
         plots = equivariance_plots(measure["angles"], measure["scales"], measure.get("layers", False))
         name = "EquivarianceError"
     return {**measure, "class": name, **shown, "plots": plots_to_plain(plots)}
-
-
-def equivariance_plots(angles: Sequence[float], scales: Sequence[float], layers: bool) -> list[Plot]:
-    """Plots of the arrays that `EquivarianceError` gives at these angles (degrees) and scales."""
-    plots: list[Plot] = []
-    families = {
-        "rotation": ("angle (degrees)", angles, 0.0, True),
-        "scale": ("scale", scales, 1.0, False),
-    }
-    for family, (axis, positions, identity, circular) in families.items():
-        if layers and positions:
-            plots += [
-                Curve(tuple(positions), (f"{family}.error.*",), axis, "relative error of a layer"),
-                Curve(tuple(positions), (f"{family}.floor.*",), axis, "relative error of a layer", "there and back"),
-            ]
-        if len(positions) < 3:
-            continue  # fewer make no curve
-        still = ((identity, *positions), ("disc.correct", f"{family}.correct"))
-        plots += [
-            Curve(*still, axis, "accuracy", "accuracy", circular),
-            Curve(tuple(positions), (f"{family}.consistent",), axis, "accuracy", "same prediction", circular),
-            Curve(tuple(positions), (f"{family}.error.logits",), axis, "relative error", "logits"),
-            Curve(tuple(positions), (f"{family}.floor.logits",), axis, "relative error", "logits, there and back"),
-        ]
-    if layers:
-        turns = (90.0, 180.0, 270.0)
-        plots.append(Curve(turns, ("turn.error.*",), "quarter turn (degrees)", "relative error of a layer"))
-    return plots

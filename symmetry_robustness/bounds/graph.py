@@ -11,8 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from symmetry_robustness.attacks.validation import check_evaluation_mode
-from symmetry_robustness.errors import UserError, one_line
-from symmetry_robustness.robustness.bounds.operations import (
+from symmetry_robustness.bounds.operations import (
     Affine,
     Maximum,
     Operation,
@@ -23,6 +22,7 @@ from symmetry_robustness.robustness.bounds.operations import (
     product,
     scaling,
 )
+from symmetry_robustness.errors import UserError, one_line
 
 # Images that are traced; an odd number, so that no operation takes their axis for another one.
 _TRACED: Final = 3

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import Memory, Pass, UpdateRule, likely_targets
 from symmetry_robustness.attacks.threat import TOLERANCE, ThreatModel
 from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.engine.rounds import Findings, Successes, default_wait, round_length
 from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import keyed_generator
-from symmetry_robustness.robustness.rounds import Findings, Successes, default_wait, round_length
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ import pytest
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results import RobustnessReport
-from symmetry_robustness.results.files import read_content
+from symmetry_robustness.results.report_files import read_content
 
 from .test_report import make
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.attacks.norms import find_norm, per_image
-from symmetry_robustness.robustness.bounds.graph import Graph, Node
-from symmetry_robustness.robustness.bounds.operations import (
+from symmetry_robustness.bounds.graph import Graph, Node
+from symmetry_robustness.bounds.operations import (
     ROUNDING,
     Affine,
     Bend,

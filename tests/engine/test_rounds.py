@@ -15,8 +15,8 @@ from symmetry_robustness.attacks import FGSM, PGD, ThreatModel, UpdateRule
 from symmetry_robustness.attacks.apgd import APGD
 from symmetry_robustness.attacks.fab import FAB
 from symmetry_robustness.attacks.square import Square
-from symmetry_robustness.robustness.continuous_batching import ContinuousBatching, SearchResult
-from symmetry_robustness.robustness.rounds import round_length
+from symmetry_robustness.engine.continuous_batching import ContinuousBatching, SearchResult
+from symmetry_robustness.engine.rounds import round_length
 
 GRID = [ThreatModel("linf", epsilon) for epsilon in (0.002, 0.004, 0.008, 0.012, 0.016, 0.02, 0.03, 0.05)]
 RULES: dict[str, UpdateRule] = {

@@ -3,8 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from symmetry_robustness.bounds.graph import trace, values_at
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.robustness.bounds.graph import trace, values_at
 
 from .networks import MADE, SIZE, make, pictures
 
