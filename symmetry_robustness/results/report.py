@@ -89,6 +89,11 @@ class RobustnessReport:
         return len(self.indices)
 
     @property
+    def broken_at(self) -> Mapping[str, FloatArray]:
+        """Alias of `minimal_epsilon`, for one release."""
+        return self.minimal_epsilon
+
+    @property
     def clean_correct(self) -> BoolArray:
         """Whether each clean image, (N,), is classified correctly."""
         return np.asarray(self.predictions == self.labels)

@@ -117,6 +117,7 @@ def test_numbers_follow_from_the_images(report: RobustnessReport) -> None:
     share = standing.mean()
     assert report.accuracy("pgd", 0.01) == pytest.approx((share, np.sqrt(share * (1 - share) / 30), 30))
     both = standing & (report.minimal_epsilon["fgsm"] > 0.01)
+    assert report.broken_at is report.minimal_epsilon
     np.testing.assert_array_equal(report.correct("worst_case", 0.01), both)
     np.testing.assert_array_equal(report.curve("worst_case")[:, 0], both)
     least = np.minimum(report.distance["fgsm"], report.distance["pgd"])
