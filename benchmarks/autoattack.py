@@ -30,7 +30,7 @@ def ours(network: nn.Module, images: Tensor, labels: Tensor) -> Standing:
     config = load_config("evaluate", ["checkpoint=none", "robustness=autoattack"]).robustness
     protocol = instantiate(config, _convert_="all")
     report = evaluate_robustness(network.requires_grad_(False), images, labels, protocol, extra_checks=False)
-    return report.clean_correct, report.worst_correct(EPSILON)
+    return report.clean_correct, report.correct("worst_case", EPSILON)
 
 
 def reference(network: nn.Module, images: Tensor, labels: Tensor) -> Standing:
