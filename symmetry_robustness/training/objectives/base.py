@@ -1,0 +1,110 @@
+"""The contract of training objectives, and what several of them share."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from symmetry_robustness.attacks import ThreatModel, UpdateRule, parse_epsilon
+from symmetry_robustness.attacks.base import run_rule
+from symmetry_robustness.errors import UserError
+
+Mode = Literal["training", "evaluation"]
+# Forward and backward passes of a batch through the network; the backward pass of a gradient counts as two.
+Passes = tuple[int, int]
+
+
+class Objective(Protocol):
+    """A training objective: the loss to minimise, and the logits from which the training accuracy is counted.
+
+    An objective may state `passes`, the passes of a batch through the network in one step.
+    """
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss () and logits (B, K) of images (B, C, H, W) in [0, 1] with labels (B,).
+
+        The logits are those of the clean images; where only attacked ones are trained on, those of the attacked.
+        """
+        ...
+
+
+@contextlib.contextmanager
+def crafting(network: nn.Module, mode: Mode = "evaluation") -> Iterator[None]:
+    """Put the network into evaluation mode, or leave it as training has it; afterwards modes and buffers are as before.
+
+    So in training mode batch norms normalise by the statistics of the batch, and running statistics forget them.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    kept = [(buffer, buffer.clone()) for buffer in network.buffers()] if mode == "training" else []
+    if mode == "evaluation":
+        network.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
+
+
+def craft(
+    network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, rule: UpdateRule, mode: Mode
+) -> Tensor:
+    """Attacked images (B, C, H, W), made in float32; random numbers come from torch's global generator.
+
+    Neither gradients of parameters nor running statistics are touched.
+    """
+    with crafting(network, mode):
+        return run_rule(network, images, labels, threat, rule, torch.default_generator)
+
+
+def read_epsilon(value: float | str) -> float:
+    """Read a radius in pixel units that may be 0, at which nothing is attacked.
+
+    Raises:
+        UserError: the radius is no number or fraction in [0, 1].
+    """
+    epsilon = 0.0 if str(value).strip() in ("0", "0.0") else parse_epsilon(value)
+    if epsilon > 1:
+        raise UserError(f"epsilon must lie in [0, 1], got {value}; pixels are in [0, 1], write 8/255 for 8 grey levels")
+    return epsilon
+
+
+def check_mode(mode: str) -> None:
+    """Refuse a mode that does not exist.
+
+    Raises:
+        UserError: names those that there are.
+    """
+    if mode not in ("training", "evaluation"):
+        raise UserError(f"crafted_in must be training or evaluation, got {mode!r}; choose one of them")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse a length that is not positive and finite.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if not 0 < value < float("inf"):
+        raise UserError(f"{name} must be positive and finite, got {value}; give a number above 0")
+
+
+def check_weight(name: str, value: float) -> None:
+    """Refuse the weight of a term that is negative or not finite.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if not 0 <= value < float("inf"):
+        raise UserError(f"{name} must be finite and not negative, got {value}; 0 turns the term off")
+
+
+def divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """Kullback-Leibler divergence (B,) of the predictions of other logits (B, K) from those of logits (B, K)."""
+    log, log_others = logits.float().log_softmax(1), others.float().log_softmax(1)
+    return F.kl_div(log_others, log, reduction="none", log_target=True).sum(1)

@@ -1,0 +1,148 @@
+"""Laws that hold for every objective."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+from torch.nn import functional as F
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.training import CleanAndFGSM, CrossEntropy, Objective
+from symmetry_robustness.training.objectives import NFGSM, TRADES, FGSMRandomStart, PGDTraining
+
+from .networks import CLASSES, Counter, batch, smooth_network
+
+CONF = Path(__file__).parents[3] / "conf" / "objective"
+OBJECTIVES: list[Objective] = [
+    CrossEntropy(),
+    CleanAndFGSM(),
+    PGDTraining(),
+    PGDTraining(steps=3, norm="l2", epsilon=0.5, crafted_in="evaluation"),
+    TRADES(),
+    FGSMRandomStart(),
+    NFGSM(),
+]
+# With these settings nothing is left but the cross-entropy.
+CROSS_ENTROPIES: list[Objective] = [
+    PGDTraining(0),
+    TRADES(0.0),
+    TRADES(beta=0.0),
+    FGSMRandomStart("0"),
+    NFGSM(0),
+]
+IMPOSSIBLE = [
+    lambda: PGDTraining(8),
+    lambda: PGDTraining(-0.1),
+    lambda: PGDTraining("8/0"),
+    lambda: PGDTraining(steps=0),
+    lambda: PGDTraining(norm="l3"),  # type: ignore[arg-type]
+    lambda: PGDTraining(relative_step_size=0.0),
+    lambda: PGDTraining(crafted_in="eval"),  # type: ignore[arg-type]
+    lambda: TRADES(beta=-1.0),
+    lambda: TRADES(beta=float("nan")),
+    lambda: TRADES(start_noise=0.0),
+    lambda: FGSMRandomStart(relative_step_size=float("inf")),
+    lambda: NFGSM(noise=-1.0),
+    lambda: NFGSM(float("nan")),
+]
+
+
+def gradients(objective: Objective, network: nn.Module, seed: int = 0) -> list[torch.Tensor]:
+    """Loss and gradients of the parameters in training mode; the network is not changed."""
+    network = copy.deepcopy(network).train()
+    torch.manual_seed(seed)
+    images, labels = batch()
+    loss, logits = objective(network, images, labels)
+    assert logits.shape == (len(images), CLASSES)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return [loss.detach(), *(p.grad for p in network.parameters() if p.grad is not None), *network.buffers()]
+
+
+@pytest.mark.parametrize("objective", CROSS_ENTROPIES, ids=repr)
+def test_without_its_term_an_objective_is_cross_entropy_bit_for_bit(objective: Objective) -> None:
+    network = smooth_network()
+    found, expected = gradients(objective, network), gradients(CrossEntropy(), network)
+    assert len(found) == len(expected)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, *CROSS_ENTROPIES], ids=repr)
+def test_the_passes_are_those_stated(objective: Objective) -> None:
+    network, (images, labels) = smooth_network().train(), batch()
+    loss, _ = objective(network, images, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    (counter,) = (module for module in network.modules() if isinstance(module, Counter))
+    found = counter.forward_images / len(images), counter.backward_images / len(images)
+    assert found == objective.passes  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_a_step_leaves_modes_gradients_and_the_images_alone(objective: Objective) -> None:
+    network, (images, labels) = smooth_network().train(), batch()
+    network[1].eval()  # a frozen layer stays frozen
+    modes, before = [module.training for module in network.modules()], images.clone()
+    statistics = [buffer.clone() for buffer in network.buffers()]
+    objective(network, images, labels)
+    assert [module.training for module in network.modules()] == modes
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert torch.equal(images, before)
+    assert not images.requires_grad
+    assert all(torch.equal(now, then) for now, then in zip(network.buffers(), statistics, strict=True))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_a_step_is_a_function_of_the_global_generator(objective: Objective) -> None:
+    network = smooth_network()
+    first, second = gradients(objective, network), gradients(objective, network)
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_every_parameter_learns_under_bfloat16(objective: Objective) -> None:
+    network, (images, labels) = smooth_network().train(), batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = objective(network, images, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in network[0].parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in network[5].parameters())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+def test_gradients_of_two_batches_add_up(objective: Objective) -> None:
+    network = smooth_network().eval()
+    parts, together = [batch(), batch()], copy.deepcopy(network)
+    torch.manual_seed(0)
+    for images, labels in parts:
+        objective(together, images, labels)[0].backward()  # type: ignore[no-untyped-call]
+    torch.manual_seed(0)
+    alone = [copy.deepcopy(network) for _ in parts]
+    for copied, (images, labels) in zip(alone, parts, strict=True):
+        objective(copied, images, labels)[0].backward()  # type: ignore[no-untyped-call]
+    for total, *single in zip(together.parameters(), *(n.parameters() for n in alone), strict=True):
+        torch.testing.assert_close(total.grad, sum(p.grad for p in single))
+
+
+@pytest.mark.parametrize("make", IMPOSSIBLE)
+def test_settings_out_of_range_are_refused_in_one_line(make: object) -> None:
+    with pytest.raises(UserError) as refused:
+        make()  # type: ignore[operator]
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_configuration_states_all_settings_with_their_defaults(path: Path) -> None:
+    config = OmegaConf.load(path)
+    objective = instantiate(config)
+    assert set(config) - {"_target_"} == set(vars(objective))
+    assert objective == type(objective)()
+
+
+def test_without_an_attack_the_loss_is_torch_s() -> None:
+    network, (images, labels) = smooth_network().eval(), batch()
+    loss, logits = PGDTraining(0)(network, images, labels)
+    assert torch.equal(loss, F.cross_entropy(network(images), labels))
+    assert torch.equal(logits, network(images))
