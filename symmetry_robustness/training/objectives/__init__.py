@@ -3,9 +3,29 @@
 from symmetry_robustness.training.objectives.base import Objective
 from symmetry_robustness.training.objectives.clean_and_fgsm import CleanAndFGSM
 from symmetry_robustness.training.objectives.cross_entropy import CrossEntropy
+from symmetry_robustness.training.objectives.curvature import Curvature
 from symmetry_robustness.training.objectives.fgsm_rs import FGSMRandomStart
+from symmetry_robustness.training.objectives.gradalign import GradAlign
+from symmetry_robustness.training.objectives.input_gradient import InputGradient
+from symmetry_robustness.training.objectives.jacobian import Jacobian
+from symmetry_robustness.training.objectives.mart import MART
 from symmetry_robustness.training.objectives.n_fgsm import NFGSM
+from symmetry_robustness.training.objectives.orbit_consistency import OrbitConsistency
 from symmetry_robustness.training.objectives.pgd_at import PGDTraining
 from symmetry_robustness.training.objectives.trades import TRADES
 
-__all__ = ["NFGSM", "TRADES", "CleanAndFGSM", "CrossEntropy", "FGSMRandomStart", "Objective", "PGDTraining"]
+__all__ = [
+    "MART",
+    "NFGSM",
+    "TRADES",
+    "CleanAndFGSM",
+    "CrossEntropy",
+    "Curvature",
+    "FGSMRandomStart",
+    "GradAlign",
+    "InputGradient",
+    "Jacobian",
+    "Objective",
+    "OrbitConsistency",
+    "PGDTraining",
+]

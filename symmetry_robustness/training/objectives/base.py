@@ -46,9 +46,8 @@ def crafting(network: nn.Module, mode: Mode = "evaluation") -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
-        with torch.no_grad():
-            for buffer, before in kept:
-                buffer.copy_(before)
+        for buffer, before in kept:
+            buffer.data.copy_(before)  # by data, since autograd forbids graphs whose buffers have changed
 
 
 def craft(
@@ -68,7 +67,8 @@ def read_epsilon(value: float | str) -> float:
     Raises:
         UserError: the radius is no number or fraction in [0, 1].
     """
-    epsilon = 0.0 if str(value).strip() in ("0", "0.0") else parse_epsilon(value)
+    numerator = str(value).partition("/")[0].strip()
+    epsilon = 0.0 if numerator in ("0", "0.0") else parse_epsilon(value)
     if epsilon > 1:
         raise UserError(f"epsilon must lie in [0, 1], got {value}; pixels are in [0, 1], write 8/255 for 8 grey levels")
     return epsilon
@@ -108,3 +108,12 @@ def divergence(logits: Tensor, others: Tensor) -> Tensor:
     """Kullback-Leibler divergence (B,) of the predictions of other logits (B, K) from those of logits (B, K)."""
     log, log_others = logits.float().log_softmax(1), others.float().log_softmax(1)
     return F.kl_div(log_others, log, reduction="none", log_target=True).sum(1)
+
+
+def input_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B, K), cross-entropies (B,) and their gradients (B, C, H, W), which can be differentiated again."""
+    variable = images.detach().requires_grad_()
+    logits = network(variable)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    (gradient,) = torch.autograd.grad(losses.sum(), variable, create_graph=True)
+    return logits, losses, gradient

@@ -15,7 +15,7 @@ from symmetry_robustness.training.objectives.base import Mode, Passes, check_mod
 class PGDTraining:
     """Cross-entropy of PGD images alone.
 
-    Source: arXiv 1706.06083, eq. 2.1; steps and step size: arXiv 2002.11569, whose script crafts in training mode.
+    Source: arXiv 1706.06083; steps and step size: arXiv 2002.11569, whose script crafts in training mode.
 
     Args:
         epsilon: radius in pixel units, number or fraction; 0 is cross-entropy.

@@ -27,7 +27,7 @@ class TRADES:
     Attacked images maximise the divergence and need no labels; they are made in evaluation mode. Gradients flow
     through both predictions, each computed with the statistics of its own batch.
 
-    Source: arXiv 1901.08573, eq. 5 and alg. 1.
+    Source: arXiv 1901.08573, alg. 1.
 
     Args:
         epsilon: radius of the linf ball in pixel units, number or fraction; 0 is cross-entropy.

@@ -12,7 +12,18 @@ from torch.nn import functional as F
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.training import CleanAndFGSM, CrossEntropy, Objective
-from symmetry_robustness.training.objectives import NFGSM, TRADES, FGSMRandomStart, PGDTraining
+from symmetry_robustness.training.objectives import (
+    MART,
+    NFGSM,
+    TRADES,
+    Curvature,
+    FGSMRandomStart,
+    GradAlign,
+    InputGradient,
+    Jacobian,
+    OrbitConsistency,
+    PGDTraining,
+)
 
 from .networks import CLASSES, Counter, batch, smooth_network
 
@@ -25,6 +36,18 @@ OBJECTIVES: list[Objective] = [
     TRADES(),
     FGSMRandomStart(),
     NFGSM(),
+    InputGradient(),
+    InputGradient(norm="l1"),
+    InputGradient(norm="l2", method="double_backward"),
+    InputGradient(norm="l1", method="double_backward"),
+    Jacobian(),
+    Jacobian(projections=CLASSES),
+    Curvature(),
+    MART(),
+    OrbitConsistency(),
+    OrbitConsistency(candidates=4, distance="l2", scales=(0.8, 1.25)),
+    GradAlign(),
+    GradAlign("16/255", crafted_in="evaluation"),
 ]
 # With these settings nothing is left but the cross-entropy.
 CROSS_ENTROPIES: list[Objective] = [
@@ -33,6 +56,12 @@ CROSS_ENTROPIES: list[Objective] = [
     TRADES(beta=0.0),
     FGSMRandomStart("0"),
     NFGSM(0),
+    InputGradient(0.0),
+    InputGradient(0.0, method="double_backward"),
+    Jacobian(0.0),
+    Curvature(0.0),
+    OrbitConsistency(0.0),
+    GradAlign("0/255"),
 ]
 IMPOSSIBLE = [
     lambda: PGDTraining(8),
@@ -48,6 +77,22 @@ IMPOSSIBLE = [
     lambda: FGSMRandomStart(relative_step_size=float("inf")),
     lambda: NFGSM(noise=-1.0),
     lambda: NFGSM(float("nan")),
+    lambda: InputGradient(-1.0),
+    lambda: InputGradient(norm="linf"),  # type: ignore[arg-type]
+    lambda: InputGradient(method="exact"),  # type: ignore[arg-type]
+    lambda: InputGradient(step=0.0),
+    lambda: Jacobian(projections=0),
+    lambda: Jacobian(projections=CLASSES + 1)(smooth_network(), *batch()),
+    lambda: Curvature(step=-1.0),
+    lambda: MART(beta=-1.0),
+    lambda: MART(epsilon=2.0),
+    lambda: OrbitConsistency(candidates=0),
+    lambda: OrbitConsistency(distance="l1"),  # type: ignore[arg-type]
+    lambda: OrbitConsistency(scales=(1.25, 0.8)),
+    lambda: OrbitConsistency(scales=(0.0, 1.0)),
+    lambda: OrbitConsistency(rotations=False, flips=False),
+    lambda: OrbitConsistency().transform(torch.rand(2, 3, 4, 5)),
+    lambda: GradAlign(strength=-0.2),
 ]
 
 
