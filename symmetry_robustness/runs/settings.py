@@ -132,6 +132,7 @@ def check_objects(config: DictConfig) -> None:
         raise UserError(
             f"objective._target_={config.objective._target_} must take (network, images, labels): {error}"
         ) from error
+    _check_second_derivatives(config, getattr(objective, "second_derivatives", None))
     node = config.optimizer
     try:
         optimizer = instantiate(node)([torch.nn.Parameter(torch.zeros(1, 1))])
@@ -144,6 +145,21 @@ def check_objects(config: DictConfig) -> None:
         raise UserError(f"{node._target_} refuses its settings ({one_line(error)}); correct them") from error
     if idle:
         raise UserError("optimizer.lr=0 leaves the network untrained; choose a positive one")
+
+
+def _check_second_derivatives(config: DictConfig, mode: str | None) -> None:
+    """Refuse what cannot be differentiated twice, for an objective that does so with the network in a mode."""
+    if mode is None:
+        return
+    reason = f"objective._target_={config.objective._target_} differentiates gradients, which"
+    if config.compute.compile:
+        raise UserError(f"{reason} a compiled network cannot; set compute.compile=false")
+    trainer = config.trainer
+    ranks = (device_count(trainer.get("devices", "auto")) or 1) * trainer.get("num_nodes", 1)
+    if mode == "training" and ranks > 1 and trainer.get("sync_batchnorm"):
+        raise UserError(
+            f"{reason} batch norms shared by {ranks} ranks cannot; set trainer.sync_batchnorm=false, or one device"
+        )
 
 
 def check_monitor(config: DictConfig, robustness: "RobustnessCallback | None") -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.settings import check_batches, check_monitor, monitor_interval
+from symmetry_robustness.runs.settings import check_batches, check_monitor, check_objects, monitor_interval
 from symmetry_robustness.runs.train import best_checkpoint, robustness_callback
 from symmetry_robustness.training import Classifier, CleanAndFGSM, CrossEntropy, Objective
 
@@ -75,3 +75,31 @@ def test_a_monitor_that_is_never_measured_is_refused(words: list[str]) -> None:
     config = configured(*words)
     with pytest.raises(UserError, match=r"checkpoint\.monitor"):
         check_monitor(config, robustness_callback(config))
+
+
+COMPILED = "compute.compile=true"
+RANKS = "trainer=ddp_cpu"
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["objective=jacobian", COMPILED], True),
+        (["objective=curvature", COMPILED], True),
+        (["objective=input_gradient", COMPILED], False),
+        (["objective=input_gradient", "objective.method=double_backward", RANKS], True),
+        (["objective=gradalign", RANKS], True),
+        (["objective=gradalign", RANKS, "trainer.sync_batchnorm=false"], False),
+        (["objective=gradalign", RANKS, "objective.crafted_in=evaluation"], False),
+        (["objective=jacobian", "objective.strength=0", RANKS], False),
+        (["objective=curvature", RANKS], False),
+        (["objective=trades", RANKS], False),
+    ],
+)
+def test_what_cannot_be_differentiated_twice_is_refused(words: list[str], refused: bool) -> None:
+    config = configured(*words)
+    if not refused:
+        return check_objects(config)
+    with pytest.raises(UserError, match="differentiates gradients"):
+        check_objects(config)
+    return None

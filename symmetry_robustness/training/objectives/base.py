@@ -20,7 +20,9 @@ Passes = tuple[int, int]
 class Objective(Protocol):
     """A training objective: the loss to minimise, and the logits from which the training accuracy is counted.
 
-    An objective may state `passes`, the passes of a batch through the network in one step.
+    An objective may state `passes`, the passes of a batch through the network in one step, and `second_derivatives`,
+    the mode of the network in which gradients are differentiated again, or None. Compiled networks cannot do that, nor
+    can batch norms that share statistics over ranks in training mode.
     """
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from symmetry_robustness.attacks.norms import NORMS
 from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives.base import (
+    Mode,
     Passes,
     check_positive,
     check_weight,
@@ -42,6 +43,11 @@ class Curvature:
     def passes(self) -> Passes:
         """Two gradients, each differentiated again by two passes, and one pass to train."""
         return (3, 7) if self.strength else (1, 1)
+
+    @property
+    def second_derivatives(self) -> Mode | None:
+        """In evaluation mode."""
+        return "evaluation" if self.strength else None
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits of the clean images."""

@@ -56,6 +56,11 @@ class GradAlign:
             return 1, 1
         return (3, 5) if self.weight else (2, 2)
 
+    @property
+    def second_derivatives(self) -> Mode | None:
+        """In the mode of crafting."""
+        return self.crafted_in if self.epsilon and self.weight else None
+
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits of the attacked images."""
         if not self.epsilon:

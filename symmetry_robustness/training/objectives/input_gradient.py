@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from symmetry_robustness.attacks.norms import NORMS
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
-from symmetry_robustness.training.objectives.base import Passes, check_positive, check_weight, input_gradient
+from symmetry_robustness.training.objectives.base import Mode, Passes, check_positive, check_weight, input_gradient
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class InputGradient:
         if not self.strength:
             return 1, 1
         return (1, 3) if self.method == "double_backward" else (2, 3)
+
+    @property
+    def second_derivatives(self) -> Mode | None:
+        """Of double backward, in training mode."""
+        return "training" if self.strength and self.method == "double_backward" else None
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits of the clean images."""

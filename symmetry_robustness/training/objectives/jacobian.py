@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks.validation import check_count
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.training.objectives.base import Passes, check_weight
+from symmetry_robustness.training.objectives.base import Mode, Passes, check_weight
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Jacobian:
     def passes(self) -> Passes:
         """Each projection is a gradient and is differentiated again; one backward pass trains."""
         return (1, 2 * self.projections + 1) if self.strength else (1, 1)
+
+    @property
+    def second_derivatives(self) -> Mode | None:
+        """In training mode."""
+        return "training" if self.strength else None
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits of the clean images.
