@@ -22,7 +22,7 @@ from symmetry_robustness.reporting.page.page import write_page
 from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
 from symmetry_robustness.reporting.sandwich import sandwich_tables, sandwiches
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
-from symmetry_robustness.reporting.tables import cell_of, overview, table_sets, title_of
+from symmetry_robustness.reporting.tables import aside_notes, cell_of, overview, table_sets, title_of
 from symmetry_robustness.reporting.transfer import transfer_matrices, transfer_tables
 from symmetry_robustness.runs.exit_status import run_guarded
 
@@ -104,10 +104,13 @@ def print_answers(console: Console, runs: list[Run], frame: pd.DataFrame, summar
     for question in attacked[:_ANSWERS]:
         attack, first = question.attacks[0], question.first
         found = answers(question, summary)[0][first]
-        lines = (f"{title_of(question.group)}, {attack.title}, {attack.places[first]}:", f"  {_sentence(found)}")
-        console.print(*lines, sep="\n", markup=False, soft_wrap=True)
-    if len(attacked) > _ANSWERS:
-        console.print(f"{len(attacked) - _ANSWERS} more protocols or data sets are in tables/leaders.md")
+        lines = [_sentence(found), *aside_notes(found["aside"])]
+        heading = f"{title_of(question.group)}, {attack.title}, {attack.places[first]}:"
+        console.print(heading, *(f"  {line}" for line in lines), sep="\n", markup=False, soft_wrap=True)
+    if (more := len(attacked) - _ANSWERS) > 0:
+        console.print(
+            f"{more} more {'protocol or data set is' if more == 1 else 'protocols or data sets are'} on the page"
+        )
     table = _first_numbers(attacked[0]) if attacked else overview(runs)
     console.print(terminal(table, longest=12)[0])
 
@@ -130,9 +133,10 @@ def _sentence(found: Mapping[str, Any]) -> str:
     best, other = found["best"], found["next"]
     accuracy = f"{best.label} has {cell_of(best).text} %"
     if found["verdict"] == "nobody":
-        return f"no network is robust: {accuracy}"
+        why = "is better than chance without attack" if best.value else "is robust"
+        return f"no network {why}: {accuracy}"
     if other is None:
-        return f"{accuracy}, and is alone"
+        return f"{accuracy}, and {'no other may lead' if found['aside'] else 'is alone'}"
     if found["verdict"] == "equal":
         return f"no network leads: {accuracy}, and so has {other.label}"
     _, _, gap, test = found["over"][0]

@@ -33,6 +33,8 @@ SHARES = (*ATTACKED, "test_accuracy", "mean_corruption_error")
 COLUMN = ["comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 
 _DESCRIBED = ["network", "data", "split", "protocol", "released", "weights", "epochs", "images"]
+_FAILED = "failed soundness checks and cannot lead, whatever the number"
+_GUESSING = "cannot lead: without attack not better than chance"
 _STATES = ["", "passed", "warned", "failed"]
 _ELSEWHERE = "settings that are not known, of networks trained elsewhere"
 
@@ -66,7 +68,7 @@ class Summary(NamedTuple):
         results: one row per number of each network: mean over seeds, interval, whether it is the best.
         comparisons: one row per network that was compared with the leader of its column.
         groups: facts that the numbers of a comparison group share, by its key.
-        guessing: settings of the networks whose accuracy without attack may be that of guessing.
+        guessing: settings of the networks whose accuracy without attack is that of guessing.
         measures: settings of the measures that were made, by name; of several the first.
     """
 
@@ -102,7 +104,7 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     _add_intervals(results, deviation)
     trained = trained_settings(runs)
     results.insert(0, "label", _labels(results, trained, runs))
-    guessing = _at_chance(results, runs)
+    guessing = _at_chance(frame, runs)
     comparisons = _compare(results, evaluations_by_group(runs), guessing)
     _mark_best(results, comparisons)
     declared = [evaluation.measures for run in runs for evaluation in run.evaluations.values()]
@@ -141,15 +143,23 @@ def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _at_chance(results: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
-    """Settings of the networks whose accuracy without attack may be that of guessing: its interval reaches so low."""
+def _at_chance(frame: pd.DataFrame, runs: Sequence[Run]) -> frozenset[str]:
+    """Settings of the networks that guess: on the most images without attack, Wilson's interval of each seed says so.
+
+    Seeds that differ widen the interval of their mean, which is no evidence that any of them guesses.
+    """
     configs = {run.name: run.config for run in runs}
     stated = {name: ((config.get("model") or {}), config["data"]) for name, config in configs.items()}
     classes = {name: model.get("num_classes", data.get("num_classes")) for name, (model, data) in stated.items()}
     chance = {name: 1 / count if count else -1.0 for name, count in classes.items()}  # of unknown classes none
-    clean = results[results["measure"].isin(["clean_accuracy", "test_accuracy"]) & (results["view"] == "")]
-    guessing = clean["network"].map(chance)
-    return frozenset(clean.loc[clean["low"].fillna(clean["value"]) <= guessing, "settings"])
+    clean = frame[frame["measure"].isin(["clean_accuracy", "test_accuracy"]) & (frame["view"] == "")]
+    images = clean["images"].astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    low, _ = share_interval(clean["value"], clean["standard_error"], images)
+    low = np.where(np.isnan(low), clean["value"], low)
+    clean = clean.assign(images=np.nan_to_num(images), guesses=low <= clean["network"].map(chance))
+    most = clean[clean["images"] == clean.groupby("settings")["images"].transform("max")]
+    guesses = most.groupby("settings")["guesses"].all()
+    return frozenset(guesses.index[guesses])
 
 
 def may_lead(rows: Sequence[Any], guessing: Collection[str]) -> list[Any]:
@@ -157,6 +167,15 @@ def may_lead(rows: Sequence[Any], guessing: Collection[str]) -> list[Any]:
     better = [row for row in rows if row.settings not in guessing] or rows
     able = [row for row in better if row.checks != "failed"] or better
     return sorted(able, key=lambda row: -row.value)
+
+
+def set_aside(rows: Sequence[Any], guessing: Collection[str]) -> dict[str, list[Any]]:
+    """Rows of a column that may not lead it, by the reason."""
+    able = set(map(id, may_lead(rows, guessing)))
+    found: dict[str, list[Any]] = {}
+    for row in (row for row in rows if id(row) not in able):
+        found.setdefault(_FAILED if row.checks == "failed" else _GUESSING, []).append(row)
+    return found
 
 
 def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], runs: Sequence[Run]) -> list[str]:

@@ -10,7 +10,8 @@ import pandas as pd
 from rich.console import Console
 
 from symmetry_robustness.corruption_names import BENCHMARK, SEVERITIES
-from symmetry_robustness.reporting.aggregate import COLUMN, SHARES, ComparisonGroup, Summary
+from symmetry_robustness.reporting.aggregate import COLUMN, SHARES, ComparisonGroup, Summary, set_aside
+from symmetry_robustness.reporting.comparability import readable
 from symmetry_robustness.reporting.evaluation import FINAL, measure_name
 from symmetry_robustness.reporting.frame import CORRUPTED, COSTS, QUANTILES, records, split
 from symmetry_robustness.reporting.load import VIEWS, Run, find_runs
@@ -96,11 +97,18 @@ def _notes(group: ComparisonGroup) -> list[str]:
     return notes
 
 
+def aside_notes(aside: Mapping[str, Sequence[Any]]) -> list[str]:
+    """A sentence for each reason for which networks may not lead."""
+    named = {reason: dict.fromkeys(readable(row.label) for row in rows) for reason, rows in aside.items()}
+    return [f"Set aside: {'; '.join(names)} ({reason})." for reason, names in named.items()]
+
+
 def _accuracy_tables(summary: Summary) -> Iterator[Table]:
     """For each comparison group one table per attack, epsilons as columns, and one of accuracies without."""
     by_group = split(summary.results, "comparison_group")
     for group in summary.groups.values():
-        rows, title, notes = by_group[group.key], title_of(group), _notes(group)
+        rows, title = by_group[group.key], title_of(group)
+        notes = [*_notes(group), *aside_notes(set_aside(records(rows), summary.guessing))]
         whole = rows[(rows["measure"] == "test_accuracy") & ~rows["view"].isin(CORRUPTED)]
         if len(whole):
             overall = "mean over the test sets" if rows["view"].any() else "clean"

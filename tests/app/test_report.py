@@ -25,6 +25,18 @@ def test_all_tables_are_written_and_what_is_left_out_is_said(
     assert "points more than" in said.out
 
 
+def test_protocols_that_the_terminal_leaves_out_are_where_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = make_report(draw_broken_at(20, 0))
+    run = make_run(tmp_path / "run", report)
+    for seed in range(1, 6):
+        replace(report, settings=report.settings | {"seed": seed}).save(run / "robustness", f"other{seed}")
+    assert main([str(run), "--output", str(tmp_path / "report")]) == 0
+    assert "1 more protocol or data set is on the page" in capsys.readouterr().out
+    assert "other5" in (tmp_path / "report" / "report.html").read_text()
+
+
 def test_nothing_finished_is_nothing_to_report(tmp_path: Path) -> None:
     (make_run(tmp_path / "run") / "summary.json").unlink()
     with pytest.raises(UserError, match=r"none of the 1 runs or reports found can be used \(1 unfinished\)"):

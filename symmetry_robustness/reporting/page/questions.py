@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from symmetry_robustness.reporting.aggregate import ATTACKED, ComparisonGroup, Summary, may_lead
+from symmetry_robustness.reporting.aggregate import ATTACKED, ComparisonGroup, Summary, may_lead, set_aside
 from symmetry_robustness.reporting.comparability import describe_attack
 from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.frame import records, split
@@ -146,9 +146,9 @@ def answer(rows: Sequence[Any], tests: dict[str, Any], guessing: Collection[str]
     Returns:
         `best`, a row; `verdict`: "best" (it beats every other), "chance" (it may lead by chance), "single" (it beats
         every other, but one training each was compared), "untested", "equal" or "nobody"; `over`: others with their
-        tests; `aside`: rows that may not lead, whatever their number.
+        tests; `aside`: rows that may not lead, whatever their number, by the reason.
     """
-    best, *others = ranked = may_lead(rows, guessing)
+    best, *others = may_lead(rows, guessing)
     size = next((ending for ending in ("_4layer", "_matched") if best.network.endswith(ending)), "")
     plain = (row for name in (f"standard{size}", "standard") for row in rows if row.network == name)
     standard = next(plain, best)  # of the same size, if there is one
@@ -163,7 +163,7 @@ def answer(rows: Sequence[Any], tests: dict[str, Any], guessing: Collection[str]
         "next": others[0] if others else None,
         "verdict": "nobody" if nobody else _verdict(best, others, [*tests.values()]),
         "over": [(title, other, best.value - other.value, tests.get(other.settings)) for title, other in over],
-        "aside": [row for row in rows if row not in ranked],
+        "aside": set_aside(rows, guessing),
         "level": 1 - LEVEL,
     }
 
