@@ -65,7 +65,7 @@ def evaluate(config: DictConfig, command: Sequence[str] = ()) -> RobustnessRepor
     if worker.workers > 1 and config.overwrite:
         raise UserError("overwrite=true would make processes overwrite each other; remove the old report instead")
     sources = {name: origin["digest"] for name, origin in protocol.origins.items()}
-    provenance = describe_subject(config, subject, device, sources) | {"file": subject.file}
+    provenance = describe_subject(config, subject, device, sources) | {"file": subject.file, "trained": subject.trained}
     path = subject.report_path(config)
     partial = path.with_suffix(".partial") / provenance["key"]
 
@@ -235,7 +235,7 @@ def find_report(path: Path, provenance: Mapping[str, Any]) -> RobustnessReport |
     other = [
         name
         for name, value in provenance.items()
-        if name not in ("key", "file") and report.provenance.get(name) != value
+        if name not in ("key", "file", "trained") and report.provenance.get(name) != value
     ]
     raise UserError(f"{path} holds a report of another {', '.join(other)}; choose another name=… or set overwrite=true")
 

@@ -22,6 +22,8 @@ from symmetry_robustness.runs.evaluated import EvaluatedRun
 FINAL: Final = "test"  # a run's own evaluation, to the report
 _LAST: Final = "last.ckpt"  # the weights of a run, to the report
 
+_TRAINED: Final = ("name", "title", "seed")
+
 
 class Subject(Protocol):
     """A network to be evaluated, and the place of its report."""
@@ -30,6 +32,7 @@ class Subject(Protocol):
     data: DictConfig
     identity: dict[str, Any]  # all that decides the network's results
     file: str  # of the weights, as the report names it
+    trained: dict[str, Any]  # name, title and seed of the training
 
     def report_path(self, config: DictConfig) -> Path:
         """The JSON file of the report."""
@@ -57,6 +60,7 @@ class CheckpointSubject:
         self.network, self.file = checkpoint.network, self.path.name
         self.data = choose_data(config, checkpoint.config)
         self.identity = {"checkpoint": checkpoint.digest}
+        self.trained = {name: checkpoint.config.get(name) for name in _TRAINED}
 
     def report_path(self, config: DictConfig) -> Path:
         """In `output`, else in the checkpoint's run, else beside the checkpoint."""
@@ -114,6 +118,7 @@ class NetworkSubject:
         }
         seed = f"_seed-{config.training_seed}" if config.training_seed else ""
         directory = Path(config.output or "outputs") / f"{config.name}{seed}"
+        self.trained = {name: content[name] for name in _TRAINED}
         self.run = EvaluatedRun(directory, OmegaConf.create(content), [*command])
 
     def report_path(self, config: DictConfig) -> Path:

@@ -59,6 +59,24 @@ class Evaluation:
         """File of the checkpoint; empty where it is not known (evaluations of early versions)."""
         return "last.ckpt" if self.name == FINAL else str(self.report.provenance.get("file", ""))
 
+    def of_weights(self, file: str) -> "Evaluation":
+        """The same with the name that the file of the checkpoint has in its run."""
+        return replace(self, report=replace(self.report, provenance={**self.report.provenance, "file": file}))
+
+    @property
+    def checkpoint(self) -> str:
+        """SHA-256 of the checkpoint's file; empty where it is not known."""
+        return str(self.report.provenance.get("checkpoint", ""))
+
+    @property
+    def trained(self) -> Mapping[str, Any]:
+        """Name, title and seed of the checkpoint's training; empty where they are not known."""
+        found = self.report.provenance.get("trained")
+        if not isinstance(found, Mapping):
+            return {}
+        kinds = {"name": str, "title": str, "seed": int}
+        return {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
+
     @property
     def released(self) -> bool:
         """Whether the protocol re-enacts someone's mistakes."""

@@ -1,11 +1,12 @@
 """Run directories, read from their files alone; reports that were saved from Python count as runs of one evaluation."""
 
 import csv
+import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,7 +183,40 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
             read = _read if (place / "config.yaml").exists() else _read_reports
             found = read(place, problems)
             runs += [found] if found else []
-    return runs, problems
+    return _reunited(runs, problems), problems
+
+
+def _reunited(runs: Sequence[Run], problems: list[Problem]) -> list[Run]:
+    """Runs, with evaluations of a checkpoint that was moved among those of the run or the reports that it came from.
+
+    Digests of checkpoints tell which those are; of several evaluations on the same images the first counts.
+    """
+    moved = [run for run in runs if not (run.directory / "config.yaml").exists()]
+    wanted = {evaluation.checkpoint for run in moved for evaluation in run.evaluations.values()} - {""}
+    owners: dict[str, tuple[Run, str]] = {}
+    for run in (run for run in runs if wanted and run not in moved):
+        for file in sorted((run.directory / "checkpoints").glob("*.ckpt"), key=lambda file: file.name != "last.ckpt"):
+            owners.setdefault(_digest(file), (run, file.name))
+        for evaluation in run.evaluations.values():
+            owners.setdefault(evaluation.checkpoint, (run, evaluation.weights))
+    for run in moved:
+        for key, evaluation in list(run.evaluations.items()):
+            owner, weights = owners.setdefault(evaluation.checkpoint or str(evaluation.path), (run, evaluation.weights))
+            if owner is run:
+                continue
+            del run.evaluations[key]
+            found = (e for e in owner.evaluations.values() if e.weights == weights)
+            if any(e.comparison_group == evaluation.comparison_group for e in found):
+                reason = f"the same checkpoint on the same images as in {owner.place}"
+                problems.append(Problem(shown_path(evaluation.path), "repeated", reason))
+            else:
+                owner.evaluations[str(evaluation.path)] = evaluation.of_weights(weights)
+    return [run for run in runs if run not in moved or run.evaluations]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _reports(path: Path) -> list[Path]:
@@ -190,14 +224,14 @@ def _reports(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path.with_suffix(".json")] if path.suffix in (".json", ".npz") else []
     files = [file for file in sorted(path.glob("*.json")) if file.with_suffix(".npz").is_file()]
-    if files and path.resolve().name != "robustness":
-        return files
-    folders = [path] if files else [*path.glob("robustness"), *sorted(path.glob("*/robustness"))]
-    return [folder for folder in folders if any(folder.glob("*.json"))]
+    if files and path.resolve().name == "robustness":
+        return [path]
+    folders = [*path.glob("robustness"), *sorted(path.glob("*/robustness"))]
+    return files + [folder for folder in folders if any(folder.glob("*.json"))]
 
 
 def _read_reports(place: Path, problems: list[Problem]) -> Run | None:
-    """A report called as its file, or reports of one network called as the folder around them; no more is known."""
+    """A report, or reports of one network in a folder; called as its training, or else as the file or the folder."""
     files = [file for file in sorted(place.glob("*.json")) if not _DURING.fullmatch(file.stem)]
     name = place.resolve().parent.name if place.is_dir() else place.stem
     evaluations: dict[str, Evaluation] = {}
@@ -209,9 +243,10 @@ def _read_reports(place: Path, problems: list[Problem]) -> Run | None:
             problems.append(_damaged(file, file, error))
     if not evaluations:
         return None
-    data = dict(next(iter(evaluations.values())).data)
-    config = {"name": name, "seed": 0, "data": data, "model": {}}
-    return Run(place, config, {"name": name, "seed": 0, "parameters": None, "clean_accuracy": None}, {}, evaluations)
+    first = next(iter(evaluations.values()))
+    known: dict[str, Any] = {"name": name, "seed": 0, **first.trained}
+    summary = {"name": known["name"], "seed": known["seed"], "parameters": None, "clean_accuracy": None}
+    return Run(place, known | {"data": dict(first.data), "model": {}}, summary, {}, evaluations)
 
 
 def _directories(root: Path) -> Iterator[Path]:

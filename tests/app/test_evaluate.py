@@ -93,6 +93,7 @@ def test_a_checkpoint_is_enough_wherever_it_lies(tmp_path: Path, capsys: pytest.
     assert "test split of shapes" in output
     assert output.splitlines()[-1] == f"report: {saved}"
     assert saved.is_file()
+    assert report.provenance["trained"] == {"name": config.name, "title": config.title, "seed": config.seed}
     # The table has each accuracy with its standard error.
     estimate = report.accuracy("pgd", report.epsilons[-1])
     assert f"{100 * estimate.value:.1f} ± {100 * estimate.standard_error:.1f}" in output

@@ -1,10 +1,13 @@
+import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.figures.examples import attack_rows
@@ -45,6 +48,48 @@ def test_examples_are_those_of_the_lowest_numbers_with_the_strongest_attack_firs
     pictures, captions = rows["pgd"]
     np.testing.assert_array_equal(pictures, kept["pgd"])
     assert captions == ["withstood", "ε = 2/255"]
+
+
+def test_reports_in_a_folder_and_in_its_robustness_folder_are_all_read(tmp_path: Path) -> None:
+    for number, folder in enumerate((tmp_path, tmp_path / "robustness")):
+        make_report(draw_broken_at(20, number)).save(folder, "mine")
+    runs, problems = find_runs([tmp_path])
+    assert [run.directory for run in runs] == [tmp_path / "mine.json", tmp_path / "robustness"]
+    assert problems == []
+
+
+def test_a_checkpoint_that_was_moved_is_the_network_it_came_from(tmp_path: Path) -> None:
+    """Evaluated elsewhere, on the same images it is repeated, under another protocol it is the run's."""
+    report = make_report(draw_broken_at(20, 0))
+    run = make_run(tmp_path / "run", report)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+    origin = {"checkpoint": hashlib.sha256(b"weights").hexdigest(), "file": "moved.ckpt", "data": data_of(run)}
+    same = replace(report, provenance=origin)
+    other = replace(same, settings=report.settings | {"seed": 1})
+    same.save(tmp_path / "away" / "robustness", "test")
+    other.save(tmp_path / "away" / "robustness", "other")
+    (found,), problems = find_runs([run, tmp_path / "away"])
+    assert [(e.name, e.weights) for e in found.evaluations.values()] == [("test", "last.ckpt"), ("other", "last.ckpt")]
+    (problem,) = problems
+    assert (problem.path, problem.kind) == (str(tmp_path / "away" / "robustness" / "test.json"), "repeated")
+    replace(other, provenance=origin | {"file": "copy.ckpt"}).save(tmp_path / "copy" / "robustness", "other")
+    (alone,), (problem,) = find_runs([tmp_path / "away", tmp_path / "copy"])
+    assert (alone.name, len(alone.evaluations), problem.kind) == ("away", 2, "repeated")
+
+
+def test_reports_that_state_their_training_are_called_as_it(tmp_path: Path) -> None:
+    stated = {"name": "cascaded", "title": "cascaded, 10 layers", "seed": 3}
+    for number, trained in enumerate((stated, {"name": ["no"], "seed": "3"}, "no")):
+        report = make_report(draw_broken_at(20, number), provenance={"trained": trained})
+        report.save(tmp_path / f"away{number}" / "robustness", "test")
+    first, *others = find_runs([tmp_path / f"away{number}" for number in range(3)])[0]
+    assert (first.name, first.title, first.seed) == ("cascaded", "cascaded, 10 layers", 3)
+    assert [(run.name, run.seed) for run in others] == [("away1", 0), ("away2", 0)]
+
+
+def data_of(run: Path) -> Any:
+    return yaml.safe_load((run / "config.yaml").read_text())["data"]
 
 
 def test_views_are_read_in_the_order_of_the_angle(tmp_path: Path) -> None:
