@@ -87,10 +87,12 @@ def require_writable(output: Path) -> None:
 def write_report(runs: list[Run], frame: pd.DataFrame, output: Path) -> None:
     """Write everything into `output`, and print the answer with at most a screenful of numbers."""
     summary = summarize(frame, runs)
-    claims = judge_claims(load_claims(), summary, runs)
+    claims = load_claims()
+    measured = {str(data).partition(" ")[0] for data in frame["data"]}
+    outcomes = judge_claims(claims, summary, runs) if measured & {claim.data for claim in claims.claims} else []
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     print_answers(console, runs, frame, summary)
-    tables = write_tables(runs, frame, summary, claims, output / "tables")
+    tables = write_tables(runs, frame, summary, outcomes, output / "tables")
     for note in write_figures(runs, summary, output / "figures"):
         console.print(f"figures: {note}", markup=False)
     write_page(output / "report.html", runs, frame, summary, tables)
@@ -104,7 +106,7 @@ def print_answers(console: Console, runs: list[Run], frame: pd.DataFrame, summar
     for question in attacked[:_ANSWERS]:
         attack, first = question.attacks[0], question.first
         found = answers(question, summary)[0][first]
-        lines = [_sentence(found), *aside_notes(found["aside"])]
+        lines = [_sentence(found, summary), *aside_notes(found["aside"])]
         heading = f"{title_of(question.group)}, {attack.title}, {attack.places[first]}:"
         console.print(heading, *(f"  {line}" for line in lines), sep="\n", markup=False, soft_wrap=True)
     if (more := len(attacked) - _ANSWERS) > 0:
@@ -128,7 +130,7 @@ def _first_numbers(question: Question) -> Table:
     return Table(title, ["network", *(attack.places[at] for at in shown)], rows)
 
 
-def _sentence(found: Mapping[str, Any]) -> str:
+def _sentence(found: Mapping[str, Any], summary: Summary) -> str:
     """An answer of the page in a line."""
     best, other = found["best"], found["next"]
     accuracy = f"{best.label} has {cell_of(best).text} %"
@@ -144,16 +146,19 @@ def _sentence(found: Mapping[str, Any]) -> str:
         return f"{accuracy}, {100 * gap:.3g} points more than {other.label}; no test could compare all networks"
     # Of the seeds that both have, which may differ from the difference of the two means.
     gap, low, high = (f"{100 * value:.3g}" for value in (test.value, test.low, test.high))
-    margin = f"{gap} [{low}, {high}] points more than {other.label} by their common seeds"
+    here = summary.elsewhere.isdisjoint((best.settings, other.settings))  # others may state no seed
+    rests = "by their common seeds" if here else "on the same images"
+    margin = f"{gap} [{low}, {high}] points more than {other.label} {rests}"
     return f"{accuracy}, {margin}; {_VERDICTS[found['verdict']]} (p = {test.adjusted:.2g})"
 
 
 def write_tables(
     runs: list[Run], frame: pd.DataFrame, summary: Summary, claims: list[Outcome], directory: Path
 ) -> list[TableSet]:
-    """Every kind of table as Markdown, LaTeX, CSV and Parquet."""
+    """Every kind of table of which there is something as Markdown, LaTeX, CSV and Parquet."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = [*table_sets(summary), claims_table(claims), TableSet("runs", [overview(runs)], frame)]
+    made = [*table_sets(summary), *([claims_table(claims)] if claims else [])]
+    made.append(TableSet("runs", [overview(runs)], frame))
     made += [transfer_tables(matrices)] if (matrices := transfer_matrices(runs)) else []
     made += [sandwich_tables(bounds)] if (bounds := sandwiches(runs)) else []
     for tables in made:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.comparability import differing, name_difference
+from symmetry_robustness.reporting.comparability import differing, name_difference, readable
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.frame import NUMBER, records, settings_key, split
 from symmetry_robustness.reporting.load import Run
@@ -36,7 +36,6 @@ _DESCRIBED = ["network", "data", "split", "protocol", "released", "weights", "ep
 _FAILED = "failed soundness checks and cannot lead, whatever the number"
 _GUESSING = "cannot lead: without attack not better than chance"
 _STATES = ["", "passed", "warned", "failed"]
-_ELSEWHERE = "settings that are not known, of networks trained elsewhere"
 
 # Evaluations of one network in one comparison group, by seed and seed of the data.
 Seeds = dict[tuple[int, Any], Evaluation]
@@ -70,6 +69,7 @@ class Summary(NamedTuple):
         groups: facts that the numbers of a comparison group share, by its key.
         guessing: settings of the networks whose accuracy without attack is that of guessing.
         measures: settings of the measures that were made, by name; of several the first.
+        elsewhere: settings of the networks whose trainings are not known here.
     """
 
     results: pd.DataFrame
@@ -77,6 +77,18 @@ class Summary(NamedTuple):
     groups: dict[str, ComparisonGroup]
     guessing: frozenset[str]
     measures: dict[str, Any]
+    elsewhere: frozenset[str]
+
+    @property
+    def trained_elsewhere(self) -> str:
+        """A sentence that names the networks trained elsewhere, if others were trained here; or else empty."""
+        apart = self.results["settings"].isin(self.elsewhere)
+        names = map(readable, self.results.loc[apart, "label"].unique())
+        return (
+            f"Trained elsewhere, with settings that are not known here: {'; '.join(names)}."
+            if 0 < apart.mean() < 1
+            else ""
+        )
 
 
 def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
@@ -109,7 +121,8 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     _mark_best(results, comparisons)
     declared = [evaluation.measures for run in runs for evaluation in run.evaluations.values()]
     measures = {name: settings for found in reversed(declared) for name, settings in found.items()}
-    return Summary(results, comparisons, _groups(results, runs, trained), guessing, measures)
+    elsewhere = frozenset(key for key, training in trained.items() if "trainer" not in training)
+    return Summary(results, comparisons, _groups(results, runs, trained), guessing, measures, elsewhere)
 
 
 def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> None:
@@ -209,7 +222,7 @@ def _groups(
         row = records(found.head(1))[0]
         trainings = [trained[network] | {"model": None} for network in found["settings"].unique()]
         here = [training for training in trainings if "trainer" in training]
-        differ = ([_ELSEWHERE] if 0 < len(here) < len(trainings) else []) + differing(here or trainings)
+        differ = differing(here or trainings)
         known, description = protocols.get(key, ("", "no attack"))
         images = None if pd.isna(row.images) else int(row.images)
         about = (row.data, row.split, row.protocol, known, row.released, description, images)

@@ -159,7 +159,13 @@ def read_evaluation(path: Path, data: Mapping[str, Any], test_images: int | None
     own = whole.provenance.get("data", data)
     if own != data:
         test_images = whole.provenance.get("test_images") or images_per_test_set(own)
-    brief, means = replace(whole, distance={}, examples={}, measures={}), whole.measured_means()
+    means = whole.measured_means()
+    named = {
+        name: {**settings, "means": [*means.get(name, ())]}
+        for name, settings in whole.settings.get("measures", {}).items()
+    }
+    settings = {**whole.settings, **({"measures": named} if named else {})}
+    brief = replace(whole, distance={}, examples={}, measures={}, settings=settings)
     description = describe_protocol(whole.settings)
     evaluation = Evaluation(path, name or path.stem, own, test_images, brief, means, description)
     if evaluation.original_of(brief.indices) is None:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ def table_sets(summary: Summary) -> list[TableSet]:
     corrupted = results[results["view"].isin(CORRUPTED) | (results["measure"] == "mean_corruption_error")]
     costs = results[is_cost]
     cost_tables = [_table("Costs", costs, lambda row: _COSTS[row.measure], [_FLOPS], _cost)] if len(costs) else []
+    accuracy = [*_accuracy_tables(summary)]
+    if accuracy and (note := summary.trained_elsewhere):
+        accuracy[0] = replace(accuracy[0], notes=[*accuracy[0].notes, note])
     made = [
-        TableSet("accuracy", [*_accuracy_tables(summary)], results[is_share & (results["view"] == "")]),
+        TableSet("accuracy", accuracy, results[is_share & (results["view"] == "")]),
         TableSet("leaders", [*_leader_tables(summary)], summary.comparisons),
         TableSet("measures", [*_measure_tables(summary)], results[~is_share & ~is_cost]),
         TableSet("corruptions", [*_corruption_tables(corrupted)], corrupted),

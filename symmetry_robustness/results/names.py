@@ -76,13 +76,18 @@ def measure_title(name: str, measures: Settings) -> str:
     Examples:
         >>> measure_title("symmetry.turn.error", {}), measure_title("removal", {"removal": {"title": "tolerance"}})
         ('symmetry turn error', 'tolerance')
+        >>> measure_title("blur_entropy.entropy", {"blur_entropy": {"means": ["entropy"]}})
+        'blur entropy'
     """
     measure, _, array = name.partition(".")
     settings = measures.get(measure, {})
     title, norm = settings.get("title"), settings.get("norm", "")
     if title and sum(other.get("title") == title for other in measures.values()) > 1:
         title = f"{title} {NORM_TITLES.get(norm, norm)}"
-    return " ".join([title or measure, *array.split(".")]).replace("_", " ").rstrip()
+    title, array = ((text or "").replace("_", " ").replace(".", " ") for text in (title or measure, array))
+    # An array that is called as the end of its measure adds nothing, unless another one is the measure's value.
+    once = f" {title}".endswith(f" {array}") and "value" not in (settings.get("means") or ["value"])
+    return title if once or not array else f"{title} {array}"
 
 
 def epsilon_name(epsilon: float) -> str:

@@ -7,7 +7,7 @@ from symmetry_robustness.app.report import main
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.load import find_runs
 
-from ..reporting.made import draw_broken_at, make_report, make_run
+from ..reporting.made import CIFAR, draw_broken_at, make_report, make_run
 
 
 def test_all_tables_are_written_and_what_is_left_out_is_said(
@@ -35,6 +35,32 @@ def test_protocols_that_the_terminal_leaves_out_are_where_it_says(
     assert main([str(run), "--output", str(tmp_path / "report")]) == 0
     assert "1 more protocol or data set is on the page" in capsys.readouterr().out
     assert "other5" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_claims_are_left_out_where_the_paper_claims_nothing(tmp_path: Path) -> None:
+    shapes = {"_target_": "symmetry_robustness.data.ShapesDataModule"}
+    for name, data in (("shapes", shapes), ("cifar", CIFAR)):
+        make_run(tmp_path / name, make_report(draw_broken_at(20, 0)), data=data)
+        assert main([str(tmp_path / name), "--output", str(tmp_path / "report" / name)]) == 0
+        claims = (tmp_path / "report" / name / "tables" / "claims.md").is_file()
+        assert (claims, "Claims of the paper" in (tmp_path / "report" / name / "report.html").read_text()) == (
+            (name == "cifar",) * 2
+        )
+
+
+def test_networks_trained_elsewhere_are_named_once_and_have_no_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", make_report(draw_broken_at(60, 0)))
+    data = {"data": {**CIFAR, "seed": 0, "batch_size": 128}}
+    make_report(draw_broken_at(60, 1, 9.0), provenance=data).save(tmp_path / "saved", "mine")
+    assert main([str(run), str(tmp_path / "saved"), "--output", str(tmp_path / "report")]) == 0
+    said = capsys.readouterr().out
+    assert "points more than standard on the same images" in said
+    assert "common seeds" not in said
+    note = "Trained elsewhere, with settings that are not known here: mine."
+    assert (tmp_path / "report" / "tables" / "accuracy.md").read_text().count(note) == 1
+    assert (tmp_path / "report" / "report.html").read_text().count(note) == 1
 
 
 def test_nothing_finished_is_nothing_to_report(tmp_path: Path) -> None:

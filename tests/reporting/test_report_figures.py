@@ -23,6 +23,7 @@ from symmetry_robustness.reporting.load import Run, find_runs
 from symmetry_robustness.results.plots import Distribution, Panel, equivariance_plots, plots_to_plain
 
 from .made import CIFAR, EPSILONS, draw_broken_at, make_report, make_run
+from .made_page import summary_of
 
 CIFAR100 = CIFAR | {"_target_": "symmetry_robustness.data.CIFAR100DataModule"}
 
@@ -62,6 +63,22 @@ def test_depths_are_rows_and_data_and_attacks_columns(tmp_path: Path) -> None:
     assert notes == []
     assert "final evaluation (sound), 60 test images" in curves.get_suptitle()
     assert "95 % over 3 seeds" in curves.get_suptitle()
+
+
+def test_a_network_of_unknown_depth_stands_among_the_others_unless_they_have_two_depths(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ["standard_4layer"], seeds=1)
+    make_report(draw_broken_at(60, 5), provenance={"data": {**CIFAR, "seed": 0}}).save(tmp_path / "mine", "mine")
+    notes: list[str] = []
+    both, saved = [tmp_path / "0"], [tmp_path / "mine"]
+    figures = dict(attack_figures(summary_of(*both, *saved)[0], notes))
+    assert {line.get_label() for line in figures["curves-test"].axes[0].get_lines()} == {"standard", "mine"}
+    assert "bars-test" in figures
+    assert notes == []
+    make_sweep(tmp_path / "full", ["standard", "cascaded"], seeds=1)
+    figures = dict(attack_figures(summary_of(*both, *saved, tmp_path / "full")[0], notes))
+    rows = [panel.get_ylabel().partition("\n")[0] for panel in figures["curves-test"].axes]
+    assert [row for row in rows if row] == ["4 layers", "depth not known", "full depth"]
+    assert notes == [f"bars, test, {depth}: no bars of a single network" for depth in ("4 layers", "depth not known")]
 
 
 def test_curves_and_bars_show_means_intervals_and_the_best_of_the_tables(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Accuracy under attack, from the numbers of the tables: curves over epsilon, and bars at a few epsilons."""
 
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -50,10 +51,12 @@ def attack_figures(summary: Summary, notes: list[str]) -> Drawn:
     by_group = split(summary.results[summary.results["view"] == ""], "comparison_group")
     families = _families(summary, notes)
     for family in families[:_FAMILIES]:
-        rows = pd.concat([_most_robust(by_group[group.key], family, notes) for group in family.groups])
+        rows = pd.concat(
+            [_most_robust(by_group[group.key], family, summary.elsewhere, notes) for group in family.groups]
+        )
         if rows["epsilon"].dropna().nunique() > 1:
             yield from _curves(family, rows)
-        yield from _bars(family, rows)
+        yield from _bars(family, rows, notes)
     if len(families) > _FAMILIES:
         notes.append(f"{len(families) - _FAMILIES} of {len(families)} protocols are in the tables only")
 
@@ -75,11 +78,17 @@ def _families(summary: Summary, notes: list[str]) -> list[Family]:
     return sorted(families.values(), key=lambda family: (family.released, family.split != "test"))
 
 
-def _most_robust(rows: pd.DataFrame, family: Family, notes: list[str]) -> pd.DataFrame:
-    """Accuracies of as many networks as a panel has room for: of each depth the most robust ones."""
+def _most_robust(rows: pd.DataFrame, family: Family, elsewhere: Collection[str], notes: list[str]) -> pd.DataFrame:
+    """Accuracies of as many networks as a panel has room for: of each depth the most robust ones.
+
+    Networks trained elsewhere, whose depth is not known, stand among the others where those have one depth.
+    """
     rows = rows[rows["measure"].isin(ATTACKED)].copy()
     rows[["low", "high"]] = rows[["low", "high"]].apply(lambda ends: ends.fillna(rows["value"]))
-    rows["depth"] = np.where(rows["network"].str.endswith("_4layer"), "4 layers", "full depth")
+    own, shallow = ~rows["settings"].isin(elsewhere), rows["network"].str.endswith("_4layer")
+    rows["depth"] = np.select([own & shallow, own], ["4 layers", "full depth"], "depth not known")
+    if len(known := rows.loc[own, "depth"].unique()) == 1:
+        rows["depth"] = known[0]
     rows["attack"] = rows["attack"].mask(rows["measure"] == "worst_case_accuracy", _WORST)
     chosen: list[str] = []
     for depth, found in split(rows[rows["attack"] == _WORST], "depth").items():
@@ -132,12 +141,14 @@ def _lines(rows: pd.DataFrame, attack: str) -> dict[str, Line]:
     return lines
 
 
-def _bars(family: Family, rows: pd.DataFrame) -> Drawn:
+def _bars(family: Family, rows: pd.DataFrame, notes: list[str]) -> Drawn:
     """For each data set and depth networks side by side, at the first epsilons of the grid."""
     for group in family.groups:
         by_depth = split(rows[rows["comparison_group"] == group.key], "depth")
         for depth, found in by_depth.items():
             if found["settings"].nunique() < 2:
+                if len(by_depth) > 1:
+                    notes.append(f"bars, {family.protocol}, {depth}: no bars of a single network")
                 continue
             panels = {describe_attack(attack): _bar_groups(found, attack) for attack in _attacks(found)[:3]}
             title = f"{shown_data(group.data)}, {family.title}"

@@ -95,6 +95,7 @@ def write_page(
         failing=_failing(runs, names),
         facts=[plural(len(runs), "run"), plural(summary.results["network"].nunique(), "network")],
         problems=frame.attrs["problems"],
+        elsewhere=summary.trained_elsewhere,
         details=(
             _packed(parts.run(run_details(run, names[run.place], questions, pictures=run.place in pictured)))
             for run in runs
