@@ -63,15 +63,15 @@ def craft(
         return run_rule(network, images, labels, threat, rule, torch.default_generator)
 
 
-def read_epsilon(value: float | str) -> float:
+def read_epsilon(value: float | str, norm: str = "linf") -> float:
     """Read a radius in pixel units that may be 0, at which nothing is attacked.
 
     Raises:
-        UserError: the radius is no number or fraction in [0, 1].
+        UserError: the radius is no number or fraction, or holds more than all images in the linf norm.
     """
     numerator = str(value).partition("/")[0].strip()
     epsilon = 0.0 if numerator in ("0", "0.0") else parse_epsilon(value)
-    if epsilon > 1:
+    if norm == "linf" and epsilon > 1:
         raise UserError(f"epsilon must lie in [0, 1], got {value}; pixels are in [0, 1], write 8/255 for 8 grey levels")
     return epsilon
 

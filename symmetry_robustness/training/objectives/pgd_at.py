@@ -19,7 +19,7 @@ class PGDTraining:
 
     Args:
         epsilon: radius in pixel units, number or fraction; 0 is cross-entropy.
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         steps: of PGD.
         relative_step_size: length of a step as a fraction of epsilon.
         random_start: begin at a uniform draw from the ball.
@@ -34,7 +34,7 @@ class PGDTraining:
     crafted_in: Mode = "training"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "epsilon", read_epsilon(self.epsilon))
+        object.__setattr__(self, "epsilon", read_epsilon(self.epsilon, self.norm))
         find_norm(self.norm)
         check_count("steps", self.steps)
         check_positive("relative_step_size", self.relative_step_size)

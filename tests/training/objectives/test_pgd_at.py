@@ -56,6 +56,7 @@ def test_in_the_l2_ball_it_loses_epsilon_times_the_l2_norm() -> None:
     network, (images, labels) = linear_network(2), batch()
     labels = labels % 2
     weight = (network[1].weight[1] - network[1].weight[0]).detach()
+    assert PGDTraining(2.0, norm="l2").epsilon == 2  # more than 1, which would be all pixels in linf
     objective = PGDTraining(EPSILON, norm="l2", steps=1, relative_step_size=1.0, random_start=False)
     loss, _ = objective(network, images, labels)
     torch.testing.assert_close(loss, F.softplus(EPSILON * weight.norm() - margins(network, images, labels)).mean())
