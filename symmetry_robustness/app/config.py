@@ -240,7 +240,7 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
     unknown = next((name for name in settings if name not in parameters and not open_ended), None)
     if unknown is not None:
         near = get_close_matches(unknown, parameters, n=1)
-        known = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters)}"
+        known = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters) or 'no settings'}"
         raise UserError(f"{path}.{unknown}: {target.__qualname__} has no such setting; {known}")
     for parameter in parameters.values() if not node.get("_partial_") and "_args_" not in node else ():
         optional = parameter.default is not parameter.empty or parameter.kind in _VARIADIC

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_title
 from symmetry_robustness.results.report import Estimate, share_estimate
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, Worker, evaluate_in_shards
-from symmetry_robustness.runs.provenance import package_digest
+from symmetry_robustness.runs.provenance import own_code, package_digest
 
 _SPLITS: Final = ("train", "validation", "test")
 _CHECKED: Final = 8  # images on which a network shows what it returns
@@ -207,20 +206,6 @@ def describe_subject(
     return {**values, "key": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
-def own_code() -> dict[str, str]:
-    """Digests of the user's own modules: loaded, and neither this package's, nor installed, nor Python's."""
-    places = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")}
-    found = {}
-    for name, module in sorted(sys.modules.items()):
-        file, package = getattr(module, "__file__", None), name.partition(".")[0]
-        if not file or package in ("__main__", "__mp_main__", "symmetry_robustness", "hydra_plugins"):
-            continue
-        path = Path(file).resolve()
-        if path.suffix == ".py" and path.is_file() and not any(path.is_relative_to(place) for place in places):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return found
-
-
 def find_report(path: Path, provenance: Mapping[str, Any]) -> RobustnessReport | None:
     """The report that already holds this very evaluation, None if there is no report.
 
@@ -253,7 +238,7 @@ def _show(report: RobustnessReport, path: Path) -> None:
         if check.status != "passed":
             print(f"{check.status}: {check.name}: {check.evidence}", file=sys.stderr)
     print_numbers(path.stem, table_rows(report))
-    print(f"report: {path}")
+    print(f"report: {path.absolute()}")
 
 
 def table_rows(report: RobustnessReport) -> dict[str, str]:

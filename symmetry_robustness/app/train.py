@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from symmetry_robustness.app.config import check_classes, resolve_config
 from symmetry_robustness.app.hydra_main import DETACH, is_sweep, run_hydra
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.directory import check_free, create_run, find_run, is_done, refresh_run
-from symmetry_robustness.runs.exit_status import RESUMABLE, run_guarded
+from symmetry_robustness.runs.directory import check_free, create_run, find_run, is_done, refresh_run, remove_untrained
+from symmetry_robustness.runs.exit_status import RESUMABLE, run_guarded, user_message
 from symmetry_robustness.runs.settings import check_monitor, check_objects, check_settings
 from symmetry_robustness.runs.signals import interrupt_ends_process
 from symmetry_robustness.sweeps.executor import runs_here
@@ -76,7 +76,12 @@ class Command:
             print(f"resumes {earlier}", flush=True)
         from symmetry_robustness.runs.main import main as run_job
 
-        status = run_job([str(earlier or self.made)])
+        try:
+            status = run_job([str(earlier or self.made)])
+        except Exception as error:
+            if user_message(error) and not earlier:
+                remove_untrained(self.made)
+            raise
         if status in RESUMABLE:
             remedy = "was interrupted; the same command with resume=auto resumes it"
             print(f"error: the job in {earlier or self.made} {remedy}", file=sys.stderr)

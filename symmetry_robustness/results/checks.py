@@ -69,7 +69,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "softmax_outputs": "The network returns logits, not probabilities, which saturate and hide its gradients.",
     "optimization_in_forward": "The network takes no gradients of its own; one that adapts to its input needs more.",
     "batch_independent": "An image's logits do not depend on the images beside it.",
-    "inside_ball": "What an attack returns lies in its ball and in the bounds.",
+    "inside_ball": "What an attack returns lies in its ball and in the bounds; what seeks short changes finds some.",
     "finite_logits": "Logits of clean images are finite.",
     "finite_gradients": "Input gradients are finite; an attack cannot follow others.",
     "zero_gradients": "Input gradients are not exactly zero; zeros mean that something hides them.",
@@ -91,6 +91,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "gradient_free_attack": "A search without gradients (Square) breaks hardly any image that is left standing.",
     "square_better_than_white_box": "Square, which needs no gradient, breaks hardly any image that gradients left.",
     "enough_classes": "The network has as many classes as each attack needs; those that need more were left out.",
+    "measures_defined": "Each mean of a measure is a number; NaN for all images mostly comes from a mistake in it.",
     "certificates_below_distance": "No image was broken within its certified radius; else one of the two is wrong.",
     "bounds_below_distance": "Estimated lower bounds stay below the length of changes that broke images.",
 }

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,16 @@ from symmetry_robustness.attacks.validation import forward, predict
 from symmetry_robustness.engine.continuous_batching import CleanPass, ContinuousBatching, misclassified
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
+from symmetry_robustness.results.names import epsilon_name
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+
+
+_SEVERAL: Final = 4  # changes, of which one or two may be long by chance
 
 
 class Progress(NamedTuple):
@@ -180,14 +184,21 @@ def _call(batch: EvaluationBatch, name: str, attack: Attack, rows: IntArray, eps
     outside = excess > tolerance
     if attack.minimizes_norm:  # whose result may be longer than epsilon: no success, and no violation
         excess = threat.excess(returned, images, torch.full_like(images[:, 0, 0, 0], torch.inf)).cpu().numpy()
-    violation = None
+    violation, distance = None, threat.distance(returned, images).cpu().numpy()
     if (excess > tolerance).any():
         violation = (
-            f"attack {name}, {protocol.norm} epsilon {epsilon:.4g}: {int((excess > tolerance).sum())} of {len(rows)} "
-            f"images leave the ball or the bounds, by up to {excess.max():.3g}"
+            f"attack {name}, {protocol.norm} epsilon {epsilon_name(epsilon)}: {int((excess > tolerance).sum())} of "
+            f"{len(rows)} images leave the ball or the bounds, by up to {excess.max():.3g}"
         )
+    elif attack.minimizes_norm and wrong.sum() >= _SEVERAL:
+        grey = threat.distance(torch.full_like(images, sum(protocol.bounds) / 2), images).cpu().numpy()
+        if (distance > grey)[wrong].all():
+            violation = (
+                f"attack {name} is to find short changes, but each of the {wrong.sum()} that it found is longer than "
+                f"turning the image grey (the shortest {distance[wrong].min():.3g})"
+            )
     counted = wrong if protocol.outside == "count" else wrong & ~outside
-    return _Judged(counted, threat.distance(returned, images).cpu().numpy(), returned, violation)
+    return _Judged(counted, distance, returned, violation)
 
 
 class _Forward(nn.Module):
@@ -239,7 +250,9 @@ def _call_until_broken(batch: EvaluationBatch, name: str, attack: Attack) -> Att
     adversarial: dict[int, Tensor] = {}
     violations: list[str] = []
     # An attack that seeks the smallest perturbation gives the same answer at every epsilon, so one call is enough.
-    for position in [len(grid) - 1] if attack.minimizes_norm else range(len(grid)):
+    positions = [len(grid) - 1] if attack.minimizes_norm else range(len(grid))
+    tried = np.zeros(len(minimal_epsilon))  # share of its epsilons at which an image was attacked
+    for turn, position in enumerate(positions, 1):
         wanted = batch.attackable if attack.minimizes_norm else batch.known_epsilon > grid[position]
         left = np.flatnonzero(np.isinf(minimal_epsilon) & wanted)
         for rows in np.array_split(left, range(protocol.batch_size, len(left), protocol.batch_size)):
@@ -254,7 +267,9 @@ def _call_until_broken(batch: EvaluationBatch, name: str, attack: Attack) -> Att
             minimal_epsilon[broken] = grid[np.minimum(reached, position)]
             found = zip(rows, judged.adversarial, judged.fooled, strict=True)
             adversarial |= {int(row): image for row, image, fooled in found if fooled and batch.keep[row]}
-            batch.notify(Progress(name, int(np.isfinite(minimal_epsilon).sum()), len(minimal_epsilon)))
+            tried[rows] = turn / len(positions)
+            batch.notify(Progress(name, float(np.where(np.isfinite(minimal_epsilon), 1, tried).sum()), len(tried)))
+    batch.notify(Progress(name, len(tried), len(tried)))
     return AttackResult(minimal_epsilon, distance, adversarial, violations)
 
 

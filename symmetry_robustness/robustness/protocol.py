@@ -22,6 +22,11 @@ _CHOICES: Final = {
     "mode": ("evaluation", "training_statistics"),
     "outside": ("discard", "count"),
 }
+# Members that a measure must have, and how to add them.
+_MEMBERS: Final = {
+    "images": "add the field images: int | None = None, on how many images it is taken",
+    "compute": "add the method compute(self, inputs), which returns arrays with one entry per image by name",
+}
 # Names in logs, and in the summary of a run, that no measure with a headline may take.
 _TAKEN: Final = (
     "clean", "clean_accuracy", "images", "checks_failed", "checks_warned", "share_of_epoch", "status", "name", "group",
@@ -130,7 +135,10 @@ class EvaluationProtocol:
 
     def _check_measures(self) -> None:
         for name, measure in self.measures.items():
-            if not isinstance(measure, Measure):
+            missing = [member for member in ("images", "compute") if not hasattr(measure, member)]
+            if len(missing) == 1:
+                raise UserError(f"measure {name}: {type(measure).__name__} has no {missing[0]}; {_MEMBERS[missing[0]]}")
+            if missing:
                 raise UserError(
                     f"measure {name} must be a measure, got {measure!r}; give it a _target_ such as GradientNorm"
                 )

@@ -78,6 +78,13 @@ def check_free(directory: Path) -> None:
         )
 
 
+def remove_untrained(directory: Path) -> None:
+    """Remove a run that was refused before its first step, so that the corrected command finds its place free."""
+    progress = read_mapping(directory / PROGRESS) or {}
+    if not progress.get("step") and not any((directory / CHECKPOINTS).glob("*.ckpt")):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def refresh_run(config: DictConfig, directory: Path, command: list[str]) -> None:
     """Rewrite damaged files of a run that is resumed, and take over settings of `NON_RESULT_KEYS`.
 

@@ -30,7 +30,7 @@ from symmetry_robustness.runs.directory import (
 )
 from symmetry_robustness.runs.exit_status import user_message, write_outcome
 from symmetry_robustness.runs.json_files import write_json
-from symmetry_robustness.runs.provenance import add_environment
+from symmetry_robustness.runs.provenance import add_environment, add_own_code
 from symmetry_robustness.training.throughput import count_flops
 
 
@@ -73,6 +73,7 @@ class EvaluatedRun:
         try:
             create_run(self.config, self.directory, self.command)
             add_environment(self.directory)
+            add_own_code(self.directory)
         except UserError:  # it exists: an earlier evaluation's, or another process was faster
             self.check_place()
         with contextlib.ExitStack() as stack:

@@ -119,7 +119,10 @@ def _composition_message(error: BaseException) -> str | None:
         return next((text for start, text in _HYDRA_MESSAGES.items() if str(error).startswith(start)), None)
     detail = f" ({_without_key(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
     message = _without_key(error).partition(" Config search path:")[0]
+    message, _, addition = message.partition(" To append to your default list use ")
     group, absent, _ = message.partition(" No match in the defaults list.")
+    if "@" in addition:  # a choice for a place of its own, which Hydra adds only where told so
+        return f"{group} To add it, write {addition}"
     return f"{group} This command has no such group; leave it out" if absent else message + detail
 
 

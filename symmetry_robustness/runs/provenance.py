@@ -7,6 +7,8 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +44,11 @@ def add_environment(directory: Path) -> None:
     known = read_provenance(directory)
     started = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(directory / PROVENANCE, known | started | environment(), durable=True)
+
+
+def add_own_code(directory: Path) -> None:
+    """Add the digests of the user's own modules to a run's provenance, once all of its classes are built."""
+    write_json(directory / PROVENANCE, read_provenance(directory) | {"own_code": own_code()}, durable=True)
 
 
 @functools.cache
@@ -95,6 +102,20 @@ def package_version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def own_code() -> dict[str, str]:
+    """Digests of the user's own modules: loaded, and neither this package's, nor installed, nor Python's."""
+    places = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")}
+    found = {}
+    for name, module in sorted(sys.modules.items()):
+        file, package = getattr(module, "__file__", None), name.partition(".")[0]
+        if not file or package in ("__main__", "__mp_main__", "symmetry_robustness", "hydra_plugins"):
+            continue
+        path = Path(file).resolve()
+        if path.suffix == ".py" and path.is_file() and not any(path.is_relative_to(place) for place in places):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return found
 
 
 def snapshot(sweep: Path) -> dict[str, str]:

@@ -22,8 +22,8 @@ from symmetry_robustness.runs.exit_status import write_outcome
 from symmetry_robustness.runs.heartbeat import Heartbeat
 from symmetry_robustness.runs.json_files import write_json
 from symmetry_robustness.runs.preemption import PreemptionCheckpoint
-from symmetry_robustness.runs.provenance import read_provenance
-from symmetry_robustness.runs.ranks import Ranks, slurm_environment, started_by_slurm
+from symmetry_robustness.runs.provenance import add_own_code, read_provenance
+from symmetry_robustness.runs.ranks import Ranks, is_leader, slurm_environment, started_by_slurm
 from symmetry_robustness.runs.resume_state import ResumeState
 from symmetry_robustness.runs.settings import check_batches, check_devices, monitor_interval
 from symmetry_robustness.runs.signals import Signals
@@ -61,6 +61,8 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     datamodule.setup("test")  # a file that is missing or altered must show before the training, not after it
     classifier = build_classifier(config, datamodule)
     robustness = robustness_callback(config)
+    if is_leader():
+        add_own_code(directory)
     checkpoint, steps = newest_checkpoint(directory / CHECKPOINTS) or (None, 0)
     metrics, files, throughput = MetricsCSV(directory, steps=steps), CheckpointFiles(), ThroughputMonitor()
     heartbeat = Heartbeat(directory / PROGRESS, [config.checkpoint.monitor, *_PROGRESS_METRICS], throughput)

@@ -17,6 +17,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.expansion_cache import frozen_weights
 from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives import Objective
+from symmetry_robustness.training.objectives.base import check_result
 
 Batch = tuple[Tensor, Tensor]
 _CHECK_EVERY = 50  # batches; reading the loss waits for the device
@@ -117,11 +118,12 @@ class Classifier(pl.LightningModule):
         """The objective on one batch; a loss that is not finite ends the training.
 
         Raises:
-            UserError: the loss is not finite.
+            UserError: the loss is not finite, or the objective returns something else.
         """
         images, labels = batch
         with frozen_weights(self._period()):
-            loss, logits = self.objective(self.network, images.contiguous(memory_format=self.memory_format), labels)
+            found = self.objective(self.network, images.contiguous(memory_format=self.memory_format), labels)
+        loss, logits = check_result(self.objective, found, len(labels))
         if batch_index % _CHECK_EVERY == 0:
             self._check_finite(loss, f"training loss in batch {batch_index}")
         self._update("train", loss.detach(), logits.detach(), labels)

@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 
 from symmetry_robustness.reporting.figures import as_pixels, report_figures
 from symmetry_robustness.results.checks import count_checks
+from symmetry_robustness.results.names import epsilon_name
 from symmetry_robustness.robustness import RobustnessReport
 
 
@@ -29,7 +30,7 @@ def describe(report: RobustnessReport) -> str:
     parts = [f"{len(report)} images, clean {report.clean_accuracy:.3f}"]
     for name in report.minimal_epsilon:
         largest = report.epsilons[-1]
-        parts.append(f"{name} {report.accuracy(name, largest).value:.3f} at {largest:.4g}")
+        parts.append(f"{name} {report.accuracy(name, largest).value:.3f} at {epsilon_name(largest)}")
     scalars = report.summary()
     parts += [f"{title} {scalars[measure]:.3f}" for measure, title in report.headlines.items()]
     counts = [f"{count} {status}" for status, count in count_checks(report.checks).items() if count]

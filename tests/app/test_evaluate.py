@@ -1,4 +1,3 @@
-import importlib
 from pathlib import Path
 
 import pytest
@@ -7,26 +6,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from symmetry_robustness import build_network, load_config
-from symmetry_robustness.app.evaluation import evaluate, find_worker, own_code
+from symmetry_robustness.app.evaluation import evaluate, find_worker
 from symmetry_robustness.data.archives import CIFAR10
 from symmetry_robustness.data.module import to_float
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.frame import CORRUPTED, load_runs
 from tests.data.conftest import PER_FILE, batch, shrink, write_binary, write_corrupted
 from tests.reporting.made import make_run
-
-
-def test_a_report_is_of_the_code_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    file = tmp_path / "an_attack_of_mine.py"
-    file.write_text("STEPS = 10\n")
-    importlib.import_module("an_attack_of_mine")
-    before = own_code()
-    assert "an_attack_of_mine" in before
-    assert not {"torch", "json", "symmetry_robustness.app.evaluation"} & set(before)
-    file.write_text("STEPS = 20\n")
-    after = own_code()
-    assert {name for name in before if before[name] != after.get(name)} == {"an_attack_of_mine"}
 
 
 def test_a_checkpoint_has_the_corruption_error_of_a_training(

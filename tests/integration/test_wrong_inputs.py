@@ -113,7 +113,7 @@ AT_COMPOSITION = {
     "misspelled attack": (["train", "robustness.attacks.pdg.steps=3"], "did you mean robustness.attacks.pgd?"),
     "misspelled setting of Hydra": (["train", "hydra.run.dirr=x"], "did you mean hydra.run.dir?"),
     "setting like no other": (["train", "lr=0.1"], "choose from"),
-    "setting that the configuration leaves out": (["train", "bounds=[0,1]"], "+bounds=[0,1]"),
+    "setting that the configuration leaves out": (["train", "robustness.bounds=[0,1]"], "+robustness.bounds=[0,1]"),
     "no name": (["train", "=3"], "write SETTING=VALUE"),
     "comma at the end": (["train", "seed=0,"], "seed=0,: mismatched input"),
     "list that does not end": (["train", "robustness.epsilons=[1,2"], "robustness.epsilons=[1,2"),
@@ -121,6 +121,18 @@ AT_COMPOSITION = {
     "several values without a sweep": (["train", "seed=1,2"], "--multirun"),
     "misspelled in a sweep": (["train", "-m", "model=standard,cascadedd"], "cascadedd"),
     "empty range of a sweep": (["train", "-m", "seed=range(0,0)"], "no jobs"),
+    "choice for a place of its own": (
+        ["evaluate", "checkpoint=x", "robustness=clean", "attack@robustness.attacks.b=fgsm"],
+        "write +attack@robustness.attacks.b=fgsm",
+    ),
+    "the same beside others": (
+        ["train", "attack@robustness.attacks.b=fgsm"],
+        "write +attack@robustness.attacks.b=fgsm",
+    ),
+    "setting of a class that has none": (
+        ["train", "objective._target_=builtins.object"],
+        "it takes no settings",
+    ),
     "group of another command": (["evaluate", "checkpoint=x", "model=standard"], "has no such group"),
     "setting of another command": (["evaluate", "checkpoint=x", "callback.num_images=3"], "callback"),
     "setting of the checkpoint's data": (["evaluate", "checkpoint=x", "data.root=x"], "write +data.root=x"),
@@ -165,7 +177,19 @@ IN_THE_JOB = {
     "loss that is not finite": (["optimizer.lr=1e30", "compute.precision=32-true"], "optimizer.lr"),
     "too many images to attack": (["callback.final_num_images=100000"], "100000"),
     "other number of classes": (["model.num_classes=7"], "model.num_classes"),
+    "objective without logits": (
+        ["objective._target_=only_loss.OnlyLoss", "~objective.label_smoothing"],
+        "return a pair",
+    ),
 }
+ONLY_LOSS = """
+from dataclasses import dataclass
+from torch.nn import functional
+@dataclass(frozen=True)
+class OnlyLoss:
+    def __call__(self, network, images, labels):
+        return functional.cross_entropy(network(images), labels)
+"""
 SMALL = [
     "model=standard_4layer",
     "data.train_size=64",
@@ -220,13 +244,29 @@ def test_numbers_of_gpus_are_left_to_the_machine_that_has_them(devices: str) -> 
 
 
 @pytest.mark.parametrize(("words", "named"), IN_THE_JOB.values(), ids=IN_THE_JOB.keys())
-def test_refused_by_the_job(words: list[str], named: str, tmp_path: Path) -> None:
+def test_refused_by_the_job(words: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "only_loss.py").write_text(ONLY_LOSS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     small = [word for word in SMALL if "data=cifar10" not in words or not word.startswith("data.")]
     done = symrob("train", *small, *words, "hydra.run.dir=run", directory=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stdout + done.stderr
     assert named in one_line(done.stderr)
     assert not list(tmp_path.rglob("*.tmp"))
-    assert '"failed"' in (tmp_path / "run" / "summary.json").read_text()
+    run = tmp_path / "run"
+    if "optimizer.lr=1e30" in words:  # noticed after a step
+        assert '"failed"' in (run / "summary.json").read_text()
+    else:
+        assert not run.exists()
+
+
+@pytest.mark.parametrize("resume", ["never", "auto"])
+def test_a_refused_training_does_not_block_the_corrected_one(resume: str, tmp_path: Path) -> None:
+    words = ["train", *SMALL, "hydra.run.dir=run", "robustness=clean", f"resume={resume}"]
+    words.remove("robustness.clever=null")
+    done = symrob(*words, "callback.num_images=33", directory=tmp_path)
+    assert (done.returncode, "callback.num_images=33" in done.stderr) == (2, True), done.stderr
+    done = symrob(*words, directory=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def saved_checkpoint(path: Path, **data: object) -> Path:

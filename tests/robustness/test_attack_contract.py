@@ -199,3 +199,55 @@ def test_a_callable_meets_networks_as_our_attacks_do_and_leaves_no_gradients(kin
 def test_a_callable_of_other_arguments_is_refused_where_the_protocol_is_made() -> None:
     with pytest.raises(UserError, match=r"must take \(network, images, labels, threat, generator=None\)"):
         EvaluationProtocol(attacks={"own": lambda network, images, labels, threat: images}, epsilons=GRID)
+
+
+@dataclass(frozen=True)
+class Far:
+    """Says that it seeks short changes, and returns long ones."""
+
+    shift: float | None = None
+    minimizes_norm: ClassVar = True
+
+    def __call__(
+        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, generator: object = None
+    ) -> Tensor:
+        return images + self.shift if self.shift is not None else 1 - images
+
+
+@pytest.mark.parametrize(("attack", "named"), [(Far(), "longer than turning the image grey"), (Far(3.0), "the bounds")])
+def test_a_search_for_short_changes_that_returns_long_ones_is_noticed(
+    attack: Far, named: str, network: nn.Module, images: Tensor
+) -> None:
+    with torch.no_grad():  # images that the attack breaks, and a wrong label for the others
+        labels, moved = network(images).argmax(1), network(attack(network, images, images, ThreatModel())).argmax(1)
+    assert (labels != moved).sum() >= 4
+    labels[labels == moved] = (labels[labels == moved] + 1) % 5
+    protocol = EvaluationProtocol(attacks={"far": attack}, epsilons=GRID, checks="cheap")
+    report = evaluate_robustness(network, images, labels, protocol)
+    (check,) = (check for check in report.checks if check.name == "inside_ball")
+    assert check.status == "failed"
+    assert named in check.evidence
+
+
+@pytest.mark.parametrize("searches", [False, True])
+@pytest.mark.parametrize("cascade", [False, True])
+def test_progress_of_an_attack_that_is_only_called_reaches_the_end(
+    searches: bool, cascade: bool, network: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    @dataclass(frozen=True)
+    class Idle:
+        minimizes_norm: ClassVar = searches
+
+        def __call__(self, network: nn.Module, images: Tensor, *rest: object, **settings: object) -> Tensor:
+            return images
+
+    protocol = EvaluationProtocol(
+        attacks={"fgsm": FGSM(), "own": Idle()}, epsilons=GRID, batch_size=7, cascade=cascade, checks="cheap"
+    )
+    seen: list[float] = []
+    evaluate_robustness(
+        network, images, labels, protocol, progress=lambda s: seen.append(s.done) if s.stage == "own" else None
+    )
+    assert len({*seen}) > 3
+    assert seen == sorted(seen)
+    assert seen[-1] == len(images)

@@ -34,7 +34,7 @@ def test_metrics_are_named_by_attack_norm_and_epsilon(report) -> None:  # type: 
 def test_the_line_names_what_was_measured(report) -> None:  # type: ignore[no-untyped-def]
     line = describe(report)
     assert f"clean {report.clean_accuracy:.3f}" in line
-    assert "fgsm" in line
+    assert "at 8/255" in line
     assert "\n" not in line
 
 

@@ -15,6 +15,7 @@ from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.engine.continuous_batching import ContinuousBatching, misclassified
 from symmetry_robustness.errors import one_line
 from symmetry_robustness.results.checks import Check
+from symmetry_robustness.results.names import epsilon_name
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.checks.bpda import BPDASurrogate
 from symmetry_robustness.robustness.protocol import EvaluationProtocol
@@ -142,7 +143,7 @@ def _verdict(name: str, target: Target, broken: int, attack: str, allowed: float
 def verdict(name: str, broken: int, total: int, epsilon: float, attack: str, allowed: float = 0.15) -> Check:
     """Judge how many of the images that some attacks left another attack breaks; a few borderline ones are allowed."""
     share = broken / total if broken > 2 else 0.0
-    evidence = f"{attack}: breaks {broken} of {total} images left at epsilon {epsilon:.4g}"
+    evidence = f"{attack}: breaks {broken} of {total} images left at epsilon {epsilon_name(epsilon)}"
     return Check.judged(name, evidence, failed=share > 2.5 * allowed and total >= _FEW, warned=share > allowed)
 
 

@@ -1,5 +1,6 @@
 """Soundness checks that follow from the numbers of a report."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -41,9 +42,27 @@ def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCal
         derived.append(falls_with_epsilon({name: values.mean(0).tolist() for name, values in correct.items()}))
         derived.append(iterative_at_least_single(single, iterative))
     derived += _bounds_checks(report)
+    derived.append(measures_defined(report))
     fresh = {check.name: check for check in derived if check is not None}
     others = [check for check in report.checks if check.name not in fresh]
     return replace(report, checks=(*others, *fresh.values()))
+
+
+def measures_defined(report: RobustnessReport) -> Check | None:
+    """Each mean that a measure reports has a number for some image; NaN marks what does not apply to one.
+
+    None where there are no measures.
+    """
+    means = [
+        (f"{name}.{array}", mean) for name, found in report.measured_means().items() for array, mean in found.items()
+    ]
+    judged = bool(report.clean_correct.any())  # many measures apply to correctly classified images only
+    empty = [name for name, mean in means if judged and math.isnan(mean.value)]
+    if not means:
+        return None
+    evidence = f"{len(means) - len(empty)} of {len(means)} means of measures are numbers"
+    detail = f"; NaN for all images: {', '.join(empty)}" if empty else ""
+    return Check.judged("measures_defined", evidence + detail, warned=bool(empty))
 
 
 def _bounds_checks(report: RobustnessReport) -> Iterator[Check]:

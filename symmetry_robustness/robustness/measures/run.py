@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
@@ -38,19 +41,28 @@ def add_measures(
         with float32(whole.images.device):
             found = measure.compute(inputs._replace(notify=notify, keep=min(protocol.keep_examples, total)))
         notify(total)
-        measures[name] = {"indices": inputs.indices, **found}
+        if not isinstance(found, Mapping):
+            raise UserError(f"measure {name} returned {type(found).__name__}; return arrays by name, as a dictionary")
+        measures[name] = {"indices": inputs.indices, **{array: _as_array(value) for array, value in found.items()}}
         _check_arrays(name, measure, measures[name])
     return replace(report, measures=measures)
 
 
-def _check_arrays(name: str, measure: Measure, found: Mapping[str, object]) -> None:
-    """Refuse arrays that do not have one entry for each image.
+def _as_array(values: object) -> npt.NDArray[Any]:
+    """The values as an array, from whatever device they lie on."""
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+
+
+def _check_arrays(name: str, measure: Measure, found: Arrays) -> None:
+    """Refuse arrays that hold no numbers, or do not have one entry for each image.
 
     Raises:
         UserError: names the array.
     """
     pictures = [plot.images for plot in getattr(measure, "plots", ()) if isinstance(plot, Panel)]
-    total = len(np.asarray(found["indices"]))
+    total = len(found["indices"])
     for array, values in found.items():
-        if array not in pictures and (shape := np.asarray(values).shape)[:1] != (total,):
-            raise UserError(f"measure {name}: {array} has the shape {shape}; the first axis must be {total}")
+        if values.dtype.kind not in "biuf":
+            raise UserError(f"measure {name}: {array} is of type {values.dtype}; return real numbers or booleans")
+        if array not in pictures and values.shape[:1] != (total,):
+            raise UserError(f"measure {name}: {array} has the shape {values.shape}; the first axis must be {total}")

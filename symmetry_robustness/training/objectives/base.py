@@ -33,6 +33,24 @@ class Objective(Protocol):
         ...
 
 
+def check_result(objective: Objective, found: object, images: int) -> tuple[Tensor, Tensor]:
+    """The loss () and the logits (B, K) that an objective has returned for a number of images.
+
+    Raises:
+        UserError: it has returned something else.
+    """
+    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Tensor) for part in found):
+        loss, logits = found
+        if loss.ndim == 0 and logits.ndim == 2 and len(logits) == images:
+            return loss, logits
+    parts = found if isinstance(found, tuple) else (found,)
+    shapes = [f"a tensor {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+    raise UserError(
+        f"objective {type(objective).__name__} returned {' and '.join(shapes) or 'nothing'} for {images} images; "
+        f"return a pair: the loss () and the logits ({images}, K) of the clean images"
+    )
+
+
 @contextlib.contextmanager
 def crafting(network: nn.Module, mode: Mode = "evaluation") -> Iterator[None]:
     """Put the network into evaluation mode, or leave it as training has it; afterwards modes and buffers are as before.

@@ -1,6 +1,9 @@
 """Every measure through the whole evaluation: windows, shards, ranks, files."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -172,3 +175,64 @@ def test_the_state_of_the_network_and_of_chance_is_left_alone(
 def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         EvaluationProtocol(**settings)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Own:
+    """A measure that returns what it is told to."""
+
+    found: Callable[[Tensor], object]
+    images: int | None = None
+
+    def compute(self, inputs: MeasureInputs) -> Any:
+        return self.found(inputs.labels)
+
+
+def own(network: nn.Module, images: Tensor, labels: Tensor, found: Callable[[Tensor], object]) -> RobustnessReport:
+    protocol = EvaluationProtocol(measures={"own": Own(found)}, checks="cheap")
+    return evaluate_robustness(network, images, labels, protocol)
+
+
+def test_tensors_become_arrays(network: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path) -> None:
+    report = own(network, images, labels, lambda labels: {"value": labels.float().requires_grad_()})
+    np.testing.assert_array_equal(report.measures["own"]["value"], labels.numpy())
+    report.save(tmp_path, "own")
+    np.testing.assert_array_equal(RobustnessReport.load(tmp_path / "own.json").measures["own"]["value"], labels.numpy())
+
+
+@pytest.mark.parametrize(
+    ("found", "named"),
+    [
+        (lambda labels: labels.numpy(), "returned ndarray"),
+        (lambda labels: {"value": ["a"] * len(labels)}, "real numbers"),
+        (lambda labels: {"value": labels[:3]}, "first axis must be 30"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(
+    found: Callable[[Tensor], object], named: str, network: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    with pytest.raises(UserError, match=f"measure own.*{named}"):
+        own(network, images, labels, found)
+
+
+def test_a_missing_member_is_named() -> None:
+    class NoImages:
+        def compute(self, inputs: MeasureInputs) -> dict[str, object]:
+            return {}
+
+    class NoCompute:
+        images = None
+
+    for measure, member in ((NoImages(), "images"), (NoCompute(), "compute")):
+        with pytest.raises(UserError, match=f"measure own: {type(measure).__name__} has no {member}; add the"):
+            EvaluationProtocol(measures={"own": measure})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(("value", "status"), [(1.0, "passed"), (float("nan"), "warned")])
+def test_a_mean_of_nothing_is_noticed(
+    value: float, status: str, network: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    report = own(network, images, labels, lambda labels: {"value": torch.full((len(labels),), value)})
+    (check,) = (check for check in report.checks if check.name == "measures_defined")
+    assert check.status == status
+    assert ("own.value" in check.evidence) is (status == "warned")

@@ -24,6 +24,7 @@ from symmetry_robustness.training.objectives import (
     OrbitConsistency,
     PGDTraining,
 )
+from symmetry_robustness.training.objectives.base import check_result
 
 from .networks import CLASSES, Counter, batch, smooth_network
 
@@ -191,3 +192,18 @@ def test_without_an_attack_the_loss_is_torch_s() -> None:
     loss, logits = PGDTraining(0)(network, images, labels)
     assert torch.equal(loss, F.cross_entropy(network(images), labels))
     assert torch.equal(logits, network(images))
+
+
+@pytest.mark.parametrize(
+    ("found", "named"),
+    [
+        (torch.zeros(()), r"a tensor \(\)"),
+        ((torch.zeros(4), torch.zeros(4, 3)), r"a tensor \(4,\) and a tensor \(4, 3\)"),
+        ((torch.zeros(4, 3), torch.zeros(())), r"a tensor \(4, 3\) and a tensor \(\)"),
+        ((0.5, torch.zeros(4, 3)), r"float and a tensor \(4, 3\)"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_loss_with_logits_is_refused(found: object, named: str) -> None:
+    with pytest.raises(UserError, match=rf"objective CrossEntropy returned {named} for 4 images; return a pair"):
+        check_result(CrossEntropy(), found, 4)
