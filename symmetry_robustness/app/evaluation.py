@@ -24,10 +24,10 @@ from symmetry_robustness.files import replace_file, unused
 from symmetry_robustness.reporting.evaluation import measure_name
 from symmetry_robustness.reporting.figures import report_figures, save_figure
 from symmetry_robustness.reporting.frame import accuracy_by_test_set, corruption_error
-from symmetry_robustness.reporting.tables import print_numbers
+from symmetry_robustness.reporting.tables import print_numbers, with_interval
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_title
-from symmetry_robustness.results.report import Estimate, share_estimate
+from symmetry_robustness.results.report import share_estimate
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, Worker, evaluate_in_shards
 from symmetry_robustness.runs.provenance import own_code, package_digest
 
@@ -243,12 +243,12 @@ def _show(report: RobustnessReport, path: Path) -> None:
 
 def table_rows(report: RobustnessReport) -> dict[str, str]:
     """The numbers of a report as texts by their titles."""
-    rows = {"images": f"{len(report):,}", "clean %": _percent(share_estimate(report.clean_correct))}
+    rows = {"images": f"{len(report):,}", "clean %": with_interval(share_estimate(report.clean_correct))}
     attacks = [*report.minimal_epsilon]
     for attack in attacks + [WORST_CASE] * (len(attacks) > 1):
         white_box = report.settings.get("attacks", {}).get(attack, {}).get("white_box")
         title = attack.replace("_", " ") + (" (white box)" if white_box else "")
-        rows |= {f"{title} {epsilon_name(e)} %": _percent(report.accuracy(attack, e)) for e in report.epsilons}
+        rows |= {f"{title} {epsilon_name(e)} %": with_interval(report.accuracy(attack, e)) for e in report.epsilons}
     for attack, passes in report.passes.items():
         if given := report.counts.get(f"given.{attack}"):  # of a cascade
             broken, cost = report.counts[f"broken.{attack}"], passes.sum() / given
@@ -257,18 +257,15 @@ def table_rows(report: RobustnessReport) -> dict[str, str]:
     if ";" in classes:
         rows["left out"] = classes
     if corrupted := corruption_error(accuracy_by_test_set(report)):
-        rows["mean corruption error %"] = _percent(corrupted)
+        rows["mean corruption error %"] = with_interval(corrupted)
     for measure, means in report.measured_means().items():
         for array, mean in means.items():
             title = measure_title(measure_name(measure, array), report.settings.get("measures", {}))
-            rows[title] = f"{mean.value:.3g} ± {mean.standard_error:.2g}"
+            text = f"{mean.value:.3g} ± {mean.standard_error:.2g}"
+            rows[title] = text if mean.images else "NaN for every image"
     counts = count_checks(report.checks)
     rows["checks"] = ", ".join(f"{count} {status}" for status, count in counts.items())
     return rows
-
-
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} ± {100 * estimate.standard_error:.1f}"
 
 
 def find_worker() -> Worker:

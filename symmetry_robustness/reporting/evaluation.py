@@ -1,11 +1,13 @@
 """One evaluation as reports compare it: its report in brief, and the data set that its images are of."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from symmetry_robustness.reporting.comparability import (
     data_title,
@@ -17,6 +19,7 @@ from symmetry_robustness.reporting.comparability import (
 from symmetry_robustness.reporting.statistics import mean_and_error
 from symmetry_robustness.results.checks import worst_status
 from symmetry_robustness.results.names import digest, is_released, protocol_name, protocol_settings
+from symmetry_robustness.results.plots import Curve
 from symmetry_robustness.results.report import Estimate, IntArray, RobustnessReport
 
 FINAL = "test"  # name of the evaluation at the end of the run itself
@@ -35,6 +38,7 @@ class Evaluation:
         means: measure to array name to mean over images; where the split shows images several times, its error is
             clustered by image.
         description: the protocol in a line.
+        gaps: what measures declare or measured and no figure or table can show, a sentence each.
     """
 
     path: Path
@@ -44,6 +48,7 @@ class Evaluation:
     report: RobustnessReport = field(repr=False)
     means: Mapping[str, Mapping[str, Estimate]] = field(repr=False)
     description: str
+    gaps: Sequence[str] = ()
 
     def whole(self) -> RobustnessReport:
         """The report with all arrays; those that were asked for last are in memory."""
@@ -167,7 +172,9 @@ def read_evaluation(path: Path, data: Mapping[str, Any], test_images: int | None
     settings = {**whole.settings, **({"measures": named} if named else {})}
     brief = replace(whole, distance={}, examples={}, measures={}, settings=settings)
     description = describe_protocol(whole.settings)
-    evaluation = Evaluation(path, name or path.stem, own, test_images, brief, means, description)
+    evaluation = Evaluation(
+        path, name or path.stem, own, test_images, brief, means, description, [*_gaps(whole, means)]
+    )
     if evaluation.original_of(brief.indices) is None:
         return evaluation
     for measure, array in ((measure, array) for measure, found in means.items() for array in found):
@@ -176,6 +183,18 @@ def read_evaluation(path: Path, data: Mapping[str, Any], test_images: int | None
             error = mean_and_error(values, evaluation.original_of(indices))[1]
             means[measure][array] = means[measure][array]._replace(standard_error=error)
     return evaluation
+
+
+def _gaps(report: RobustnessReport, means: Mapping[str, Mapping[str, Estimate]]) -> Iterator[str]:
+    """Arrays that a measure's curves name and that it did not return, and measures that are NaN for every image."""
+    for measure, arrays in report.measures.items():
+        curves = (plot for plot in report.plots(measure) if isinstance(plot, Curve))
+        named = {name for curve in curves for name in curve.y if not name.endswith("*")}  # * may stand for none
+        if missing := sorted(named - set(arrays)):
+            yield f"measure {measure} did not return {', '.join(missing)}, which a figure of it needs"
+        found = means[measure].values()
+        if found and len(arrays["indices"]) and all(np.isnan(mean.value) for mean in found):
+            yield f"measure {measure} is NaN for every image"
 
 
 def measure_name(measure: str, array: str) -> str:

@@ -59,9 +59,10 @@ class Provenance(BaseModel):
 
 
 class Problem(NamedTuple):
-    """A directory or file that no number was taken from.
+    """A directory or file that no number, or not everything, was taken from.
 
-    `kind` is unfinished, failed, interrupted, damaged, foreign (another program's) or repeated (counted already).
+    `kind` is unfinished, failed, interrupted, damaged, foreign (another program's), repeated (counted already) or
+    incomplete (a measure lacks what it declares, or has no number).
     """
 
     path: str
@@ -183,6 +184,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
             read = _read if (place / "config.yaml").exists() else _read_reports
             found = read(place, problems)
             runs += [found] if found else []
+    for evaluation in (evaluation for run in runs for evaluation in run.evaluations.values()):
+        problems += [Problem(shown_path(evaluation.path), "incomplete", gap) for gap in evaluation.gaps]
     return _reunited(runs, problems), problems
 
 

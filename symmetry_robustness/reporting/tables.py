@@ -16,6 +16,7 @@ from symmetry_robustness.reporting.comparability import readable
 from symmetry_robustness.reporting.evaluation import FINAL, measure_name
 from symmetry_robustness.reporting.frame import CORRUPTED, COSTS, QUANTILES, records, split
 from symmetry_robustness.reporting.load import VIEWS, Run, find_runs
+from symmetry_robustness.reporting.statistics import share_interval
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
 from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import epsilon_name, measure_title
@@ -208,13 +209,13 @@ def _error(row: Any) -> Cell:
 def show_run(directory: Path) -> None:
     """Print the numbers of the run in a directory."""
     for run in find_runs([directory])[0]:
-        print_numbers(str(directory), run_row(run))
+        print_numbers(str(directory), run_row(run, with_interval))
 
 
 def print_numbers(title: str, numbers: Mapping[str, str]) -> None:
     """Print accuracies and other numbers by name, one below the other."""
     rows = [(Cell(name), Cell(text)) for name, text in numbers.items()]
-    Console().print(*terminal(Table(title, ("accuracy ± standard error", ""), rows), longest=len(rows)))
+    Console().print(*terminal(Table(title, ("accuracy [95 % interval over images]", ""), rows), longest=len(rows)))
 
 
 def overview(runs: Sequence[Run]) -> Table:
@@ -225,8 +226,19 @@ def overview(runs: Sequence[Run]) -> Table:
     return Table("Runs, accuracy ± standard error over images", names, cells, fixed=2)
 
 
-def run_row(run: Run) -> dict[str, str]:
-    """Numbers of a run, as texts by their titles."""
+def with_error(share: Estimate) -> str:
+    """A percentage with its standard error."""
+    return f"{100 * share.value:.1f} ± {100 * share.standard_error:.1f}"
+
+
+def with_interval(share: Estimate) -> str:
+    """A percentage with Wilson's interval over images."""
+    low, high = (float(end) for end in share_interval(*share))
+    return f"{100 * share.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def run_row(run: Run, text: Callable[[Estimate], str] = with_error) -> dict[str, str]:
+    """Numbers of a run, as texts by their titles; `text` writes the accuracies under attack."""
     row = {"network": run.name, "seed": str(run.seed)}
     if run.summary["parameters"] is not None:  # of a saved report neither is known
         row |= {"parameters": f"{run.summary['parameters']:,}"}
@@ -238,8 +250,7 @@ def run_row(run: Run) -> dict[str, str]:
     row["images attacked"] = f"{len(final.report):,}"
     for attack in final.report.minimal_epsilon:
         for epsilon in final.report.epsilons:
-            share, error, _ = final.report.accuracy(attack, epsilon)
-            row[f"{attack} {epsilon_name(epsilon)} %"] = f"{100 * share:.1f} ± {100 * error:.1f}"
+            row[f"{attack} {epsilon_name(epsilon)} %"] = text(final.report.accuracy(attack, epsilon))
     for measure, means in final.means.items():
         for array, mean in means.items():
             row[measure_title(measure_name(measure, array), final.measures)] = mean_text(mean)

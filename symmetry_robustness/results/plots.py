@@ -69,6 +69,7 @@ class Panel:
 
 
 Plot = Curve | Distribution | Panel
+
 _KINDS: Final[Mapping[str, type[Plot]]] = {"curve": Curve, "distribution": Distribution, "panel": Panel}
 
 

@@ -185,7 +185,7 @@ def test_a_run_has_its_page_and_the_way_back(opened: Opened) -> None:
         "abc",
         "train/loss",
         "released (re-enacted",
-        f"{accuracy:.1f} ± ",
+        f"{accuracy:.1f} [",
         "Not a sound measurement",
     ):
         assert words in run.inner_text(), words

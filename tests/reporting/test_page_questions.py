@@ -14,6 +14,7 @@ from symmetry_robustness.reporting.load import read_metrics
 from symmetry_robustness.reporting.page.page import percent
 from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
 from symmetry_robustness.reporting.page.run import run_details, training_curves
+from symmetry_robustness.reporting.statistics import share_interval
 from symmetry_robustness.reporting.tables import table_sets
 from symmetry_robustness.results.checks import Check
 
@@ -256,6 +257,16 @@ def test_details_of_a_run(tmp_path: Path) -> None:
     pgd = next(line for line in part["charts"][0]["series"] if line["name"] == "PGD")
     shares = [100 * (draw_broken_at(60, 0)["pgd"] > epsilon).mean() for epsilon in (0.0, *EPSILONS)]
     assert pgd["y"] == [round(share, 1) for share in shares]
+    low, high = share_interval(np.array(shares) / 100, 0.0, 60)
+    assert pgd["low"] == pytest.approx(100 * low, abs=0.06)
+    assert pgd["high"] == pytest.approx(100 * high, abs=0.06)
+    broken = {attack: np.full(40, EPSILONS[0]) for attack in ("fgsm", "pgd")}
+    make_run(tmp_path / "none" / "run", make_report(broken))
+    (found,) = run_details(summary_of(tmp_path / "none")[1][0], "run", asked(tmp_path / "none")[0], pictures=False)[
+        "parts"
+    ]
+    (fgsm, *_) = found["charts"][0]["series"]
+    assert (fgsm["low"][-1], fgsm["high"][-1]) == (0.0, 8.8)  # 0 of 40 is no proof of 0 %
     assert run_details(run, "run", questions, pictures=False)["parts"][0]["examples"] is None
 
 

@@ -92,6 +92,25 @@ def data_of(run: Path) -> Any:
     return yaml.safe_load((run / "config.yaml").read_text())["data"]
 
 
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"value": np.ones((8, 3))}, "measure mine did not return other, which a figure of it needs"),
+        ({"other": np.full((8, 3), np.nan)}, "measure mine is NaN for every image"),
+        ({"other": np.ones((8, 3))}, None),
+    ],
+)
+def test_what_a_measure_declares_and_lacks_is_said(arrays: dict[str, Any], reason: str | None, tmp_path: Path) -> None:
+    curve = {"kind": "curve", "x": [0.0, 1.0, 2.0], "y": ["other"], "xlabel": "x", "ylabel": "y"}
+    report = make_report(draw_broken_at(8, 0), measures={"mine": {"indices": np.arange(8), **arrays}})
+    settings = report.settings | {"measures": {"mine": {"class": "Mine", "plots": [curve]}}}
+    run = make_run(tmp_path / "run", replace(report, settings=settings))
+    (found,), problems = find_runs([run])
+    assert found.evaluations
+    where = str(run / "robustness" / "test.json")
+    assert problems == ([(where, "incomplete", reason)] if reason else [])
+
+
 def test_views_are_read_in_the_order_of_the_angle(tmp_path: Path) -> None:
     accuracies = {"test/rotation_90/accuracy": 0.5, "test/rotation_-22.5/accuracy": 0.25, "test/fog_1/accuracy": 0.1}
     (run,), _ = find_runs([make_run(tmp_path / "run", summary={"test_accuracy": accuracies})])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from symmetry_robustness.reporting.comparability import data_title, readable, shown_data
@@ -15,6 +16,7 @@ from symmetry_robustness.reporting.figures.examples import Rows, attack_rows, pa
 from symmetry_robustness.reporting.figures.from_report import Chart, measure_charts
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.page.questions import Question
+from symmetry_robustness.reporting.statistics import share_interval
 from symmetry_robustness.reporting.tables import mean_text
 from symmetry_robustness.results.names import flatten, measure_title
 from symmetry_robustness.results.report import RobustnessReport
@@ -93,12 +95,13 @@ def _charts(question: Question, run: str) -> list[dict[str, Any]]:
             continue
         about = {"title": "Accuracy", "xlabel": attack.label, "ylabel": "accuracy (%)", "percent": True, "series": []}
         chart = charts.setdefault(kind, about | {"x": list(points), "places": attack.places})
-        y, error = (
-            np.array([round(100 * getattr(row, name, math.nan), 1) for row in rows])
-            for name in ("value", "standard_error")
+        shares, errors, images = (
+            pd.array([getattr(row, name, None) for row in rows], "Float64").to_numpy(np.float64, na_value=np.nan)
+            for name in ("value", "standard_error", "images")
         )
-        ends = {"low": np.clip(y - 1.96 * error, 0, 100), "high": np.clip(y + 1.96 * error, 0, 100)}
-        lines = {name: plain(values) for name, values in {"y": y, "error": error, **ends}.items()}
+        low, high = share_interval(shares, errors, images)
+        known = {"y": shares, "low": low, "high": high}
+        lines = {name: plain(np.round(100 * values, 1)) for name, values in known.items()}
         chart["series"].append({"name": attack.title, **lines})
     return list(charts.values())
 
