@@ -18,10 +18,17 @@ def options(group: str) -> list[str]:
 GROUPS = ("data", "data/test_transform", "objective", "optimizer", "robustness", "trainer", "logger", "model")
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
+@pytest.mark.parametrize(
+    ("group", "option"), [(g, o) for g in GROUPS for o in options(g) if (g, o) != ("robustness", "transfer")]
+)
 def test_every_option_composes_and_passes_the_checks(group: str, option: str) -> None:
     config = load_config("train", [f"{group}={option}"])
     assert not OmegaConf.missing_keys(config)
+
+
+def test_transfer_from_other_networks_is_no_protocol_of_a_training() -> None:
+    with pytest.raises(Exception, match="evaluate the checkpoint with robustness=transfer"):
+        load_config("train", ["robustness=transfer"])
 
 
 @pytest.mark.parametrize("scheduler", options("scheduler"))
