@@ -26,7 +26,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "robustness": (callback, "evaluate_robustness"),
     "test": (Classifier, "test_step"),
     "writing": (os, "fsync"),
-    "logged": (EpochCheckpoint, "_save"),
+    "logged": (EpochCheckpoint, "on_train_epoch_start"),
     "saved": (CheckpointFiles, "last_error"),
 }
 

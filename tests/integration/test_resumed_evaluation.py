@@ -139,7 +139,7 @@ def undisturbed(run: Path, launcher: subprocess.Popen[str], tmp_path_factory: py
     """The report of a run that nobody killed."""
     life = live(launcher, command(run, "name=undisturbed"), tmp_path_factory.mktemp("undisturbed") / "output")
     assert life.end() == 0
-    assert "CLEVER: 2 of 2 images" in life.output.read_text()
+    assert "clever: 2 of 2 images" in life.output.read_text()
     assert not (run / "robustness" / "undisturbed.partial").exists()
     return run / "robustness" / "undisturbed.json"
 

@@ -78,7 +78,7 @@ def test_directory_that_turns_read_only(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not list(sweep.glob("*/checkpoints/last.ckpt")):
         assert time.monotonic() < end
         time.sleep(0.02)
