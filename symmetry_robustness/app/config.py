@@ -152,11 +152,25 @@ def _check_known(node: DictConfig, path: str) -> None:
 def check_targets(node: DictConfig, path: str) -> None:
     """Validate every name and value below `node`, at `path`, against the signature of its class.
 
+    Numbers and truth values that are written in another way than the class declares, as 1e4 for an integer, are
+    replaced in `node`.
+
     Raises:
         UserError: an unknown class, an unknown or missing name, or a value of another type.
     """
-    for place, child in _targets(OmegaConf.to_container(node), path):
+    checked = OmegaConf.to_container(node)
+    for place, child in _targets(checked, path):
         _check_target(place, child)
+    _replace_converted(node, OmegaConf.to_container(node), checked)
+
+
+def _replace_converted(node: Any, given: Any, checked: Any) -> None:
+    """Write into `node` what differs in type between its plain values before and after they were checked."""
+    for key in given if isinstance(given, dict) else range(len(given)):
+        if isinstance(given[key], dict | list):
+            _replace_converted(node._get_node(key), given[key], checked[key])
+        elif type(given[key]) is not type(checked[key]):
+            node[key] = checked[key]
 
 
 def _require_one_subject(config: DictConfig) -> None:
@@ -227,7 +241,7 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_target(path: str, node: dict[str, Any]) -> None:
-    """Validate a node's names and values against the signature of its class or function."""
+    """Validate a node's names and values against the signature of its class or function, and convert its numbers."""
     target = _locate(path, str(node["_target_"]))
     try:  # Hydra refuses some classes; nothing is called here
         instantiate({"_target_": node["_target_"], "_partial_": True})
@@ -249,7 +263,7 @@ def _check_target(path: str, node: dict[str, Any]) -> None:
     hints = _type_hints(target)
     for name, value in settings.items():
         if name in hints and not any(_targets(value, "")):
-            _check_value(f"{path}.{name}", value, hints[name])
+            node[name] = _converted(value, _check_value(f"{path}.{name}", value, hints[name]))
 
 
 def _locate(path: str, name: str) -> Any:
@@ -281,14 +295,28 @@ def _type_hints(target: Any) -> dict[str, Any]:
         return {}
 
 
-def _check_value(path: str, value: Any, hint: Any) -> None:
+def _check_value(path: str, value: Any, hint: Any) -> Any:
+    """The value as its annotation says; the value itself where pydantic does not know the annotation.
+
+    Raises:
+        UserError: the annotation does not allow the value.
+    """
     for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a dataclass has its own, and refuses a second one
         with contextlib.suppress(PydanticUserError):  # if both are refused, the type is unknown to pydantic
             try:
-                TypeAdapter(hint, config=config).validate_python(value)
-                return
+                return TypeAdapter(hint, config=config).validate_python(value)
             except ValidationError as error:
                 first = error.errors()[0]
                 kind = first["type"] in _NO_LIST or first.get("ctx", {}).get("class") == "Sequence"
                 remedy = f"; give a list, as in {path}=[{value}]" if kind and not first["loc"] else ""
                 raise UserError(f"{path} = {value!r}: {first['msg']}{remedy}") from error
+    return value
+
+
+def _converted(value: Any, checked: Any) -> Any:
+    """The plain value with the numbers and truth values in it that were converted from text or from a float."""
+    if isinstance(value, dict) and isinstance(checked, typing.Mapping) and value.keys() == checked.keys():
+        return {key: _converted(child, checked[key]) for key, child in value.items()}
+    if isinstance(value, list) and isinstance(checked, list | tuple) and len(value) == len(checked):
+        return [_converted(*pair) for pair in zip(value, checked, strict=True)]
+    return checked if isinstance(value, str | float) and isinstance(checked, int | float) else value

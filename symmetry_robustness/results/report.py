@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,7 +159,7 @@ class RobustnessReport:
             known = [f"{name} {array}" for name, arrays in self.measures.items() for array in arrays]
             raise UserError(f"{measure} {array} was not measured; this report has {', '.join(known) or 'no measures'}")
         values = self.measures[measure][array]
-        flat = values.reshape(len(values), -1).astype(np.float64)
+        flat = values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float64)  # of 0 images, too
         known_entries = ~np.isnan(flat)
         count = known_entries.sum(1)
         total: FloatArray = np.where(known_entries, flat, 0.0).sum(1)

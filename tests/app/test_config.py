@@ -123,6 +123,36 @@ def test_a_typing_error_is_named_at_composition(override: str, named: str) -> No
     assert "\n" not in line
 
 
+LINF = "measures.certified_linf.images"
+
+
+@pytest.mark.parametrize(
+    ("app", "overrides", "path", "value"),
+    [
+        ("evaluate", ["robustness=smoothing", "robustness.measures.smoothing.n=1e4"], "measures.smoothing.n", 10000),
+        ("evaluate", ["robustness=certified", f"robustness.{LINF}=2.0"], LINF, 2),
+        ("train", ["robustness=quick", "robustness.batch_size=4.0"], "batch_size", 4),
+        ("train", ["robustness=quick", "robustness.clever.num_batches=2.0"], "clever.num_batches", 2),
+        ("train", ["robustness=quick", "robustness.clever_images='8'"], "clever_images", 8),
+        ("train", ["robustness=quick", "robustness.attacks.pgd.steps=2.0"], "attacks.pgd.steps", 2),
+    ],
+)
+def test_whole_numbers_may_be_written_as_floats(app: str, overrides: list[str], path: str, value: int) -> None:
+    own = ["checkpoint=last.ckpt"] if app == "evaluate" else []
+    found = OmegaConf.select(load_config(app, [*own, *overrides]), f"robustness.{path}")
+    assert (found, type(found)) == (value, type(value))
+    setting = overrides[-1].partition("=")[0]
+    with pytest.raises(UserError, match=rf"^{setting} = 2\.5: .*valid integer") as raised:
+        load_config(app, [*own, *overrides[:-1], f"{setting}=2.5"])
+    assert "\n" not in str(raised.value)
+
+
+def test_other_values_are_left_as_they_are_written() -> None:
+    epsilons = load_config("train", ["robustness=quick", "robustness.epsilons=[1/255,0.5]"]).robustness.epsilons
+    assert epsilons == ["1/255", 0.5]
+    assert load_config("train", ["optimizer.lr=1"]).optimizer.lr == 1
+
+
 def test_an_unknown_app_is_refused() -> None:
     with pytest.raises(UserError, match="app must be"):
         load_config("trian")

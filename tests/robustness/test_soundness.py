@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ from symmetry_robustness.results.checks import EXPLANATIONS
 from symmetry_robustness.robustness import (
     CertifiedRadius,
     Clever,
+    EquivarianceError,
     EvaluationProtocol,
     MinimalDistance,
+    RobustnessReport,
     evaluate_robustness,
 )
 from symmetry_robustness.robustness.checks import derived
@@ -378,6 +381,18 @@ def test_non_finite_logits_count_as_wrong_in_one_line(
     assert report.clean_accuracy == 0
     check = {check.name: check for check in report.checks}["finite_logits"]
     assert check == ("finite_logits", "failed", f"{SIZE} of {SIZE} images have non-finite logits")
+
+
+def test_measures_that_apply_to_no_image_have_no_mean(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol, tmp_path: Path
+) -> None:
+    network = Function(trained, lambda net, x: net(x) * float("nan")).eval()
+    protocol = dataclasses.replace(protocol, measures={"symmetry": EquivarianceError()})
+    report = evaluate_robustness(network, *sample, protocol)
+    mean = report.measured("symmetry", "turn.error.logits")
+    assert np.isnan(mean.value)
+    assert mean.images == 0
+    assert RobustnessReport.load(report.save(tmp_path, "nan")).clean_accuracy == 0
 
 
 def test_a_network_that_computes_its_last_step_in_half_precision_is_evaluated(

@@ -56,13 +56,17 @@ def _as_array(values: object) -> npt.NDArray[Any]:
 def _check_arrays(name: str, measure: Measure, found: Arrays) -> None:
     """Refuse arrays that hold no numbers, or do not have one entry for each image.
 
+    Names are let through in arrays whose means are not reported.
+
     Raises:
         UserError: names the array.
     """
     pictures = [plot.images for plot in getattr(measure, "plots", ()) if isinstance(plot, Panel)]
     total = len(found["indices"])
+    means = getattr(measure, "means", None)
     for array, values in found.items():
-        if values.dtype.kind not in "biuf":
+        named = means is not None and array not in (*means, "indices") and values.dtype.kind == "U"
+        if values.dtype.kind not in "biuf" and not named:
             raise UserError(f"measure {name}: {array} is of type {values.dtype}; return real numbers or booleans")
         if array not in pictures and values.shape[:1] != (total,):
             raise UserError(f"measure {name}: {array} has the shape {values.shape}; the first axis must be {total}")

@@ -12,7 +12,7 @@ from symmetry_robustness.bounds.relaxation import Method
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import CertifiedRadius, MeasureInputs, MinimalDistance
 
-from ..bounds.networks import MADE, make, pictures
+from ...bounds.networks import MADE, make, pictures
 from ..trained import convolutional, shapes, train
 
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks import FGSM
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import (
+    CertifiedRadius,
     EquivarianceError,
     EvaluationProtocol,
     GradientNorm,
@@ -213,6 +214,12 @@ def test_what_is_no_array_of_numbers_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=f"measure own.*{named}"):
         own(network, images, labels, found)
+
+
+def test_names_are_kept_in_arrays_without_a_mean(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    protocol = EvaluationProtocol(measures={"certified": CertifiedRadius(method="interval", images=3)}, checks="cheap")
+    report = evaluate_robustness(network, images, labels, protocol)
+    assert report.measures["certified"]["method"].tolist() == ["interval"] * 3
 
 
 def test_a_missing_member_is_named() -> None:
