@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.app.progress import shown_progress
 from symmetry_robustness.app.subject import CheckpointSubject, NetworkSubject, Subject, check_outputs
+from symmetry_robustness.attacks.validation import lay_out
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file, unused
 from symmetry_robustness.reporting.evaluation import measure_name
@@ -106,6 +107,10 @@ def _check(config: DictConfig) -> None:
         raise UserError(f"split must be train, validation or test, got {config.split!r}")
     if not config.robustness:
         raise UserError("robustness=none leaves nothing to evaluate; choose robustness=quick, paper or strong")
+    if config.shard_size is not None and config.shard_size < 1:
+        raise UserError(
+            f"shard_size must be at least 1 image, got {config.shard_size}; leave it out for a suitable one"
+        )
 
 
 class _Images(NamedTuple):
@@ -127,8 +132,8 @@ def _read_images(config: DictConfig, subject: Subject, worker: Worker, device: t
     images, labels, indices = datamodule.subset(config.split, config.num_images, config.seed, setting="num_images")
     if worker.rank == 0:
         print(f"{config.split} split of {datamodule.provenance}")
-    subject.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    check_outputs(subject.network, images[:_CHECKED].to(device), datamodule.num_classes)
+    shown = images[:_CHECKED].to(device)
+    check_outputs(lay_out(subject.network.to(device), shown), shown, datamodule.num_classes)
     return _Images(datamodule, images, labels, indices)
 
 

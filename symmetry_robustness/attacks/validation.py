@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Final
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from symmetry_robustness.precision import float32
 
 # Words of torch's messages about images that do not fit a network's layers.
 _MISFIT: Final = ("shape", "size", "channel", "dimension")
+# Networks that have refused images in another memory order than (B, C, H, W), because they view them as rows.
+_ORDERED: Final[WeakSet[nn.Module]] = WeakSet()
 
 
 def check_images(images: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
@@ -169,7 +172,8 @@ def device_of(network: nn.Module, images: Tensor) -> torch.device:
 def forward(network: nn.Module, images: Tensor) -> Tensor:
     """Logits (B, K) of images (B, C, H, W) in float32, for a network of any kind that has such logits.
 
-    The network gets a copy, so that layers which work in place change nothing; a float64 network gets float64.
+    The network gets a copy, so that layers which work in place change nothing; a float64 network gets float64. One that
+    refuses images laid out channels last, as `x.view(len(x), -1)` does, gets contiguous ones from then on.
 
     Raises:
         UserError: where the network returns no logits (B, K), takes images of another shape, or has weights in half
@@ -183,10 +187,10 @@ def forward(network: nn.Module, images: Tensor) -> Tensor:
     leaf = images.is_leaf and images.requires_grad and images.dtype == dtype
     given = images if leaf else images.to(dtype, copy=True)
     try:
-        logits = network(given)
+        logits = _call(network, given)
     except Exception as error:
-        if leaf and "in-place operation" in str(error):  # which autograd refuses for leaves; copies are none
-            logits = network(images.clone())
+        if leaf and _is_in_place(error):  # which autograd refuses for leaves; copies are none
+            logits = _call(network, images.clone())
         elif images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
             raise UserError(
                 f"images of shape {tuple(images.shape)} have their channels last; give images.permute(0, 3, 1, 2)"
@@ -203,6 +207,43 @@ def forward(network: nn.Module, images: Tensor) -> Tensor:
     if not logits.is_floating_point():
         raise UserError(f"network returns {_name(logits.dtype)}, not logits; return the values before argmax")
     return logits.float()
+
+
+def _call(network: nn.Module, images: Tensor) -> object:
+    """The network's output, for contiguous images where it has refused others."""
+    if network in _ORDERED:
+        return network(images.contiguous())
+    try:
+        return network(images)
+    except Exception as error:
+        if images.is_contiguous() or isinstance(error, torch.OutOfMemoryError) or _is_in_place(error):
+            raise
+        output = network(images.contiguous())
+    _ORDERED.add(network)
+    return output
+
+
+def _is_in_place(error: Exception) -> bool:
+    return "in-place operation" in str(error)
+
+
+def lay_out(network: nn.Module, images: Tensor) -> nn.Module:
+    """Lay out weights channels last, where convolutions are faster, unless the network then refuses the images.
+
+    Args:
+        network: in evaluation mode; changed in place.
+        images: (B, C, H, W), a few, on its device.
+
+    Returns:
+        The network.
+    """
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+            predict(network, images)
+    except Exception:  # whatever it objects to; if not to the layout, it does so again where it is called
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network
 
 
 def _is_misfit(error: Exception) -> bool:

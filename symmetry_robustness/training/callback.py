@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import pytorch_lightning as pl
-import torch
 from torch import distributed, nn
 
+from symmetry_robustness.attacks.validation import lay_out
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import export
 from symmetry_robustness.results.names import WORST_CASE, metric_key
@@ -176,7 +176,8 @@ class RobustnessCallback(pl.Callback):
         start = self.clock()
         subset = trainer.datamodule.subset(split, size, self.seed)  # type: ignore[attr-defined]
         images, labels, indices = (tensor[trainer.global_rank :: trainer.world_size] for tensor in subset)
-        network = export(cast(nn.Module, module.network)).to(module.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = export(cast(nn.Module, module.network)).to(module.device)
+        lay_out(network, images[:2].to(module.device))
         share_statistics(network)
         report = gather(
             evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices),

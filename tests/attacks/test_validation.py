@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks import FGSM, PGD, ThreatModel, TorchAttack
+from symmetry_robustness.attacks.validation import lay_out, predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_in_shards, evaluate_robustness
 
@@ -278,3 +279,71 @@ def test_an_error_of_the_network_is_not_blamed_on_the_attack(images: Tensor, lab
     for call in (TorchAttack("PGD", steps=2), PGD()):
         with pytest.raises(KeyError, match="my own"):
             call(Changed(broken), images, labels, THREAT)
+
+
+class Viewed(nn.Module):
+    """Networks that read memory in the order (C, H, W): features, or the images, viewed as rows."""
+
+    def __init__(self, convolution: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(3, 8, 3) if convolution else nn.Identity()
+        self.linear = nn.Linear(8 * 36 if convolution else 3 * 64, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.convolution(images)
+        logits: Tensor = self.linear(features.view(features.size(0), -1))
+        return logits
+
+
+class Flattened(Viewed):
+    """The same functions in words that any memory order allows."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.convolution(images).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("convolution", [True, False])
+def test_networks_that_view_features_as_rows_are_evaluated_as_those_that_flatten_them(convolution: bool) -> None:
+    images = torch.rand((12, 3, 8, 8), generator=torch.Generator().manual_seed(2))
+    labels = predict(Flattened(convolution), images).argmax(1)
+    protocol = EvaluationProtocol(
+        attacks={"pgd": PGD(steps=3, random_start=True)}, epsilons=[0.02, 0.1], measures={"clever": CLEVER}
+    )
+    found, expected = (
+        evaluate_robustness(kind(convolution).eval(), images, labels, protocol) for kind in (Viewed, Flattened)
+    )
+    np.testing.assert_array_equal(found.predictions, expected.predictions)
+    np.testing.assert_array_equal(found.minimal_epsilon["pgd"], expected.minimal_epsilon["pgd"])
+    for name, value in expected.measures["clever"].items():
+        np.testing.assert_allclose(found.measures["clever"][name], value, rtol=1e-3)
+    network = Viewed(convolution).eval()
+    last = images.contiguous(memory_format=torch.channels_last)
+    for given in (images, last):
+        crafted = PGD(steps=3)(network, given, labels, THREAT)
+        assert float((crafted - images).abs().max()) <= 0.1 + 1e-6
+        CLEVER(Viewed(convolution).eval(), given)
+
+
+def test_only_networks_that_refuse_images_channels_last_get_others() -> None:
+    orders = []
+
+    def note(network: nn.Module, images: Tensor) -> Tensor:
+        orders.append(images.is_contiguous())
+        return network(images)  # type: ignore[no-any-return]
+
+    last = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    predict(Changed(note, Flattened(True)), last)
+    assert orders == [False]
+    viewed = Changed(note, Viewed(True))
+    predict(viewed, last)
+    predict(viewed, last)
+    assert orders[1:] == [False, True, True]  # it refuses once
+
+
+def test_weights_are_laid_out_channels_last_where_the_network_works_so() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    for network, order in ((Flattened(True), torch.channels_last), (Viewed(True), torch.contiguous_format)):
+        assert lay_out(network.eval(), images).convolution.weight.is_contiguous(memory_format=order)
+        predict(network, images)

@@ -177,6 +177,15 @@ def test_a_network_becomes_a_run_beside_those_trained_here(
     assert (tmp_path / "report" / "report.html").is_file()
 
 
+def test_a_network_that_views_features_as_rows_is_evaluated(tmp_path: Path) -> None:
+    summaries = []
+    for name in ("ResNet18", "Viewed"):
+        words = network(network___target_=f"my_resnet.{name}", name=name)
+        assert cli.main(["evaluate", *words, *DATA, *PROTOCOL]) == 0
+        summaries.append(json.loads((tmp_path / "outputs" / name / "summary.json").read_text()))
+    assert summaries[0]["test_accuracy"] == summaries[1]["test_accuracy"]
+
+
 def test_seeds_of_a_training_elsewhere_are_one_network(tmp_path: Path) -> None:
     short = [*WEIGHTS, *NORMALIZED, *DATA, *PROTOCOL, "name=mine"]
     state = torch.load("model.pt", weights_only=True)
