@@ -10,7 +10,7 @@ from symmetry_robustness.runs.signals import interrupt_ends_process
 
 _COMMANDS = {
     "train": "train a network, evaluate its robustness after each epoch (Hydra; -m for sweeps)",
-    "evaluate": "evaluate the robustness of one checkpoint (Hydra)",
+    "evaluate": "evaluate the robustness of a checkpoint, or of a network trained elsewhere (Hydra)",
     "status": "progress of a sweep, live",
     "collect": "results of a sweep in one table; failed jobs and how to resume them",
     "report": "tables and figures from run directories",

@@ -1,4 +1,4 @@
-"""`symrob evaluate checkpoint=… robustness=…`: the robustness of one checkpoint, or of a network of the user's.
+"""`symrob evaluate checkpoint=… robustness=…`: the robustness of a checkpoint, or of a network of the user's.
 
 Torch is imported after Hydra has composed the configuration, so that a misspelled name is refused fast.
 """

@@ -73,7 +73,23 @@ def trace(network: nn.Module, images: Tensor) -> list[Node]:
         raise UserError(
             f"network cannot be traced for bounds ({one_line(error)}); leave certified bounds out of the protocol"
         ) from error
-    return _Builder(traced, tuple(images.shape[1:])).build()
+    nodes = _Builder(traced, tuple(images.shape[1:])).build()
+    if not nodes:
+        raise UserError(_why_constant(network, sample))
+    return nodes
+
+
+def _why_constant(network: nn.Module, sample: Tensor) -> str:
+    """Says why nothing leads from the image to the logits in a trace: they ignore it, or torch does not see how."""
+    other = torch.rand(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample.device)
+    with torch.no_grad():
+        same = torch.equal(network(sample), network(other))
+    if same:
+        return "network gives logits that do not depend on the image; check its forward"
+    return (
+        "network leaves torch between image and logits, as by numpy, and cannot be traced for bounds; leave certified "
+        "bounds out of the protocol"
+    )
 
 
 def values_at(graph: Graph, images: Tensor) -> Tensor:
@@ -97,11 +113,12 @@ class _Builder:
         self.values: dict[fx.Node, Any] = {}
 
     def build(self) -> list[Node]:
+        """The nodes; none where the logits are a constant."""
         for node in self.traced.graph.nodes:
             if node.op == "output":
                 (result,) = node.all_input_nodes
                 if not isinstance(self.values[result], Variable):
-                    raise UserError("network gives logits that do not depend on the image; check its forward")
+                    return []
                 last = self.values[result].number  # may lie before what is not used
                 return self.nodes[: last + 1]
             self.values[node] = self._value(node)
@@ -128,9 +145,12 @@ class _Builder:
         kwargs: Any = fx.node.map_arg(node.kwargs, self.values.__getitem__)
         target: Any = node.target
         if target is operator.getitem:
-            return args[0][args[1]]
+            part = args[0][args[1]]
+            if part is None and node.users:
+                raise _refusal(f"{_name(node.all_input_nodes[0].target)} (its other results than the first)")
+            return part
         depends = any(_varies(self.values[part]) for part in node.all_input_nodes)
-        name = target.name().removeprefix("aten::").partition(".")[0]
+        name = _name(target)
         if not depends:
             if torch.Tag.nondeterministic_seeded in target.tags:
                 raise _refusal(name)
@@ -146,6 +166,10 @@ def _exact(value: Any) -> Any:
     return value.detach().double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
+def _name(target: Any) -> str:
+    return str(target.name()).removeprefix("aten::").partition(".")[0]
+
+
 def _varies(value: object) -> bool:
     return isinstance(value, Variable) or (isinstance(value, list | tuple) and any(map(_varies, value)))
 
@@ -158,16 +182,8 @@ def _refusal(name: str) -> UserError:
 
 # Each rule is given the builder, torch's operation and its arguments, and returns variables, or None to refuse.
 def _reshape(builder: _Builder, target: Any, x: Variable, sizes: Sequence[int]) -> Variable | None:
-    if sizes[0] not in (_TRACED, -1):
-        return None
-    return builder.move(lambda rows: rows.reshape(len(rows), *_inferred(sizes, x.shape)), x)
-
-
-def _inferred(sizes: Sequence[int], shape: Shape) -> list[int]:
-    """Sizes without the first, with -1 worked out."""
-    known = [size for size in sizes[1:] if size >= 0]
-    rest = int(torch.Size(shape).numel()) // max(int(torch.Size(known).numel()), 1)
-    return [rest if size < 0 else size for size in sizes[1:]]
+    images, *shape = torch.empty((_TRACED, *x.shape), device="meta").reshape(tuple(sizes)).shape  # without -1
+    return builder.move(lambda rows: rows.reshape(len(rows), *shape), x) if images == _TRACED else None
 
 
 def _same(builder: _Builder, target: Any, x: Variable, *args: Any, dtype: Any = None, **kwargs: Any) -> Variable | None:

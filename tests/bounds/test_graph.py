@@ -38,6 +38,12 @@ class Odd(nn.Module):
             return values + torch.rand(4)
         if self.what == "bicubic":
             return functional.interpolate(images, scale_factor=0.25, mode="bicubic").flatten(1)
+        if self.what == "folded":
+            return images.reshape(-1, SIZE, SIZE).amax(1).reshape(len(images), -1)
+        if self.what == "places":
+            return images.flatten(1).reshape(len(images), 4, -1).max(1)[1].float()
+        if self.what == "numpy":
+            return self.linear(torch.from_numpy(images.numpy().copy()).flatten(1))
         if self.what == "branch":
             return values if images.sum() > 0 else -values
         return torch.zeros(len(images), 4)
@@ -52,6 +58,9 @@ class Odd(nn.Module):
         ("flipped", "operation 'flip'"),
         ("noise", "operation 'rand'"),
         ("bicubic", "operation 'upsample_bicubic2d'"),
+        ("folded", "operation 'view'"),
+        ("places", r"operation 'max \(its other results than the first\)'"),
+        ("numpy", "leaves torch between image and logits"),
         ("branch", "cannot be traced for bounds"),
         ("constant", "do not depend on the image"),
     ],
@@ -60,6 +69,15 @@ def test_what_has_no_known_bounds_is_refused_by_name(what: str, message: str) ->
     with pytest.raises(UserError, match=message) as raised:
         trace(Odd(what).eval(), pictures(2))
     assert "\n" not in str(raised.value)
+
+
+def test_sizes_may_leave_the_number_of_images_open() -> None:
+    class Open(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.reshape(-1, 3, SIZE**2).amax(2).view(-1, 3)
+
+    images = pictures(5)
+    assert torch.equal(values_at(trace(Open(), images), images), images.double().amax((2, 3)))
 
 
 def test_a_network_in_training_mode_is_refused() -> None:
