@@ -1,7 +1,7 @@
 """The paper's claims beside what was measured, under the released protocol and under the sound one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +73,7 @@ class Claims:
         training: settings by dotted name that a run must have to count.
         sound: protocol that judges soundly.
         claims: all of them.
+        copies: of data sets, that count where the data set itself was not measured, by its name.
     """
 
     seeds: int
@@ -80,6 +81,7 @@ class Claims:
     training: Mapping[str, Any]
     sound: str
     claims: Sequence[Claim]
+    copies: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Outcome(NamedTuple):
@@ -146,7 +148,16 @@ def judge_claims(claims: Claims, summary: Summary, runs: Sequence[Run]) -> list[
     for row in records(counting):
         rows.setdefault((row.network, row.measure, row.attack), []).append(row)
     found = _Found(summary, evaluations_by_group(runs), rows)
-    return [_judge(claim, claims, found) for claim in claims.claims]
+    measured = set(zip(counting["network"], counting["data"], strict=True))
+    return [_judge(_on_measured_data(claim, claims.copies, measured), claims, found) for claim in claims.claims]
+
+
+def _on_measured_data(claim: Claim, copies: Mapping[str, Sequence[str]], measured: set[tuple[str, str]]) -> Claim:
+    """The claim on its data set, or on the copy of it that its network was measured on, which its row then names."""
+    if claim.kind == "exact" or (claim.network, claim.data) in measured:
+        return claim
+    known = (name for name in copies.get(claim.data, ()) if (claim.network, name) in measured)
+    return replace(claim, data=next(known, claim.data))
 
 
 class _Found(NamedTuple):

@@ -1,6 +1,7 @@
 """The claims file says what the paper says, and no verdict is given that the runs do not bear out."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,10 @@ def write(
         make_run(directory / f"{network}-{protocol}-{seed}", report, name=network, seed=seed, config=config)
 
 
-def judge(directory: Path, **claim: Any) -> Outcome:
+def judge(directory: Path, copies: Mapping[str, Sequence[str]] | None = None, **claim: Any) -> Outcome:
     runs, problems = find_runs([directory])
     assert problems == []
-    claims = Claims(3, 0.05, {"trainer.max_epochs": 200}, "paper", [Claim(**claim)])
+    claims = Claims(3, 0.05, {"trainer.max_epochs": 200}, "paper", [Claim(**claim)], copies or {})
     (outcome,) = judge_claims(claims, summarize(frame_of(runs), runs), runs)
     return outcome
 
@@ -174,6 +175,14 @@ def test_every_claim_of_the_file_names_the_scripts_of_its_networks() -> None:
 def test_runs_that_were_trained_otherwise_do_not_count(tmp_path: Path) -> None:
     write(tmp_path, "paper", SOUND, trainer={"max_epochs": 3})
     assert judge(tmp_path, **VALUE).reason == "protocol paper: no run"
+
+
+def test_a_copy_counts_where_the_file_says_so_and_its_row_names_it(tmp_path: Path) -> None:
+    copy = "cifar10 (all but 2 images exact)"
+    write(tmp_path, "paper", SOUND, data={"copy": "other", "inexact": [3, 50_004]})
+    assert judge(tmp_path, **VALUE).reason == "protocol paper: no run"
+    outcome = judge(tmp_path, {"cifar10": [copy]}, **VALUE)
+    assert (outcome.verdict, outcome.claim.data) == (HOLDS, copy)
 
 
 def test_two_trainings_are_not_mixed(tmp_path: Path) -> None:
