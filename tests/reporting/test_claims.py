@@ -29,7 +29,7 @@ from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import find_runs
 from symmetry_robustness.results.names import SAME_AS, is_released, protocol_name
 
-from .made import make_report, make_run
+from .made import CIFAR, make_report, make_run
 
 SETTINGS = {
     name: instantiate(load_config("evaluate", [f"robustness={name}", "checkpoint=unused"]).robustness).describe()
@@ -179,7 +179,7 @@ def test_runs_that_were_trained_otherwise_do_not_count(tmp_path: Path) -> None:
 
 def test_a_copy_counts_where_the_file_says_so_and_its_row_names_it(tmp_path: Path) -> None:
     copy = "cifar10 (all but 2 images exact)"
-    write(tmp_path, "paper", SOUND, data={"copy": "other", "inexact": [3, 50_004]})
+    write(tmp_path, "paper", SOUND, data={**CIFAR, "batch_size": 128, "copy": "other", "inexact": [3, 50_004]})
     assert judge(tmp_path, **VALUE).reason == "protocol paper: no run"
     outcome = judge(tmp_path, {"cifar10": [copy]}, **VALUE)
     assert (outcome.verdict, outcome.claim.data) == (HOLDS, copy)
