@@ -16,7 +16,7 @@ from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models import load_checkpoint, load_weights, require_trusted, wrap
 from symmetry_robustness.models.build import instantiate_network
 from symmetry_robustness.robustness import RobustnessReport
-from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS, is_done
+from symmetry_robustness.runs.directory import CONFIG, ROBUSTNESS
 from symmetry_robustness.runs.evaluated import EvaluatedRun
 
 FINAL: Final = "test"  # a run's own evaluation, to the report
@@ -128,7 +128,7 @@ class NetworkSubject:
             UserError: the directory holds something else.
         """
         self.run.check_place()
-        own = self.run.directory / ROBUSTNESS / f"{FINAL}.json"
+        own = self._own_report()
         if not own.exists():
             return own
         protocol = RobustnessReport.load(own).provenance.get("robustness")
@@ -136,16 +136,20 @@ class NetworkSubject:
         return own if same else own.with_name(f"{config.protocol}.json")
 
     def is_finished(self) -> bool:
-        """Whether the run has its summary."""
-        return is_done(self.run.directory)
+        """Whether the run has the summary of its own evaluation."""
+        own = self._own_report()
+        return own.exists() and self.run.is_summarized(RobustnessReport.load(own))
 
     def at_work(self) -> contextlib.AbstractContextManager[None]:
         """The run is created, locked, and shown as running."""
         return self.run.at_work()
 
     def finish(self, report: RobustnessReport, datamodule: Any, device: torch.device) -> None:
-        """Test on all images and write the run's summary, unless an earlier evaluation has."""
-        self.run.finish(self.network, report, datamodule, device)
+        """Test on all images and write the summary of the run's own evaluation, unless it is there."""
+        self.run.finish(self.network, RobustnessReport.load(self._own_report()), datamodule, device)
+
+    def _own_report(self) -> Path:
+        return self.run.directory / ROBUSTNESS / f"{FINAL}.json"
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Normalisation as a layer, so that attacks and reports work on pixels in [0, 1]."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ class Normalize(nn.Module):
         std: the same, positive.
 
     Raises:
-        UserError: a std is not positive, or mean and std differ in length.
+        UserError: a std is not positive, a value is not finite or no number, or mean and std differ in length.
     """
 
     scale: Tensor
@@ -27,9 +28,12 @@ class Normalize(nn.Module):
         means, stds = _per_channel("mean", mean, channels), _per_channel("std", std, channels)
         if not (stds > 0).all():
             raise UserError(f"std must be positive, got {std}; use 1 to leave the contrast as it is")
+        scale, shift = (1 / stds).float(), (-means / stds).float()
+        if not (scale.isfinite() & shift.isfinite() & (scale > 0)).all():
+            raise UserError(f"mean={mean} and std={std} overflow in float32; give those of images in [0, 1]")
         # Not persistent: the values belong to the configuration, which travels with every checkpoint.
-        self.register_buffer("scale", (1 / stds).float().view(-1, 1, 1), persistent=False)
-        self.register_buffer("shift", (-means / stds).float().view(-1, 1, 1), persistent=False)
+        self.register_buffer("scale", scale.view(-1, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise images (B, C, H, W)."""
@@ -47,6 +51,9 @@ class Normalize(nn.Module):
 def _per_channel(name: str, values: float | Sequence[float], channels: int) -> Tensor:
     """Spread one value over all channels, or check that there is one per channel; float64 (channels,)."""
     numbers = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values] * channels
-    if len(numbers) != channels or not all(isinstance(number, int | float) for number in numbers):
+    are_numbers = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
+    if len(numbers) != channels or not are_numbers:
         raise UserError(f"{name} must be one number or {channels}, got {values!r}; give one per channel")
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"{name} must be finite, got {values!r}; give that of images in [0, 1]")
     return torch.tensor(numbers, dtype=torch.float64)

@@ -68,6 +68,8 @@ def instantiate_network(node: DictConfig, name: str, remedy: str, **settings: ob
         raise UserError(f"{name} cannot be built: {reason}; {remedy}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{name} is incomplete: {one_line(error)}; set what is missing") from error
+    except SystemExit as error:
+        raise UserError(f"{name} cannot be built: it ends the program with status {error.code}; {remedy}") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"{name} must be a network, got {type(network).__name__}; {remedy}")
     return network

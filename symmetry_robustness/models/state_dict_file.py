@@ -4,7 +4,8 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, cast
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from symmetry_robustness.errors import UserError, one_line
 
-# Where programs keep the state dict among other things, first choice first.
+# Where programs keep the state dict among other things.
 _NESTED: Final = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
 _DEPTH: Final = 4
 _NAMED: Final = 3
@@ -85,13 +86,19 @@ def _find(path: Path, content: object) -> dict[str, Tensor]:
     """The state dict in a file's content, which may lie a few dictionaries deep."""
     if _is_state_dict(content):
         return cast(dict[str, Tensor], content)
-    inner = {key: value for key, value in content.items() if _holds_one(value)} if isinstance(content, Mapping) else {}
+    inner = (
+        {key: value for key, value in content.items() if any(_state_dicts(value))}
+        if isinstance(content, Mapping)
+        else {}
+    )
     names = [name for name in _NESTED if name in inner] or list(inner)
     if not names:
         names = [f"a dictionary with {some(map(repr, content))}"] if isinstance(content, Mapping) and content else []
         kind = names[0] if names else f"a {type(content).__name__}"
         raise UserError(f"weights {path} hold {kind}, no state dict of tensors; save one: {SAVE}")
-    if names[0] not in _NESTED and len(names) > 1:
+    rivals = [name for name, value in inner.items() if name == names[0] or _may_replace(value, inner[names[0]])]
+    if len(rivals) > 1 or (names[0] not in _NESTED and len(names) > 1):
+        names = rivals if len(rivals) > 1 else names
         raise UserError(f"weights {path} hold several state dicts ({some(map(str, names))}); save one of them alone")
     return _find(path, inner[names[0]])
 
@@ -106,8 +113,20 @@ def _is_state_dict(content: object) -> bool:
     )
 
 
-def _holds_one(content: object, depth: int = _DEPTH) -> bool:
-    """Whether a state dict lies in a nesting of dictionaries."""
-    if _is_state_dict(content) or not depth:
-        return _is_state_dict(content)
-    return isinstance(content, Mapping) and any(_holds_one(value, depth - 1) for value in content.values())
+def _state_dicts(content: object, depth: int = _DEPTH) -> Iterator[dict[str, Tensor]]:
+    """The state dicts in a nesting of dictionaries."""
+    if _is_state_dict(content):
+        yield cast(dict[str, Tensor], content)
+    elif depth and isinstance(content, Mapping):
+        for value in content.values():
+            yield from _state_dicts(value, depth - 1)
+
+
+def _may_replace(content: object, chosen: object) -> bool:
+    """Whether one entry holds tensors of all shapes that another's first state dict has, as averaged weights do."""
+    needed = _shapes(next(_state_dicts(chosen)))
+    return any(needed <= _shapes(found) for found in _state_dicts(content))
+
+
+def _shapes(found: Mapping[str, Tensor]) -> Counter[torch.Size]:
+    return Counter(value.shape for value in found.values() if isinstance(value, Tensor))

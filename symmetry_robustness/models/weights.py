@@ -105,7 +105,7 @@ def fit_weights(network: nn.Module, found: Mapping[str, Tensor], source: str, pr
         prefix: below which the network's keys stand; what stands elsewhere is then left out.
 
     Raises:
-        UserError: keys are missing or unexpected, or shapes differ.
+        UserError: keys are missing or unexpected, shapes differ, or numbers are complex where the network's are real.
     """
     own = network.state_dict()
     given = {key: key for key in found if key not in _COUNTERS}
@@ -130,6 +130,9 @@ def fit_weights(network: nn.Module, found: Mapping[str, Tensor], source: str, pr
             f"weights {source}: {len(other)} of {len(own)} shapes do not fit {type(network).__name__} ({some(other)}); "
             "build it with the settings that it was trained with, such as classes and widths"
         )
+    unreal = [k for k, v in own.items() if isinstance(v, Tensor) and tensors[k].is_complex() and not v.is_complex()]
+    if unreal:
+        raise UserError(f"weights {source} are complex ({some(unreal)}), the network's are not; save real ones")
     return tensors
 
 

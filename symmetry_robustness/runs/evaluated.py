@@ -1,7 +1,9 @@
 """The run of a network that was trained elsewhere: an ordinary run directory, made by its first evaluation."""
 
 import contextlib
+import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from symmetry_robustness.runs.directory import (
     CONFIG,
     LOCK,
     PROGRESS,
+    ROBUSTNESS,
     SUMMARY,
     create_run,
     first_difference,
@@ -29,7 +32,8 @@ from symmetry_robustness.runs.directory import (
     read_config,
 )
 from symmetry_robustness.runs.exit_status import user_message, write_outcome
-from symmetry_robustness.runs.json_files import write_json
+from symmetry_robustness.runs.json_files import read_mapping, write_json
+from symmetry_robustness.runs.liveness import is_locked
 from symmetry_robustness.runs.provenance import add_environment, add_own_code
 from symmetry_robustness.training.throughput import count_flops
 
@@ -49,7 +53,7 @@ class EvaluatedRun:
     command: list[str]
 
     def check_place(self) -> None:
-        """Check that the directory is free, or this very run's.
+        """Check that the directory is free, this very run's, or that of a run without any report.
 
         Raises:
             UserError: it holds something else.
@@ -58,11 +62,18 @@ class EvaluatedRun:
             return
         if (self.directory / CONFIG).is_file():
             difference = first_difference(read_config(self.directory), self.config)
-            if difference is None:
+            if difference is None or (self._is_replaceable() and not is_locked(self.directory / LOCK)):
                 return
             raise UserError(f"{self.directory} holds another network ({difference[:200]}); choose another name=…")
         if not self.directory.is_dir() or any(self.directory.iterdir()):
             raise UserError(f"{self.directory} exists and is no run; choose another name=… or output=…")
+
+    def _is_replaceable(self) -> bool:
+        """Whether another network's first evaluation failed here, so that the corrected command may take its place."""
+        if not (self.directory / CONFIG).is_file() or any((self.directory / ROBUSTNESS).glob("*.json")):
+            return False
+        config = read_config(self.directory)
+        return config.keys() == self.config.keys() and first_difference(config, self.config) is not None
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -71,6 +82,10 @@ class EvaluatedRun:
         Several processes may share the evaluation; the first one holds the lock.
         """
         try:
+            if self._is_replaceable():
+                with contextlib.suppress(OSError), locked(self.directory / LOCK):
+                    if self._is_replaceable():  # still: another process may have been faster
+                        shutil.rmtree(self.directory)
             create_run(self.config, self.directory, self.command)
             add_environment(self.directory)
             add_own_code(self.directory)
@@ -88,8 +103,16 @@ class EvaluatedRun:
                 self._record(error)
                 raise
 
+    def is_summarized(self, report: RobustnessReport) -> bool:
+        """Whether the run is done and its summary has the numbers of its own evaluation."""
+        summary = read_mapping(self.directory / SUMMARY) or {}
+        numbers = {name: value for name, value in _numbers(report).items() if name != "clean_accuracy"}  # of all images
+        # As texts, so that NaN is the same as NaN.
+        same = all(json.dumps(summary.get(name)) == json.dumps(value) for name, value in numbers.items())
+        return same and is_done(self.directory)
+
     def finish(self, network: nn.Module, report: RobustnessReport, datamodule: Any, device: torch.device) -> None:
-        """Write summary.json, unless an earlier evaluation has.
+        """Write summary.json, unless it has the numbers of the report.
 
         Args:
             network: as evaluated.
@@ -97,7 +120,7 @@ class EvaluatedRun:
             datamodule: all its test images are classified once.
             device: where the network is.
         """
-        if is_done(self.directory):
+        if self.is_summarized(report):
             return
         accuracies = test_accuracies(network, datamodule, device)
         summary = {
@@ -105,11 +128,10 @@ class EvaluatedRun:
             **{name: self.config[name] for name in ("name", "group", "seed")},
             "data": datamodule.provenance,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            **report.summary(),
+            **_numbers(report),
             "clean_accuracy": sum(accuracies.values()) / len(accuracies),
             "test_accuracy": accuracies,
             "test_images": len(datamodule.test_dataloader()[0].split),
-            "robustness_images": len(report),
             "flops": count_flops(network, datamodule.image_shape),
         }
         write_json(self.directory / SUMMARY, summary)
@@ -119,6 +141,11 @@ class EvaluatedRun:
         reason = user_message(error) if isinstance(error, Exception) else None
         text = "interrupted" if interrupted else reason or f"{type(error).__name__}: {one_line(error)}"
         write_outcome(self.directory, "interrupted" if interrupted else "failed", text)
+
+
+def _numbers(report: RobustnessReport) -> dict[str, float]:
+    """What summary.json has of a report."""
+    return {**report.summary(), "robustness_images": len(report)}
 
 
 def test_accuracies(network: nn.Module, datamodule: Any, device: torch.device) -> dict[str, float]:

@@ -110,6 +110,11 @@ WRONG = {
     "mean without std": (other("ResNet18", mean="0.5"), "mean=0.5 comes without std"),
     "mean of two channels": (other("ResNet18", mean="[0.5,0.5]", std="0.5"), "one number or 3, got [0.5, 0.5]"),
     "std of zero": (other("ResNet18", mean="0.5", std="0"), "std must be positive"),
+    "std that overflows": (other("ResNet18", mean="0.5", std="1e-320"), "overflow in float32"),
+    "mean that is none": (other("ResNet18", mean="nan", std="0.5"), "mean must be finite"),
+    "mean that is no number": (other("ResNet18", mean="true", std="0.5"), "mean must be one number or 3, got True"),
+    "constructor that ends Python": (other("leave", network__width=""), "ends the program with status 3"),
+    "shards of no images": ([*other("ResNet18"), "shard_size=0"], "shard_size must be at least 1 image, got 0"),
     "more images than there are": ([*other("ResNet18"), "num_images=65"], "num_images=65"),
 }  # fmt: skip
 
@@ -175,6 +180,39 @@ def test_a_network_becomes_a_run_beside_those_trained_here(
     assert "standard, 4 layers" in table
     assert table.count("Trained elsewhere, with settings that are not known here: ResNet-18 of mine.") == 1
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_the_summary_is_that_of_the_evaluation_that_overwrote_another(tmp_path: Path) -> None:
+    path, command = tmp_path / "outputs" / "mine" / "summary.json", ["evaluate", *network(), *DATA, *PROTOCOL[:-1]]
+    assert cli.main([*command, "num_images=8"]) == 0
+    before = json.loads(path.read_text())
+    assert cli.main([*command, "num_images=16", "overwrite=true"]) == 0
+    after = json.loads(path.read_text())
+    assert (before["robustness_images"], after["robustness_images"]) == (8, 16)
+    assert after["test_accuracy"] == before["test_accuracy"]
+    assert (
+        cli.main([*command, "num_images=4", "robustness.seed=1"]) == 0
+    )  # another protocol, which is not the run's own
+    assert json.loads(path.read_text()) == after
+
+
+def test_a_network_whose_first_evaluation_failed_gives_its_place_to_the_corrected_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from symmetry_robustness.app import evaluation
+    from symmetry_robustness.errors import UserError
+
+    command = ["evaluate", *network(), *DATA, *PROTOCOL]
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluation, "evaluate_in_shards", lambda *_, **__: (_ for _ in ()).throw(UserError("wrong")))
+        assert cli.main([*command, "mean=0.1", "std=0.1"]) == 2
+    run = tmp_path / "outputs" / "mine"
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+    assert cli.main([*command, "mean=0.5", "std=0.5"]) == 0
+    assert read_config(run).normalization == {"mean": 0.5, "std": 0.5}
+    assert json.loads((run / "summary.json").read_text())["status"] == "done"
+    assert cli.main([*command, "mean=0.1", "std=0.1"]) == 2
+    assert "holds another network" in capsys.readouterr().err
 
 
 def test_a_network_that_views_features_as_rows_is_evaluated(tmp_path: Path) -> None:

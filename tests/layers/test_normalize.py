@@ -27,6 +27,14 @@ def test_the_exported_layer_may_be_put_in_training_mode():
         (0.5, 0.0, "std must be positive"),
         ([0.5, 0.5], 0.5, "mean must be one number or 3"),
         ("half", 0.5, "mean must be one number or 3, got 'half'"),
+        (True, 0.5, "mean must be one number or 3, got True"),
+        (0.5, [0.5, True, 0.5], "std must be one number or 3"),
+        (float("nan"), 0.5, "mean must be finite, got nan"),
+        ([0.5, 0.5, float("-inf")], 0.5, "mean must be finite"),
+        (0.5, float("inf"), "std must be finite, got inf"),
+        (0.5, float("nan"), "std must be finite, got nan"),
+        (0.5, 1e-320, "mean=0.5 and std=1e-320 overflow in float32"),
+        (0.5, 1e60, "overflow in float32"),
     ],
 )
 def test_a_bad_setting_is_named(mean, std, message):

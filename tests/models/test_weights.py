@@ -43,6 +43,11 @@ WRAPPERS = {
     "net.": lambda s: prefixed(s, "net."),
     "state_dict": lambda s: {"state_dict": s, "epoch": 3},
     "model": lambda s: {"model": s, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+    "beside an optimizer and scores": lambda s: {
+        "model": s,
+        "optimizer": {"state": {i: {"step": torch.tensor(1.0), "exp_avg": v} for i, v in enumerate(s.values())}},
+        "callbacks": {"best": {"a.ckpt": torch.tensor(0.5)}},
+    },
     "unknown name": lambda s: {"best": s, "accuracy": 0.9},
     "two dictionaries": lambda s: {"model": {"state_dict": s}},
     "Lightning, compiled, on several GPUs": lambda s: {
@@ -140,6 +145,11 @@ class Harm:
         return Path.touch, (self.path,)
 
 
+def test_complex_weights_are_refused_for_a_real_network(trained: nn.Sequential, tmp_path: Path) -> None:
+    torch.save({key: value.to(torch.complex64) for key, value in trained.state_dict().items()}, tmp_path / "model.pt")
+    assert "are complex (" in refusal(tower(), tmp_path / "model.pt")
+
+
 def test_no_code_of_a_file_runs(trained: nn.Sequential, tmp_path: Path) -> None:
     torch.save({"state_dict": trained.state_dict(), "x": Harm(tmp_path / "harm")}, tmp_path / "model.pt")
     assert "loading objects runs code" in refusal(tower(), tmp_path / "model.pt")
@@ -163,6 +173,11 @@ def test_files_that_hold_no_state_dict_are_refused(trained: nn.Sequential, tmp_p
         "numbers": ({"epoch": 3, "accuracy": 0.5}, "a dictionary with 'epoch', 'accuracy', no state dict"),
         "nothing": ({}, "hold a dict, no state dict"),
         "several": ({"a": trained.state_dict(), "b": trained.state_dict()}, "several state dicts (a, b)"),
+        "an average": (
+            {"ema": {"module": prefixed(trained.state_dict(), "module.")}, "net": trained.state_dict()},
+            "several state dicts (ema, net)",
+        ),
+        "known names": ({"ema": trained.state_dict(), "net": trained.state_dict()}, "several state dicts (ema, net)"),
     }.values():
         torch.save(content, path)
         assert words in refusal(tower(), path)
