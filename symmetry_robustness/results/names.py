@@ -91,14 +91,15 @@ def measure_title(name: str, measures: Settings) -> str:
 
 
 def epsilon_name(epsilon: float) -> str:
-    """An epsilon of up to 64/255 as a fraction of 255 where it is one, in decimals otherwise.
+    """An epsilon of up to 64/255 as a fraction of 255 where it is one (halves up to 8), in decimals otherwise.
 
     Examples:
-        >>> epsilon_name(8 / 255), epsilon_name(0.005), epsilon_name(0.5)
-        ('8/255', '0.005', '0.5')
+        >>> epsilon_name(8 / 255), epsilon_name(0.5 / 255), epsilon_name(0.005), epsilon_name(0.1)
+        ('8/255', '0.5/255', '0.005', '0.1')
     """
     steps = round(2 * 255 * epsilon) / 2
-    return f"{steps:g}/255" if 0 < steps <= 64 and abs(255 * epsilon - steps) < 1e-3 else f"{epsilon:.4g}"
+    usual = 0 < steps <= 8 or (8 < steps <= 64 and steps.is_integer())
+    return f"{steps:g}/255" if usual and abs(255 * epsilon - steps) < 1e-3 else f"{epsilon:.4g}"
 
 
 def protocol_settings(settings: Settings) -> dict[str, Any]:

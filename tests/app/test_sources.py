@@ -61,8 +61,8 @@ def test_a_matrix_of_two_networks(tmp_path: Path, capsys: pytest.CaptureFixture[
     stored = [json.loads((tmp_path / "saved" / f"target{number}.json").read_text()) for number in (0, 1)]
     assert len(stored) == 2
     assert table.count("### Transfer, ") == 3
-    assert "| crafted on \\ judged on | target0 | target1 |" in table
-    rows = [line for line in table.splitlines() if line.startswith(("| target0 |", "| target1 |"))]
+    assert "| crafted on \\ judged on | plain, seed 0 | plain, seed 1 |" in table
+    rows = [line for line in table.splitlines() if line.startswith(("| plain, seed 0 |", "| plain, seed 1 |"))]
     assert all(("**" in row.split("|")[2 + number % 2]) for number, row in enumerate(rows))
     assert (tmp_path / "report" / "figures" / "transfer.png").is_file()
 
