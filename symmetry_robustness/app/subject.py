@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from symmetry_robustness.app.config import check_targets
-from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.attacks.validation import are_probabilities, predict
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models import load_checkpoint, load_weights, require_trusted, wrap
 from symmetry_robustness.models.build import instantiate_network
@@ -182,8 +182,7 @@ def check_outputs(network: nn.Module, images: torch.Tensor, classes: int) -> Non
             f"the network has {logits.shape[1]} classes, the data set {classes}; choose data=… to fit, or "
             "the network's number of classes"
         )
-    sums = logits.sum(1)
-    if bool((logits >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all()):
+    if are_probabilities(logits):
         raise UserError(
             "the network returns probabilities (rows of numbers from 0 that add up to 1), from which no attack gets a "
             "gradient; return the logits before the softmax"

@@ -258,6 +258,12 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
         return forward(network, images)
 
 
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs (B, K) lie in [0, 1] and sum to 1 for each image, as those after a softmax do."""
+    inside = len(outputs) > 0 and bool(((outputs >= -1e-5) & (outputs <= 1 + 1e-5)).all())
+    return inside and bool(((outputs.sum(1) - 1).abs() <= 1e-5 * outputs.shape[1]).all())
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 

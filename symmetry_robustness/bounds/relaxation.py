@@ -191,6 +191,7 @@ def minorants(
         if (given := pending.pop(place, None)) is None:
             continue
         node = graph[place]
+        parents = node.inputs
         if isinstance(node.operation, Affine):
             parts = node.operation.adjoint(given)
             terms = None if node.operation.constant is None else given * node.operation.constant
@@ -203,10 +204,11 @@ def minorants(
             terms = negative * lines.offset[owner]
         else:
             box = intervals[place]
-            parts, terms = (), given.clamp_min(0) * box.lower[owner] + given.clamp_max(0) * box.upper[owner]
+            parents, parts = (), ()
+            terms = given.clamp_min(0) * box.lower[owner] + given.clamp_max(0) * box.upper[owner]
         if terms is not None:
             constants, size = constants + _total(terms), size + _total(terms.abs())
-        for parent, part in zip(node.inputs, parts, strict=False):
+        for parent, part in zip(parents, parts, strict=True):
             pending[parent] = pending[parent] + part if parent in pending else part
     slopes = pending.get(0)
     return Linear(rows.new_zeros((len(rows), *graph[0].shape)) if slopes is None else slopes, constants, size)

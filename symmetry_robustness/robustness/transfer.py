@@ -71,6 +71,16 @@ class TransferFrom(Attack):
         return as_attack(self.attack).is_random
 
     @property
+    def norms(self) -> Sequence[str] | None:  # type: ignore[override]
+        """Those of the attack."""
+        return as_attack(self.attack).norms
+
+    @property
+    def cost(self) -> float | None:  # type: ignore[override]
+        """That of the attack, on the source."""
+        return as_attack(self.attack).cost
+
+    @property
     def uses_gradient(self) -> bool:  # type: ignore[override]
         """Whether gradients of the target itself are followed."""
         return self.white_box and as_attack(self.attack).uses_gradient

@@ -161,7 +161,7 @@ def test_a_black_box_that_is_ahead_of_gradients_is_found(network: nn.Module, ahe
     attacks = EvaluationProtocol(attacks={"pgd": PGD(), "mi": Transfer([Source("a", network)], MI)}).attacks
     (check,) = compare_with_white_box(report_of({"pgd": whole, "mi_from_a": transfer}), attacks)
     assert (check.name, check.status) == ("transfer_attack", status)
-    assert check.evidence == f"mi from a: breaks {ahead} of 16 images left at epsilon {0.2 if ahead else 0.1}"
+    assert check.evidence == f"mi from a: breaks {ahead} of 16 images left at epsilon {'51/255' if ahead else '0.1'}"
     attacks = {"pgd": PGD(), "square": TorchAttack("Square")}
     (check,) = compare_with_white_box(report_of({"pgd": whole, "square": transfer}), attacks)
     assert (check.name, check.status) == ("square_better_than_white_box", status)

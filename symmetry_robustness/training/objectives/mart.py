@@ -1,25 +1,18 @@
 """MART: adversarial training that attends to misclassified images."""
 
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks import ThreatModel
-from symmetry_robustness.attacks.validation import check_count
-from symmetry_robustness.training.objectives.ascent import Ascent, gaussian
-from symmetry_robustness.training.objectives.base import (
-    Passes,
-    check_positive,
-    check_weight,
-    craft,
-    divergence,
-    read_epsilon,
-)
+from symmetry_robustness.training.objectives.agreement import Agreement
+from symmetry_robustness.training.objectives.base import Passes, divergence
 
 
+@final
 @dataclass(frozen=True)
-class MART:
+class MART(Agreement):
     """Boosted cross-entropy of attacked images, plus beta times their divergence weighted by how wrong the clean are.
 
     The boosted cross-entropy adds a margin term, -log(1.0001 - largest wrong probability). Attacked images ascend the
@@ -35,18 +28,7 @@ class MART:
         start_noise: standard deviation of the normal noise from which the attack starts, in pixel units.
     """
 
-    epsilon: float | str = 0.031
     beta: float = 5.0
-    steps: int = 10
-    relative_step_size: float = 0.2258
-    start_noise: float = 0.001
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "epsilon", read_epsilon(self.epsilon))
-        check_weight("beta", self.beta)
-        check_count("steps", self.steps)
-        check_positive("relative_step_size", self.relative_step_size)
-        check_positive("start_noise", self.start_noise)
 
     @property
     def passes(self) -> Passes:
@@ -56,17 +38,10 @@ class MART:
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits of the clean images."""
-        logits, attacked = network(images), network(self._attack(network, images, labels))
+        logits, attacked = network(images), network(self.attack(network, images, labels, "cross_entropy"))
         wrong = 1.0000001 - _chosen(logits.float().softmax(1), labels)
         penalty = divergence(logits, attacked) * wrong
         return (boosted_cross_entropy(attacked, labels) + self.beta * penalty).mean(), logits
-
-    def _attack(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        if not self.epsilon:
-            return images
-        length = self.relative_step_size * float(self.epsilon)
-        rule = Ascent(steps=self.steps, length=length, noise=gaussian(self.start_noise))
-        return craft(network, images, labels, ThreatModel("linf", float(self.epsilon)), rule, "evaluation")
 
 
 def boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

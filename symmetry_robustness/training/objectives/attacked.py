@@ -1,0 +1,58 @@
+"""Objectives that train on attacked images alone."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from symmetry_robustness.attacks import ThreatModel, UpdateRule
+from symmetry_robustness.training.objectives.base import Mode, Passes, check_mode, check_positive, craft, read_epsilon
+
+
+@dataclass(frozen=True)
+class AttackedImages(ABC):
+    """Cross-entropy of attacked images; how they are attacked is left to each class.
+
+    Args:
+        epsilon: radius in pixel units, number or fraction; 0 is cross-entropy.
+        relative_step_size: length of a step as a fraction of epsilon.
+        crafted_in: mode of the network while attacked images are made.
+    """
+
+    epsilon: float | str = "8/255"
+    relative_step_size: float = 1.0
+    crafted_in: Mode = "training"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", read_epsilon(self.epsilon, self.attack_norm))
+        check_positive("relative_step_size", self.relative_step_size)
+        check_mode(self.crafted_in)
+
+    @property
+    def attack_norm(self) -> str:
+        """Norm of the ball."""
+        return "linf"
+
+    @property
+    @abstractmethod
+    def rule(self) -> UpdateRule:
+        """The attack."""
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Where attacked images lie."""
+        return ThreatModel("linf", float(self.epsilon))
+
+    @property
+    def passes(self) -> Passes:
+        """One for each step, one to train."""
+        steps = self.rule.steps if self.epsilon else 0
+        return steps + 1, steps + 1
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss and the logits of the attacked images."""
+        if self.epsilon:
+            images = craft(network, images, labels, self.threat, self.rule, self.crafted_in)
+        logits = network(images)
+        return F.cross_entropy(logits, labels), logits
