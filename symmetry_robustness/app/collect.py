@@ -19,6 +19,7 @@ from symmetry_robustness.app.status_view import MARKS, Label, console, counts, i
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file
 from symmetry_robustness.reporting import table_formats
+from symmetry_robustness.results.names import WORST_CASE, epsilon_name
 from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.runs.json_files import read_mapping
 from symmetry_robustness.runs.provenance import PROVENANCE
@@ -118,17 +119,25 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, float]:
 def _results_table(done: Sequence[JobState], width: int) -> Table:
     """Clean accuracies of done jobs and those against the worst of the attacks, as far as there is room."""
     found = [(state.label, _numbers(state.results or {})) for state in done]
-    worst = dict.fromkeys(name for _, row in found for name in row if name.startswith("worst_case."))
+    worst = dict.fromkeys(name for _, row in found for name in row if name.startswith(f"{WORST_CASE}."))
     job = min(max(len(label) for label, _ in found), width // 2)
     shown = ["clean_accuracy", *worst][: max(1, (width - job) // 15)]
     left_out = f"{len(done) - _MOST:,} more in the files" if len(done) > _MOST else None
     table = Table(title="done", caption=left_out, title_justify="left", caption_justify="left")
     table.add_column("job", no_wrap=True, max_width=job)
     for name in shown:
-        table.add_column(f"{name.removeprefix('worst_case.').removesuffix('_accuracy')} %", justify="right")
+        table.add_column(f"{_heading(name)} %", justify="right")
     for label, numbers in found[:_MOST]:
         table.add_row(Label(label), *(f"{100 * numbers[name]:.1f}" if name in numbers else "" for name in shown))
     return table
+
+
+def _heading(name: str) -> str:
+    """A number of a summary as people write it: `worst case, linf 8/255`."""
+    if not name.startswith(f"{WORST_CASE}."):
+        return name.removesuffix("_accuracy")
+    norm, _, epsilon = name.removeprefix(f"{WORST_CASE}.").partition("_")
+    return f"worst case, {norm} {epsilon_name(float(epsilon))}"
 
 
 def _remedies(sweep: Path, states: Sequence[JobState]) -> Iterator[str]:

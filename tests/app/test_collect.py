@@ -88,6 +88,7 @@ def test_the_terminal_is_told_what_failed_and_what_to_do(sweep: Path, capsys: py
     collect(sweep)
     out = capsys.readouterr().out
     lines = out.splitlines()
+    assert "worst case, linf 8/255 %" in out
     assert any(line.split() == ["│", "seed=0", "│", "71.2", "│", "25.0", "│"] for line in lines)
     (index,) = [index for index, line in enumerate(lines) if line == "✖ failed  seed=1  CUDA out of memory | [red]"]
     assert lines[index + 1] == f"  {sweep / 'standard_seed-1_000000000001' / 'log.txt'}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel, panel_rows
-from symmetry_robustness.results.names import NORM_TITLES
+from symmetry_robustness.results.names import NORM_TITLES, measure_title
 from symmetry_robustness.results.plots import Curve, Distribution
 from symmetry_robustness.results.report import Arrays, RobustnessReport
 
@@ -90,7 +90,8 @@ def comparison_figures(reports: Mapping[str, RobustnessReport]) -> style.Figures
                 if chart.kind == "circle" and network not in circle:
                     circle[network], title = first, f"{chart.ylabel} over the angle, first seed"
                 elif chart.kind == "distribution":
-                    label = f"{measure.replace('_', ' ')}: {chart.xlabel}"
+                    name = measure_title(measure, report.settings.get("measures", {}))
+                    label = chart.xlabel if chart.xlabel.startswith(name) else f"{name}: {chart.xlabel}"
                     spreads.setdefault(label, chart._replace(xlabel=label, lines={})).lines[network] = first
         if len(circle) > 1:
             figures[f"{measure}-circle"] = accuracy_circle(circle, title=title)
