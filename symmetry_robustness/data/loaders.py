@@ -161,8 +161,12 @@ class TrainLoader(_Loader):
     rank an image.
 
     Args:
-        split, batch_size, rank, world_size, pin_memory: As in `_Loader`.
+        split: The images.
+        batch_size: Images per step, summed over all ranks.
         seed: Of the order.
+        rank: This process.
+        world_size: Number of processes.
+        pin_memory: Whether batches lie in page-locked memory, for asynchronous copies to a GPU.
 
     Raises:
         UserError: if there are fewer images, or a smaller batch, than processes.
