@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import distributed
+from pytorch_lightning.utilities import move_data_to_device
+from torch import distributed, nn
 from torchmetrics import Metric
 
 log = logging.getLogger(__name__)
 
 
 class ResumeState(pl.Callback):
-    """Saves random states and partial metrics of every rank in each checkpoint, and restores them."""
+    """Saves random states, partial metrics and states of the objective of every rank, and restores them.
+
+    Where another number of ranks resumes, each takes the objective's state of one that was, and nothing else.
+    """
 
     def __init__(self) -> None:
         self._loaded: list[dict[str, Any]] | None = None
@@ -29,6 +33,8 @@ class ResumeState(pl.Callback):
             for name, metric in _metrics(pl_module)
         }
         own = {"random": random_states(pl_module.device), "metrics": counts}
+        if (objective := _stateful(pl_module)) is not None:
+            own["objective"] = move_data_to_device(objective.state_dict(), "cpu")
         states: list[Any] = [own]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
@@ -46,6 +52,10 @@ class ResumeState(pl.Callback):
         states, self._loaded = self._loaded, None
         if states is None:
             return
+        own = states[trainer.global_rank % len(states)]
+        objective = _stateful(pl_module)
+        if objective is not None and "objective" in own:
+            objective.load_state_dict(move_data_to_device(own["objective"], pl_module.device))
         if len(states) != trainer.world_size:
             if trainer.is_global_zero:
                 log.warning(
@@ -55,11 +65,16 @@ class ResumeState(pl.Callback):
                     trainer.world_size,
                 )
             return
-        own = states[trainer.global_rank]
         restore_random_states(own["random"], pl_module.device)
         for name, metric in _metrics(pl_module):
             for key, state in own["metrics"].get(name, {}).items():
                 setattr(metric, key, state.to(pl_module.device))
+
+
+def _stateful(module: pl.LightningModule) -> Any:
+    """The objective if it has a state; None if it has none, or is a part of the module, which Lightning saves."""
+    objective = getattr(module, "objective", None)
+    return objective if hasattr(objective, "state_dict") and not isinstance(objective, nn.Module) else None
 
 
 def _metrics(module: pl.LightningModule) -> Iterator[tuple[str, Metric]]:

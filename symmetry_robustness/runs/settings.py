@@ -133,6 +133,11 @@ def check_objects(config: DictConfig) -> None:
             f"objective._target_={config.objective._target_} must take (network, images, labels): {error}"
         ) from error
     _check_second_derivatives(config, getattr(objective, "second_derivatives", None))
+    if hasattr(objective, "update") and (batches := config.trainer.get("accumulate_grad_batches", 1)) > 1:
+        raise UserError(
+            f"trainer.accumulate_grad_batches={batches} leaves no step to each batch, which objective._target_="
+            f"{config.objective._target_} updates the weights on; leave it out, and lower data.batch_size"
+        )
     node = config.optimizer
     try:
         optimizer = instantiate(node)([torch.nn.Parameter(torch.zeros(1, 1))])
@@ -239,11 +244,11 @@ def check_batches(
 def _takes_one_image(classifier: "Classifier", image_shape: tuple[int, int, int]) -> bool:
     import torch
 
-    network = copy.deepcopy(classifier.network).train()
+    network, objective = copy.deepcopy((classifier.network, classifier.objective))
     image = torch.zeros(1, *image_shape)
     with torch.random.fork_rng(devices=[]):
         try:
-            classifier.objective(network, image, torch.zeros(1, dtype=torch.int64))
+            objective(network.train(), image, torch.zeros(1, dtype=torch.int64))
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 return False

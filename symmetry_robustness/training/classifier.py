@@ -17,7 +17,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.expansion_cache import frozen_weights
 from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives import Objective
-from symmetry_robustness.training.objectives.base import check_result
+from symmetry_robustness.training.objectives.base import check_result, run_update
 
 Batch = tuple[Tensor, Tensor]
 _CHECK_EVERY = 50  # batches; reading the loss waits for the device
@@ -121,6 +121,8 @@ class Classifier(pl.LightningModule):
             UserError: the loss is not finite, or the objective returns something else.
         """
         images, labels = batch
+        if set_epoch := getattr(self.objective, "set_epoch", None):
+            set_epoch(self.current_epoch)
         with frozen_weights(self._period()):
             found = self.objective(self.network, images.contiguous(memory_format=self.memory_format), labels)
         loss, logits = check_result(self.objective, found, len(labels))
@@ -128,6 +130,12 @@ class Classifier(pl.LightningModule):
             self._check_finite(loss, f"training loss in batch {batch_index}")
         self._update("train", loss.detach(), logits.detach(), labels)
         return loss if self.trainer.world_size == 1 else loss * self._weight(len(labels))
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Update the weights on a batch, as the objective does it."""
+        run_update(self.objective, self.network, lambda: optimizer.step(closure=optimizer_closure))
 
     def _weight(self, images: int) -> Tensor:
         """Weight of this rank's mean loss, so that DDP's mean over ranks is the mean over images of an uneven batch."""

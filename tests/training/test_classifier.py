@@ -1,6 +1,9 @@
 """What is logged of an epoch, and how often filters are expanded in one."""
 
+import copy
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -51,21 +54,68 @@ class Counting(nn.Sequential):
         return super().forward(images)  # type: ignore[no-any-return]
 
 
-def test_filters_are_expanded_once_per_update_of_the_weights() -> None:
-    network = Counting()
-    adam = functools.partial(torch.optim.Adam, lr=0.01)
-    classifier = Classifier(network, CleanAndFGSM(), adam, num_classes=4, test_names=["test"])
-    images = TensorDataset(torch.rand(64, 3, 8, 8), torch.randint(4, (64,)))
-    trainer = pl.Trainer(
+def quiet_trainer(**settings: Any) -> pl.Trainer:
+    return pl.Trainer(
         accelerator="cpu",
         max_epochs=2,
-        accumulate_grad_batches=2,
         num_sanity_val_steps=0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **settings,
     )
+
+
+class Replaying:
+    """Cross-entropy on each batch twice, which notes what a training tells it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, object]] = []
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls.append(("loss", network[2].bias[0].item()))  # type: ignore[index, union-attr]
+        logits = network(images)
+        return functional.cross_entropy(logits, labels), logits
+
+    def set_epoch(self, epoch: int) -> None:
+        self.calls.append(("epoch", epoch))
+
+    def update(self, network: nn.Module, step: Callable[[], object]) -> None:
+        self.calls.append(("update", network))
+        for _ in range(2):
+            step()
+
+
+def test_an_objective_may_update_the_weights_twice_on_a_batch_and_hears_of_epochs() -> None:
+    network, objective = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)), Replaying()
+    sgd = functools.partial(torch.optim.SGD, lr=0.5)
+    classifier = Classifier(network, objective, sgd, num_classes=4, test_names=["test"])
+    by_hand = copy.deepcopy(network)
+    images, labels = torch.rand(16, 3, 8, 8), torch.randint(4, (16,))
+    trainer = quiet_trainer()
+    batches = DataLoader(TensorDataset(images, labels), batch_size=8)
+    trainer.fit(classifier, batches, batches)
+    assert trainer.global_step == 4  # of batches, not of updates
+    names = [name for name, _ in objective.calls]
+    assert names == ["update", "epoch", "loss", "epoch", "loss"] * 4
+    assert [value for name, value in objective.calls if name == "epoch"] == [0] * 4 + [1] * 4
+    assert len({value for name, value in objective.calls if name == "loss"}) == 8
+    optimizer = sgd(by_hand.parameters())
+    for part in [slice(8), slice(8), slice(8, 16), slice(8, 16)] * 2:
+        optimizer.zero_grad()
+        functional.cross_entropy(by_hand(images[part]), labels[part]).backward()
+        optimizer.step()
+    for trained, expected in zip(network.parameters(), by_hand.parameters(), strict=True):
+        assert torch.equal(trained, expected)
+
+
+def test_filters_are_expanded_once_per_update_of_the_weights() -> None:
+    network = Counting()
+    adam = functools.partial(torch.optim.Adam, lr=0.01)
+    classifier = Classifier(network, CleanAndFGSM(), adam, num_classes=4, test_names=["test"])
+    images = TensorDataset(torch.rand(64, 3, 8, 8), torch.randint(4, (64,)))
+    trainer = quiet_trainer(accumulate_grad_batches=2)
     trainer.fit(classifier, DataLoader(images, batch_size=8), DataLoader(images, batch_size=16))
     # Of 8 batches two at a time are for one update; in each the network is called to craft an attack and to learn.
     assert trainer.global_step == 8

@@ -8,11 +8,17 @@ from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.attacks.losses import Loss
 from symmetry_robustness.attacks.validation import check_count
 from symmetry_robustness.training.objectives.ascent import Ascent, gaussian
-from symmetry_robustness.training.objectives.base import check_positive, check_weight, craft, read_epsilon
+from symmetry_robustness.training.objectives.base import (
+    AdversarialObjective,
+    check_positive,
+    check_weight,
+    craft,
+    read_epsilon,
+)
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(AdversarialObjective):
     """Settings of a divergence between predictions, and of the attack in it, which is made in evaluation mode.
 
     Args:
@@ -36,7 +42,7 @@ class Agreement:
         check_positive("relative_step_size", self.relative_step_size)
         check_positive("start_noise", self.start_noise)
 
-    def attack(self, network: nn.Module, images: Tensor, labels: Tensor, loss: str | Loss) -> Tensor:
+    def ascend(self, network: nn.Module, images: Tensor, labels: Tensor, loss: str | Loss) -> Tensor:
         """Images (B, C, H, W) that ascend a loss, within epsilon of the images."""
         if not self.epsilon:
             return images

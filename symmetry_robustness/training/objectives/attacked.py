@@ -1,17 +1,25 @@
 """Objectives that train on attacked images alone."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.attacks import ThreatModel, UpdateRule
-from symmetry_robustness.training.objectives.base import Mode, Passes, check_mode, check_positive, craft, read_epsilon
+from symmetry_robustness.training.objectives.base import (
+    AdversarialObjective,
+    Mode,
+    Passes,
+    check_mode,
+    check_positive,
+    craft,
+    read_epsilon,
+)
 
 
 @dataclass(frozen=True)
-class AttackedImages(ABC):
+class AttackedImages(AdversarialObjective):
     """Cross-entropy of attacked images; how they are attacked is left to each class.
 
     Args:
@@ -45,14 +53,21 @@ class AttackedImages(ABC):
         return ThreatModel("linf", float(self.epsilon))
 
     @property
-    def passes(self) -> Passes:
-        """One for each step, one to train."""
+    def attack_passes(self) -> Passes:
+        """One for each step."""
         steps = self.rule.steps if self.epsilon else 0
-        return steps + 1, steps + 1
+        return steps, steps
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def loss_passes(self) -> Passes:
+        """One."""
+        return 1, 1
+
+    def attacked(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Images (B, C, H, W) that the rule attacks; the images themselves at epsilon 0."""
+        return craft(network, images, labels, self.threat, self.rule, self.crafted_in) if self.epsilon else images
+
+    def loss(self, network: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits of the attacked images."""
-        if self.epsilon:
-            images = craft(network, images, labels, self.threat, self.rule, self.crafted_in)
-        logits = network(images)
+        logits = network(attacked)
         return F.cross_entropy(logits, labels), logits

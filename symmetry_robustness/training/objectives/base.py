@@ -1,7 +1,8 @@
 """The contract of training objectives, and what several of them share."""
 
 import contextlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
 import torch
@@ -23,6 +24,16 @@ class Objective(Protocol):
     An objective may state `passes`, the passes of a batch through the network in one step, and `second_derivatives`,
     the mode of the network in which gradients are differentiated again, or None. Compiled networks cannot do that, nor
     can batch norms that share statistics over ranks in training mode.
+
+    It may also have any of these methods:
+
+    - `set_epoch(epoch)`, called before each batch, also after a run was resumed in the middle of an epoch.
+    - `update(network, step)`, called for each batch in place of `step()`, which calls the objective and goes backward
+      and lets the optimiser step. It may call `step` several times and change weights in place before and after it.
+      It is refused where batches are accumulated, since only the last of them ends with a step.
+    - `state_dict()` and `load_state_dict(state)`, as of an optimiser: tensors and plain values in containers. Each rank
+      saves its own state in every checkpoint. An objective that is an `nn.Module` is saved as a part of the training
+      module instead, equally on all ranks.
     """
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,6 +42,57 @@ class Objective(Protocol):
         The logits are those of the clean images; where only attacked ones are trained on, those of the attacked.
         """
         ...
+
+
+class AdversarialObjective(ABC):
+    """An objective in two parts, attacked images and the loss on them, which wrappers also use one by one."""
+
+    @property
+    @abstractmethod
+    def attack_passes(self) -> Passes:
+        """Passes that making the attacked images takes."""
+
+    @property
+    @abstractmethod
+    def loss_passes(self) -> Passes:
+        """Passes that the loss on them takes."""
+
+    @abstractmethod
+    def attacked(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Attacked images (B, C, H, W), which no gradient flows through."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss () and logits (B, K) of images and their attacked copies, both (B, C, H, W), with labels (B,)."""
+
+    @property
+    def passes(self) -> Passes:
+        """Those of both parts."""
+        return add_passes(self.attack_passes, self.loss_passes)
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and logits."""
+        return self.loss(network, images, self.attacked(network, images, labels), labels)
+
+
+def add_passes(*parts: Passes) -> Passes:
+    """Forward and backward passes of all parts together."""
+    return sum(forward for forward, _ in parts), sum(backward for _, backward in parts)
+
+
+def run_update(objective: Objective, network: nn.Module, step: Callable[[], object]) -> None:
+    """Update the weights on a batch, as the objective does it; one step where it has no way of its own.
+
+    Args:
+        objective: with or without `update`.
+        network: that the objective trains.
+        step: calls the objective, goes backward, and lets the optimiser step.
+    """
+    update = getattr(objective, "update", None)
+    if update is None:
+        step()
+    else:
+        update(network, step)
 
 
 def check_result(objective: Objective, found: object, images: int) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks import FGSM, ThreatModel
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.training.objectives.base import Passes, craft
+from symmetry_robustness.training.objectives.base import AdversarialObjective, Passes, craft
 
 
 @dataclass(frozen=True)
-class CleanAndFGSM:
+class CleanAndFGSM(AdversarialObjective):
     """Adversarial training on the mean of the clean and the FGSM loss.
 
     The released parallel-rotation script trains this way (epsilon 0.01 in [-1, 1] units, 0.005 in pixels), although
@@ -31,12 +31,20 @@ class CleanAndFGSM:
             )
 
     @property
-    def passes(self) -> Passes:
-        """One to craft, two to train."""
-        return 3, 3
+    def attack_passes(self) -> Passes:
+        """One step."""
+        return 1, 1
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def loss_passes(self) -> Passes:
+        """Clean and attacked images."""
+        return 2, 2
+
+    def attacked(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """FGSM images (B, C, H, W)."""
+        return craft(network, images, labels, ThreatModel("linf", self.epsilon), FGSM(), "evaluation")
+
+    def loss(self, network: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss and clean logits."""
-        attacked = craft(network, images, labels, ThreatModel("linf", self.epsilon), FGSM(), "evaluation")
         logits = network(torch.cat([images, attacked]))
         return F.cross_entropy(logits, labels.repeat(2)), logits[: len(images)]

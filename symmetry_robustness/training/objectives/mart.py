@@ -31,17 +31,26 @@ class MART(Agreement):
     beta: float = 5.0
 
     @property
-    def passes(self) -> Passes:
-        """One for each step, two to train."""
+    def attack_passes(self) -> Passes:
+        """One for each step."""
         steps = self.steps if self.epsilon else 0
-        return steps + 2, steps + 2
+        return steps, steps
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def loss_passes(self) -> Passes:
+        """Clean and attacked images."""
+        return 2, 2
+
+    def attacked(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Images (B, C, H, W) that ascend the cross-entropy."""
+        return self.ascend(network, images, labels, "cross_entropy")
+
+    def loss(self, network: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits of the clean images."""
-        logits, attacked = network(images), network(self.attack(network, images, labels, "cross_entropy"))
+        logits, moved = network(images), network(attacked)
         wrong = 1.0000001 - _chosen(logits.float().softmax(1), labels)
-        penalty = divergence(logits, attacked) * wrong
-        return (boosted_cross_entropy(attacked, labels) + self.beta * penalty).mean(), logits
+        penalty = divergence(logits, moved) * wrong
+        return (boosted_cross_entropy(moved, labels) + self.beta * penalty).mean(), logits
 
 
 def boosted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -30,18 +30,31 @@ class TRADES(Agreement):
     """
 
     @property
-    def passes(self) -> Passes:
-        """One for each step, two to train, and the prediction in evaluation mode that the attack leaves."""
-        return (self.steps + 3, self.steps + 2) if self.epsilon and self.beta else (1, 1)
+    def _agrees(self) -> bool:
+        return bool(self.epsilon and self.beta)
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss and the logits of the clean images."""
-        if not (self.epsilon and self.beta):
-            logits = network(images)
-            return F.cross_entropy(logits, labels), logits
+    @property
+    def attack_passes(self) -> Passes:
+        """One for each step, and the prediction in evaluation mode that the attack leaves."""
+        return (self.steps + 1, self.steps) if self._agrees else (0, 0)
+
+    @property
+    def loss_passes(self) -> Passes:
+        """Clean and attacked images."""
+        return (2, 2) if self._agrees else (1, 1)
+
+    def attacked(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Images (B, C, H, W) whose predictions diverge from those of the clean images."""
+        if not self._agrees:
+            return images
         with crafting(network):
             clean = predict(network, images)
-        attacked = self.attack(network, images, labels, lambda logits, labels, targets: divergence(clean, logits))
+        return self.ascend(network, images, labels, lambda logits, labels, targets: divergence(clean, logits))
+
+    def loss(self, network: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss and the logits of the clean images."""
         logits = network(images)
-        penalty = divergence(logits, network(attacked)).mean()
-        return F.cross_entropy(logits, labels) + self.beta * penalty, logits
+        loss = F.cross_entropy(logits, labels)
+        if not self._agrees:
+            return loss, logits
+        return loss + self.beta * divergence(logits, network(attacked)).mean(), logits
