@@ -4,7 +4,9 @@ from symmetry_robustness.attacks.apgd import APGD
 from symmetry_robustness.attacks.base import Attack, UpdateRule, as_attack
 from symmetry_robustness.attacks.fab import FAB
 from symmetry_robustness.attacks.gradient import FGSM, PGD, GradientAttack
+from symmetry_robustness.attacks.orbit import OrbitAveraged
 from symmetry_robustness.attacks.square import Square
+from symmetry_robustness.attacks.subspace import InSubspace, LowFrequencies, Span, principal_components
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.torchattacks import TorchAttack
 from symmetry_robustness.attacks.transfer import TransferPGD
@@ -18,7 +20,11 @@ __all__ = [
     "PGD",
     "Attack",
     "GradientAttack",
+    "InSubspace",
     "LibraryAttack",
+    "LowFrequencies",
+    "OrbitAveraged",
+    "Span",
     "Square",
     "ThreatModel",
     "TorchAttack",
@@ -26,4 +32,5 @@ __all__ = [
     "UpdateRule",
     "as_attack",
     "parse_epsilon",
+    "principal_components",
 ]

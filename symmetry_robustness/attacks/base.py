@@ -205,6 +205,11 @@ class UpdateRule(CheckedAttack):
     """Loss to ascend, by name or as a function."""
 
     @property
+    def passes_per_step(self) -> int:
+        """Passes of the network in one evaluation; of several, the logits and the gradient are not those of one."""
+        return self.draws
+
+    @property
     def min_classes(self) -> int:
         """Number of classes from which on the attack is defined."""
         return classes_needed(self.loss, targeted=self.targeted)
@@ -234,7 +239,7 @@ class UpdateRule(CheckedAttack):
     def cost(self) -> float:  # type: ignore[override]
         """All steps of all runs."""
         gradients = self.steps / self.gradient_every if self.uses_gradient else 0
-        return self.restarts * self.draws * (self.steps + 2 * gradients)
+        return self.restarts * self.passes_per_step * (self.steps + 2 * gradients)
 
     @property
     def update_rule(self) -> "UpdateRule":  # type: ignore[override]

@@ -266,10 +266,11 @@ class _Engine:
 
     def _first_pass(self, clean: CleanPass | None) -> CleanPass:
         """Logits and gradients at the images, where every item starts."""
-        if clean is not None and (self.rule.loss == "cross_entropy" or not self.rule.uses_gradient):
+        known = self.rule.loss == "cross_entropy" and self.rule.passes_per_step == 1
+        if clean is not None and (known or not self.rule.uses_gradient):
             return clean
         self.gradients += len(self.images) if self.rule.uses_gradient else 0
-        self.passes += self.rule.draws
+        self.passes += self.rule.passes_per_step
         parts = [
             self._logits_and_gradient(x.contiguous(memory_format=torch.channels_last), y, y)
             for x, y in zip(
@@ -327,7 +328,7 @@ class _Engine:
         slots = self.slots
         busy = slice(slots.count)
         logits, gradient = self._evaluate(busy)
-        np.add.at(self.passes, slots.row[busy], self.rule.draws)
+        np.add.at(self.passes, slots.row[busy], self.rule.passes_per_step)
         wrong = misclassified(logits, slots.labels[busy]).cpu().numpy()
         over = slots.step[busy] >= self.rule.steps
         if self.rule.minimizes_norm:
@@ -385,7 +386,7 @@ class _Engine:
         for findings, (first, distance, excess) in zip(found, np.split(values, ends, axis=1), strict=True):
             success = first < self.length
             used = findings.passes if self.rule.minimizes_norm else np.minimum(first + 1, findings.passes)
-            np.add.at(self.passes, findings.row, self.rule.draws * used.astype(np.int64))
+            np.add.at(self.passes, findings.row, self.rule.passes_per_step * used.astype(np.int64))
             hits = np.flatnonzero(success)
             if not self.rule.minimizes_norm:
                 hits = self._first_successes(hits, findings.row, findings.item)
