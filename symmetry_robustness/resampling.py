@@ -4,10 +4,11 @@ Positions are float64 and in pixels, 0 being the middle of the line; rows count 
 """
 
 import math
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from symmetry_robustness.errors import UserError
 
@@ -107,3 +108,49 @@ def downsample(images: Tensor, factor: float) -> Tensor:
         raise UserError(f"factor must be between 1 and {min(height, width)}, got {factor}; upsampling is not supported")
     rows, columns = lanczos_weights(height, factor).to(images), lanczos_weights(width, factor).to(images)
     return rows @ images @ columns.T
+
+
+def turn_quarters(images: Tensor, turns: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    """Turn each image by quarters of its own, exactly: pixels move, none changes.
+
+    Args:
+        images: (B, C, H, W); square where a turn is not 0.
+        turns: counter-clockwise, int64 (B,), 0 to 3.
+        mirrored: int64 (B,), 1 where the image is mirrored left and right first; None mirrors none.
+
+    Examples:
+        >>> turn_quarters(torch.arange(4).reshape(1, 1, 2, 2), torch.tensor([1])).flatten().tolist()
+        [1, 3, 0, 2]
+    """
+    _, channels, height, width = images.shape
+    grid = torch.arange(height * width, device=images.device).reshape(height, width)
+    quarters = 4 if height == width else 1
+    places = torch.stack([torch.rot90(g, k) for g in (grid, grid.flip(1)) for k in range(quarters)]).flatten(1)
+    index = places[turns if mirrored is None else mirrored * quarters + turns]
+    return images.flatten(2).gather(2, index[:, None].expand(-1, channels, -1)).reshape(images.shape)
+
+
+def warp(
+    images: Tensor, sources: Tensor, shifts: Tensor | None = None, outside: Literal["border", "zeros"] = "border"
+) -> Tensor:
+    """Move each image by an affine map of its own about its centre, with linear interpolation.
+
+    Args:
+        images: (B, C, H, W).
+        sources: (B, 2, 2); the pixel of a result at (x, y), to the right and downwards, comes from sources · (x, y).
+        shifts: pixels (B, 2) that are added to that place; None for none.
+        outside: whether the edge goes on as it ends, or is followed by black.
+
+    Returns:
+        (B, C, H, W).
+    """
+    half = [size / 2 for size in images.shape[:1:-1]]  # columns, rows
+    right, down = (centred(size).to(sources) for size in images.shape[:1:-1])
+    moved = torch.zeros_like(sources[:, 0]) if shifts is None else shifts
+    # torch counts in halves of the image; its own affine_grid takes longer than the interpolation.
+    places = [
+        (row[:, 0, None, None] * right + row[:, 1, None, None] * down[:, None] + shift[:, None, None]) / length
+        for row, shift, length in zip(sources.unbind(1), moved.unbind(1), half, strict=True)
+    ]
+    grid = torch.stack(places, 3)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=False)

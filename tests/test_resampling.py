@@ -10,6 +10,8 @@ from symmetry_robustness.resampling import (
     outer,
     periodic_sinc_weights,
     source_positions,
+    turn_quarters,
+    warp,
 )
 
 
@@ -39,3 +41,31 @@ def test_a_quarter_turn_takes_every_pixel_from_where_rot90_takes_it() -> None:
     torch.testing.assert_close((weights @ image.flatten()).view(6, 6), torch.rot90(image), atol=1e-5, rtol=0)
     smaller, _ = source_positions(6, 0, scale=0.5)
     torch.testing.assert_close(smaller[:, 0], 2 * centred(6))
+
+
+def test_quarter_turns_and_flips_are_those_of_torch() -> None:
+    images = torch.rand(8, 3, 4, 4)
+    turns, mirrored = torch.arange(8) % 4, torch.arange(8) // 4
+    found = turn_quarters(images, turns, mirrored)
+    for image, turn, flip, moved in zip(images, turns, mirrored, found, strict=True):
+        assert torch.equal(moved, torch.rot90(image.flip(2) if flip else image, int(turn), (1, 2)))
+    for _ in range(4):
+        images = turn_quarters(images, torch.ones(8, dtype=torch.int64), torch.zeros(8, dtype=torch.int64))
+    assert torch.equal(turn_quarters(images, turns, mirrored), found)
+
+
+def test_images_that_are_not_square_can_be_mirrored() -> None:
+    images = torch.rand(2, 3, 4, 5)
+    found = turn_quarters(images, torch.zeros(2, dtype=torch.int64), torch.tensor([0, 1]))
+    assert torch.equal(found, torch.stack([images[0], images[1].flip(2)]))
+
+
+def test_scale_one_changes_nothing_and_scale_two_shows_the_middle() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(warp(images, torch.eye(2).repeat(2, 1, 1)), images)
+    line = torch.arange(8.0).expand(1, 1, 8, 8)
+    torch.testing.assert_close(warp(line, torch.eye(2)[None] / 2)[0, 0, 0], 1.75 + torch.arange(8.0) / 2)
+    assert torch.equal(
+        warp(torch.full((2, 3, 8, 8), 0.25), torch.eye(2) * torch.tensor([2.0, 0.5])[:, None, None]),
+        torch.full((2, 3, 8, 8), 0.25),
+    )

@@ -1,5 +1,6 @@
 """Training objectives: cross-entropy, adversarial training, and penalties on gradients and on symmetry."""
 
+from symmetry_robustness.training.objectives.augmix import AugMixConsistency
 from symmetry_robustness.training.objectives.base import Objective
 from symmetry_robustness.training.objectives.clean_and_fgsm import CleanAndFGSM
 from symmetry_robustness.training.objectives.cross_entropy import CrossEntropy
@@ -18,6 +19,7 @@ __all__ = [
     "MART",
     "NFGSM",
     "TRADES",
+    "AugMixConsistency",
     "CleanAndFGSM",
     "CrossEntropy",
     "Curvature",

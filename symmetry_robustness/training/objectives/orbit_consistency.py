@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks.validation import check_count, predict
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.resampling import turn_quarters, warp
 from symmetry_robustness.training.objectives.base import Passes, check_weight, crafting, divergence
 
 
@@ -95,26 +96,9 @@ class OrbitConsistency:
         count = len(images)
         turns = torch.randint(4, (count,)) if self.rotations else torch.zeros(count, dtype=torch.int64)
         mirrored = torch.randint(2, (count,)) if self.flips else torch.zeros(count, dtype=torch.int64)
-        moved = permuted(images, turns.to(images.device), mirrored.to(images.device))
+        moved = turn_quarters(images, turns.to(images.device), mirrored.to(images.device))
         if not self._scaled:
             return moved
         low, high = self.scales
-        return scaled(moved, (low * (high / low) ** torch.rand(count)).to(images.device))
-
-
-def permuted(images: Tensor, turns: Tensor, mirrored: Tensor) -> Tensor:
-    """Images (B, C, H, W), mirrored where (B,) is 1 and then turned counter-clockwise by (B,) quarters, exactly."""
-    _, channels, height, width = images.shape
-    grid = torch.arange(height * width, device=images.device).reshape(height, width)
-    quarters = 4 if height == width else 1
-    places = torch.stack([torch.rot90(g, k) for g in (grid, grid.flip(1)) for k in range(quarters)]).flatten(1)
-    index = places[mirrored * quarters + turns]
-    return images.flatten(2).gather(2, index[:, None].expand(-1, channels, -1)).reshape(images.shape)
-
-
-def scaled(images: Tensor, factors: Tensor) -> Tensor:
-    """Images (B, C, H, W) magnified about their centre by (B,), bilinear; the border goes on as it ends."""
-    zero = torch.zeros_like(factors)
-    rows = torch.stack([1 / factors, zero, zero, zero, 1 / factors, zero], 1).reshape(-1, 2, 3)
-    grid = F.affine_grid(rows, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        factors = low * (high / low) ** torch.rand(count)
+        return warp(moved, (torch.eye(2) / factors[:, None, None]).to(images.device))

@@ -1,6 +1,7 @@
 """Laws that hold for every objective."""
 
 import copy
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
+from symmetry_robustness.data import AugMix
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.training import CleanAndFGSM, CrossEntropy, Objective
 from symmetry_robustness.training.objectives import (
     MART,
     NFGSM,
     TRADES,
+    AugMixConsistency,
     Curvature,
     FGSMRandomStart,
     GradAlign,
@@ -49,6 +52,7 @@ OBJECTIVES: list[Objective] = [
     OrbitConsistency(candidates=4, distance="l2", scales=(0.8, 1.25)),
     GradAlign(),
     GradAlign("16/255", crafted_in="evaluation"),
+    AugMixConsistency(AugMix()),
 ]
 # With these settings nothing is left but the cross-entropy.
 CROSS_ENTROPIES: list[Objective] = [
@@ -63,6 +67,7 @@ CROSS_ENTROPIES: list[Objective] = [
     Curvature(0.0),
     OrbitConsistency(0.0),
     GradAlign("0/255"),
+    AugMixConsistency(AugMix(), 0.0),
 ]
 IMPOSSIBLE = [
     lambda: PGDTraining(8),
@@ -184,7 +189,8 @@ def test_a_configuration_states_all_settings_with_their_defaults(path: Path) -> 
     config = OmegaConf.load(path)
     objective = instantiate(config)
     assert set(config) - {"_target_"} == set(vars(objective))
-    assert objective == type(objective)()
+    given = {part.name: getattr(objective, part.name) for part in fields(objective) if part.default is MISSING}
+    assert objective == type(objective)(**given)
 
 
 def test_without_an_attack_the_loss_is_torch_s() -> None:

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.training.objectives import CrossEntropy, OrbitConsistency
-from symmetry_robustness.training.objectives.orbit_consistency import permuted, scaled
 
 from .networks import batch, smooth_network
 
@@ -15,31 +14,6 @@ class Invariant(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return (images * 8).round().sum((2, 3)) / 64
-
-
-def test_quarter_turns_and_flips_are_those_of_torch() -> None:
-    images = torch.rand(8, 3, 4, 4)
-    turns, mirrored = torch.arange(8) % 4, torch.arange(8) // 4
-    found = permuted(images, turns, mirrored)
-    for image, turn, flip, moved in zip(images, turns, mirrored, found, strict=True):
-        assert torch.equal(moved, torch.rot90(image.flip(2) if flip else image, int(turn), (1, 2)))
-    for _ in range(4):
-        images = permuted(images, torch.ones(8, dtype=torch.int64), torch.zeros(8, dtype=torch.int64))
-    assert torch.equal(permuted(images, turns, mirrored), found)
-
-
-def test_images_that_are_not_square_can_be_mirrored() -> None:
-    images = torch.rand(2, 3, 4, 5)
-    found = permuted(images, torch.zeros(2, dtype=torch.int64), torch.tensor([0, 1]))
-    assert torch.equal(found, torch.stack([images[0], images[1].flip(2)]))
-
-
-def test_scale_one_changes_nothing_and_scale_two_shows_the_middle() -> None:
-    images = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(scaled(images, torch.ones(2)), images)
-    line = torch.arange(8.0).expand(1, 1, 8, 8)
-    torch.testing.assert_close(scaled(line, torch.tensor([2.0]))[0, 0, 0], 1.75 + torch.arange(8.0) / 2)
-    assert torch.equal(scaled(torch.full((2, 3, 8, 8), 0.25), torch.tensor([0.5, 2.0])), torch.full((2, 3, 8, 8), 0.25))
 
 
 @pytest.mark.parametrize("distance", ["kl", "l2"])
