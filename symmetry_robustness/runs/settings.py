@@ -132,6 +132,7 @@ def check_objects(config: DictConfig) -> None:
         raise UserError(
             f"objective._target_={config.objective._target_} must take (network, images, labels): {error}"
         ) from error
+    _check_layers(config, getattr(objective, "reads_layers", False))
     _check_second_derivatives(config, getattr(objective, "second_derivatives", None))
     if hasattr(objective, "update") and (batches := config.trainer.get("accumulate_grad_batches", 1)) > 1:
         raise UserError(
@@ -152,6 +153,15 @@ def check_objects(config: DictConfig) -> None:
         raise UserError(f"{node._target_} refuses its settings ({one_line(error)}); correct them") from error
     if idle:
         raise UserError("optimizer.lr=0 leaves the network untrained; choose a positive one")
+
+
+def _check_layers(config: DictConfig, read: bool) -> None:
+    """Refuse a compiled network, whose layers are not called one by one, for an objective that reads them."""
+    if read and config.compute.compile:
+        raise UserError(
+            f"objective._target_={config.objective._target_} reads layers, which a compiled network does not show; "
+            "set compute.compile=false"
+        )
 
 
 def _check_second_derivatives(config: DictConfig, mode: str | None) -> None:

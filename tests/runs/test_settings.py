@@ -94,6 +94,9 @@ RANKS = "trainer=ddp_cpu"
         (["objective=jacobian", "objective.strength=0", RANKS], False),
         (["objective=curvature", RANKS], False),
         (["objective=trades", RANKS], False),
+        (["objective=j_sigr", RANKS], True),
+        (["objective=attribution_guided", COMPILED], True),
+        (["objective=attribution_guided", "objective.gradient_strength=0", COMPILED], False),
     ],
 )
 def test_what_cannot_be_differentiated_twice_is_refused(words: list[str], refused: bool) -> None:
@@ -103,3 +106,11 @@ def test_what_cannot_be_differentiated_twice_is_refused(words: list[str], refuse
     with pytest.raises(UserError, match="differentiates gradients"):
         check_objects(config)
     return None
+
+
+@pytest.mark.parametrize("objective", ["hsic_bottleneck", "metric_learning"])
+def test_layers_of_a_compiled_network_are_not_read(objective: str) -> None:
+    check_objects(configured(f"objective={objective}"))
+    check_objects(configured(f"objective={objective}", RANKS))
+    with pytest.raises(UserError, match="reads layers"):
+        check_objects(configured(f"objective={objective}", COMPILED))

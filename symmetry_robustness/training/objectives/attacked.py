@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from symmetry_robustness.attacks import ThreatModel, UpdateRule
+from symmetry_robustness.attacks import PGD, ThreatModel, UpdateRule
+from symmetry_robustness.attacks.validation import check_count
 from symmetry_robustness.training.objectives.base import (
     AdversarialObjective,
     Mode,
@@ -71,3 +72,27 @@ class AttackedImages(AdversarialObjective):
         """Return the loss and the logits of the attacked images."""
         logits = network(attacked)
         return F.cross_entropy(logits, labels), logits
+
+
+@dataclass(frozen=True)
+class PGDImages(AttackedImages):
+    """Settings of PGD from a random start, for objectives that train on its images and add terms of their own.
+
+    Args:
+        epsilon: radius in pixel units, number or fraction; at 0 nothing is attacked.
+        relative_step_size: length of a step as a fraction of epsilon.
+        crafted_in: mode of the network while attacked images are made.
+        steps: of PGD.
+    """
+
+    relative_step_size: float = 0.25
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps)
+        super().__post_init__()
+
+    @property
+    def rule(self) -> PGD:
+        """PGD."""
+        return PGD(self.steps, relative_step_size=self.relative_step_size, random_start=True)

@@ -23,7 +23,8 @@ class Objective(Protocol):
 
     An objective may state `passes`, the passes of a batch through the network in one step, and `second_derivatives`,
     the mode of the network in which gradients are differentiated again, or None. Compiled networks cannot do that, nor
-    can batch norms that share statistics over ranks in training mode.
+    can batch norms that share statistics over ranks in training mode. `reads_layers` says whether features inside the
+    network are read, which compiled networks do not show.
 
     It may also have any of these methods:
 
@@ -186,6 +187,16 @@ def check_weight(name: str, value: float) -> None:
         raise UserError(f"{name} must be finite and not negative, got {value}; 0 turns the term off")
 
 
+def check_share(name: str, value: float) -> None:
+    """Refuse a share that is not in [0, 1].
+
+    Raises:
+        UserError: names the setting.
+    """
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} must lie in [0, 1], got {value}; 0.5 is half of them")
+
+
 def divergence(logits: Tensor, others: Tensor) -> Tensor:
     """Kullback-Leibler divergence (B,) of the predictions of other logits (B, K) from those of logits (B, K)."""
     log, log_others = logits.float().log_softmax(1), others.float().log_softmax(1)
@@ -196,6 +207,16 @@ def input_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[
     """Logits (B, K), cross-entropies (B,) and their gradients (B, C, H, W), which can be differentiated again."""
     variable = images.detach().requires_grad_()
     logits = network(variable)
+    return logits, *gradient_by_images(logits, labels, variable)
+
+
+def gradient_by_images(logits: Tensor, labels: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropies (B,) of logits (B, K), and their gradients by the images that these were computed from."""
     losses = F.cross_entropy(logits, labels, reduction="none")
-    (gradient,) = torch.autograd.grad(losses.sum(), variable, create_graph=True)
-    return logits, losses, gradient
+    (gradient,) = torch.autograd.grad(losses.sum(), images, create_graph=True)
+    return losses, gradient
+
+
+def half_square(values: Tensor) -> Tensor:
+    """Half the squared l2 norm of each image's values, (B,)."""
+    return values.flatten(1).square().sum(1) / 2

@@ -10,7 +10,14 @@ from torch.nn import functional as F
 from symmetry_robustness.attacks.norms import NORMS
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
-from symmetry_robustness.training.objectives.base import Mode, Passes, check_positive, check_weight, input_gradient
+from symmetry_robustness.training.objectives.base import (
+    Mode,
+    Passes,
+    check_positive,
+    check_weight,
+    half_square,
+    input_gradient,
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,7 @@ class InputGradient:
         return F.cross_entropy(logits, labels) + self.strength * penalty.mean(), logits
 
     def _penalty(self, gradient: Tensor) -> Tensor:
-        flat = gradient.flatten(1)
-        return flat.abs().sum(1) if self.norm == "l1" else flat.square().sum(1) / 2
+        return gradient.flatten(1).abs().sum(1) if self.norm == "l1" else half_square(gradient)
 
     def _by_finite_difference(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         variable = images.detach().requires_grad_()

@@ -53,16 +53,25 @@ class Jacobian:
             return F.cross_entropy(logits, labels), logits
         variable = images.detach().requires_grad_()
         logits = network(variable)
-        return F.cross_entropy(logits, labels) + self.strength * self._penalty(logits, variable), logits
+        penalty = jacobian_penalty(logits, variable, self.projections)
+        return F.cross_entropy(logits, labels) + self.strength * penalty, logits
 
-    def _penalty(self, logits: Tensor, images: Tensor) -> Tensor:
-        count, classes = logits.shape
-        if self.projections > classes:
-            raise UserError(f"projections must be at most the {classes} classes, got {self.projections}; lower it")
-        directions = torch.linalg.qr(torch.randn(count, classes, self.projections)).Q.to(logits.device)
-        total = torch.zeros((), device=logits.device)
-        for direction in directions.unbind(2):
-            projected = (direction * logits).sum()
-            (gradient,) = torch.autograd.grad(projected, images, create_graph=True)
-            total = total + gradient.square().sum()
-        return total * classes / (2 * self.projections * count)
+
+def jacobian_penalty(logits: Tensor, images: Tensor, projections: int) -> Tensor:
+    """Half the squared norm, (), of the Jacobian of logits (B, K) by the images that they were computed from.
+
+    Estimated by so many projections; its mean over images can be differentiated.
+
+    Raises:
+        UserError: there are more projections than classes.
+    """
+    count, classes = logits.shape
+    if projections > classes:
+        raise UserError(f"projections must be at most the {classes} classes, got {projections}; lower it")
+    directions = torch.linalg.qr(torch.randn(count, classes, projections)).Q.to(logits.device)
+    total = torch.zeros((), device=logits.device)
+    for direction in directions.unbind(2):
+        projected = (direction * logits).sum()
+        (gradient,) = torch.autograd.grad(projected, images, create_graph=True)
+        total = total + gradient.square().sum()
+    return total * classes / (2 * projections * count)

@@ -5,13 +5,12 @@ from typing import final
 
 from symmetry_robustness.attacks import PGD, ThreatModel
 from symmetry_robustness.attacks.norms import NormName, find_norm
-from symmetry_robustness.attacks.validation import check_count
-from symmetry_robustness.training.objectives.attacked import AttackedImages
+from symmetry_robustness.training.objectives.attacked import PGDImages
 
 
 @final
 @dataclass(frozen=True)
-class PGDTraining(AttackedImages):
+class PGDTraining(PGDImages):
     """Cross-entropy of PGD images alone.
 
     Source: arXiv 1706.06083; steps and step size: arXiv 2002.11569, whose script crafts in training mode.
@@ -20,19 +19,16 @@ class PGDTraining(AttackedImages):
         epsilon: radius in pixel units, number or fraction; 0 is cross-entropy.
         relative_step_size: length of a step as a fraction of epsilon.
         crafted_in: mode of the network while attacked images are made.
-        norm: "linf", "l2" or "l1".
         steps: of PGD.
+        norm: "linf", "l2" or "l1".
         random_start: begin at a uniform draw from the ball.
     """
 
-    relative_step_size: float = 0.25
     norm: NormName = "linf"
-    steps: int = 10
     random_start: bool = True
 
     def __post_init__(self) -> None:
         find_norm(self.norm)
-        check_count("steps", self.steps)
         super().__post_init__()
 
     @property

@@ -15,15 +15,20 @@ from symmetry_robustness.data import AugMix
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.training import CleanAndFGSM, CrossEntropy, Objective
 from symmetry_robustness.training.objectives import (
+    JSIGR,
     MART,
     NFGSM,
     TRADES,
+    AttributionGuided,
     AugMixConsistency,
     Curvature,
     FGSMRandomStart,
     GradAlign,
+    HSICBottleneck,
     InputGradient,
     Jacobian,
+    JointSpace,
+    MetricLearning,
     OrbitConsistency,
     PGDTraining,
 )
@@ -53,6 +58,23 @@ OBJECTIVES: list[Objective] = [
     GradAlign(),
     GradAlign("16/255", crafted_in="evaluation"),
     AugMixConsistency(AugMix()),
+    HSICBottleneck(),
+    HSICBottleneck("8/255", steps=2, crafted_in="training", layers=("1", "5:input")),
+    MetricLearning(),
+    MetricLearning(0, norm_strength=0.0, layer="4"),
+    JSIGR(),
+    JSIGR(projections=CLASSES),
+    JSIGR(gradient_strength=0.0),
+    JSIGR(0.0),
+    AttributionGuided(),
+    AttributionGuided(0, samples=5, grid=2),
+    AttributionGuided(hidden_strength=0.0, steps=1),
+    AttributionGuided(gradient_strength=0.0, attacked_strength=0.0),
+    AttributionGuided(hidden_strength=0.0, gradient_strength=0.0),
+    JointSpace(),
+    JointSpace(0),
+    JointSpace(method="interpolated"),
+    JointSpace(0, method="interpolated"),
 ]
 # With these settings nothing is left but the cross-entropy.
 CROSS_ENTROPIES: list[Objective] = [
@@ -68,6 +90,19 @@ CROSS_ENTROPIES: list[Objective] = [
     OrbitConsistency(0.0),
     GradAlign("0/255"),
     AugMixConsistency(AugMix(), 0.0),
+    HSICBottleneck(0, image_strength=0.0, label_strength=0.0),
+    MetricLearning(0, strength=0.0),
+    JSIGR(0.0, gradient_strength=0.0),
+    AttributionGuided(hidden_strength=0.0, gradient_strength=0.0, attacked_strength=0.0),
+    AttributionGuided(0, hidden_strength=0.0, gradient_strength=0.0),
+    JointSpace(0, alpha=0.0),
+    JointSpace(0, method="interpolated", alpha=0.0),
+]
+# With these only the cross-entropy of PGD images is.
+PGD_TRAININGS: list[tuple[Objective, PGDTraining]] = [
+    (HSICBottleneck(0.1, image_strength=0.0, label_strength=0.0), PGDTraining(0.1, crafted_in="evaluation")),
+    (MetricLearning(0.1, strength=0.0), PGDTraining(0.1, crafted_in="evaluation", steps=7)),
+    (JointSpace(0.1, alpha=0.0), PGDTraining(0.1, steps=7)),
 ]
 IMPOSSIBLE = [
     lambda: PGDTraining(8),
@@ -99,6 +134,27 @@ IMPOSSIBLE = [
     lambda: OrbitConsistency(rotations=False, flips=False),
     lambda: OrbitConsistency().transform(torch.rand(2, 3, 4, 5)),
     lambda: GradAlign(strength=-0.2),
+    lambda: HSICBottleneck(image_strength=-1.0),
+    lambda: HSICBottleneck(label_strength=float("nan")),
+    lambda: HSICBottleneck(bandwidth=0.0),
+    lambda: HSICBottleneck(steps=0),
+    lambda: HSICBottleneck(layers=("nowhere",))(smooth_network(), *batch()),
+    lambda: MetricLearning(margin=-0.1),
+    lambda: MetricLearning(strength=float("inf")),
+    lambda: MetricLearning(noise=8),
+    lambda: MetricLearning(norm_strength=-1.0),
+    lambda: JSIGR(kept=1.5),
+    lambda: JSIGR(gradient_strength=-1.0),
+    lambda: JSIGR(projections=0),
+    lambda: JSIGR(projections=CLASSES + 1)(smooth_network(), *batch()),
+    lambda: AttributionGuided(quantile=-0.1),
+    lambda: AttributionGuided(ridge=0.0),
+    lambda: AttributionGuided(kernel_width=0.0),
+    lambda: AttributionGuided(samples=0),
+    lambda: AttributionGuided(hidden_strength=-1.0),
+    lambda: AttributionGuided(grid=5)(smooth_network(), *batch()),
+    lambda: JointSpace(method="mixup"),  # type: ignore[arg-type]
+    lambda: JointSpace(alpha=-1.0),
 ]
 
 
@@ -119,6 +175,14 @@ def test_without_its_term_an_objective_is_cross_entropy_bit_for_bit(objective: O
     found, expected = gradients(objective, network), gradients(CrossEntropy(), network)
     assert len(found) == len(expected)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(("objective", "expected"), PGD_TRAININGS, ids=repr)
+def test_without_its_term_an_objective_is_pgd_training_bit_for_bit(objective: Objective, expected: PGDTraining) -> None:
+    network = smooth_network()
+    found, others = gradients(objective, network), gradients(expected, network)
+    assert all(torch.equal(one, other) for one, other in zip(found, others, strict=True))
+    assert objective.passes == expected.passes  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("objective", [*OBJECTIVES, *CROSS_ENTROPIES], ids=repr)
