@@ -10,6 +10,7 @@ from symmetry_robustness.attacks.subspace import InSubspace, LowFrequencies, Spa
 from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.torchattacks import TorchAttack
 from symmetry_robustness.attacks.transfer import TransferPGD
+from symmetry_robustness.attacks.weight_tuning import AdversarialWeightTuning
 
 LibraryAttack = TorchAttack  # the name of earlier configurations
 
@@ -18,6 +19,7 @@ __all__ = [
     "FAB",
     "FGSM",
     "PGD",
+    "AdversarialWeightTuning",
     "Attack",
     "GradientAttack",
     "InSubspace",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from symmetry_robustness import build_network, load_config
@@ -31,6 +32,16 @@ def checkpoint(directory: Path, name: str, *overrides: str) -> Path:
     path.parent.mkdir(parents=True)
     torch.save({"config": OmegaConf.to_yaml(config), "state_dict": state}, path)
     return path
+
+
+def test_the_tuned_protocol_adds_one_rule_from_each_source(tmp_path: Path) -> None:
+    paths = [checkpoint(tmp_path / f"run{seed}", "plain", f"seed={seed}") for seed in (0, 1)]
+    sources = f"sources=[{','.join(map(str, paths))}]"
+    names = []
+    for choice in ("transfer", "transfer_tuned"):
+        config = load_config("evaluate", [f"checkpoint={paths[0]}", sources, f"robustness={choice}"])
+        names.append([*instantiate(config.robustness).attacks])
+    assert names[1] == [*names[0], "awt_from_plain_seed0", "awt_from_plain_seed1"]
 
 
 def test_a_matrix_of_two_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
