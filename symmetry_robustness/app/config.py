@@ -101,6 +101,9 @@ def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None 
         config.title = config.title or ("" if config.name else title)
         config.name = config.name or _network_name(choices)
         config.group = config.group or choices["experiment"]
+        if config.averaging is None:  # runs from before there was a choice are the same jobs
+            with open_dict(config):
+                del config["averaging"]
     else:
         config.protocol = choices["robustness"]
         _require_one_subject(config)

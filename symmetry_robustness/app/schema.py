@@ -72,6 +72,7 @@ class TrainConfig:
     objective: Any = MISSING
     optimizer: Any = MISSING
     scheduler: Any = MISSING
+    averaging: Any = None  # of the weights; without one it stands in no run's configuration
     robustness: Any = MISSING
     callback: CallbackConfig = field(default_factory=CallbackConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -123,6 +123,8 @@ def check_objects(config: DictConfig) -> None:
     """
     import torch
 
+    from symmetry_robustness.training.schedules import drive
+
     if not hasattr(instantiate(config.data), "subset"):
         raise UserError(f"data._target_={config.data._target_} is no data module; derive it from ImageDataModule")
     objective = instantiate(config.objective)
@@ -139,6 +141,8 @@ def check_objects(config: DictConfig) -> None:
             f"trainer.accumulate_grad_batches={batches} leaves no step to each batch, which objective._target_="
             f"{config.objective._target_} updates the weights on; leave it out, and lower data.batch_size"
         )
+    if config.get("averaging"):
+        instantiate(config.averaging)
     node = config.optimizer
     try:
         optimizer = instantiate(node)([torch.nn.Parameter(torch.zeros(1, 1))])
@@ -146,7 +150,7 @@ def check_objects(config: DictConfig) -> None:
         if node := config.scheduler:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about a step of the schedule before one of the optimiser
-                instantiate(node)(optimizer).step()
+                drive(instantiate(node), optimizer, lambda: 100)["scheduler"].step()
     except KeyError:  # it asks the environment for what a job alone has, such as its rank
         return
     except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:

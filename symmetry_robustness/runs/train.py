@@ -82,6 +82,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         callbacks=[
             throughput,
             heartbeat,
+            *([instantiate(config.averaging)] if config.get("averaging") else []),
             *([robustness] if robustness else []),
             EpochLog(throughput),
             ResumeState(),

@@ -3,5 +3,6 @@
 from symmetry_robustness.training.callback import RobustnessCallback
 from symmetry_robustness.training.classifier import Classifier
 from symmetry_robustness.training.objectives import CleanAndFGSM, CrossEntropy, Objective
+from symmetry_robustness.training.weight_average import WeightAverage
 
-__all__ = ["Classifier", "CleanAndFGSM", "CrossEntropy", "Objective", "RobustnessCallback"]
+__all__ = ["Classifier", "CleanAndFGSM", "CrossEntropy", "Objective", "RobustnessCallback", "WeightAverage"]

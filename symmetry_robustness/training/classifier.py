@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -18,6 +17,7 @@ from symmetry_robustness.layers.expansion_cache import frozen_weights
 from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives import Objective
 from symmetry_robustness.training.objectives.base import check_result, run_update
+from symmetry_robustness.training.schedules import MakeSchedule, drive
 
 Batch = tuple[Tensor, Tensor]
 _CHECK_EVERY = 50  # batches; reading the loss waits for the device
@@ -76,7 +76,8 @@ class Classifier(pl.LightningModule):
         network: images (B, 3, H, W) in [0, 1] to logits (B, num_classes).
         objective: is minimised.
         optimizer: takes the parameters, e.g. a partial of `torch.optim.Adam`.
-        scheduler: takes the optimiser, stepped after each epoch; None keeps the learning rate.
+        scheduler: takes the optimiser and is stepped after each epoch, or also `total_steps` and is stepped after each
+            step; None keeps the learning rate.
         num_classes: number of classes, for the accuracies.
         test_names: a name for each test set of the data module.
         channels_last: lay out images and weights channels-last.
@@ -88,7 +89,7 @@ class Classifier(pl.LightningModule):
         network: nn.Module,
         objective: Objective,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler: MakeSchedule | None = None,
         *,
         num_classes: int,
         test_names: list[str],
@@ -189,7 +190,7 @@ class Classifier(pl.LightningModule):
         self.log(f"{name}/accuracy", meter.accuracy, prog_bar=True, **common)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over the network's parameters, and the schedule stepped once per epoch.
+        """The optimiser over the network's parameters, and the schedule.
 
         Raises:
             UserError: the optimiser refuses a value.
@@ -200,7 +201,8 @@ class Classifier(pl.LightningModule):
             raise UserError(f"optimizer: {error}; see conf/optimizer for usual values") from error
         if self.make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        driven = drive(self.make_scheduler, optimizer, lambda: self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": driven}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the configuration as text, which can be read without running anything."""

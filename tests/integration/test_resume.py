@@ -34,6 +34,7 @@ JOB = [
     "objective._target_=stopped.Noisy",
     "~objective.label_smoothing",
     "scheduler=cosine",
+    "averaging=ema",
     "checkpoint.monitor=robust/fgsm/linf_0.01",
     "callback.num_images=8",
     "callback.final_num_images=8",
@@ -104,7 +105,7 @@ def tensors(value: Any, path: str = "") -> dict[str, Any]:
 def assert_equal(directory: Path, whole: Path) -> None:
     for name in ("last", "best"):
         ours, theirs = (torch.load(d / "checkpoints" / f"{name}.ckpt", weights_only=True) for d in (directory, whole))
-        for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        for part in ("state_dict", "live_weights", "optimizer_states", "lr_schedulers", "global_step"):
             found, expected = tensors(ours[part]), tensors(theirs[part])
             assert found.keys() == expected.keys()
             for key, value in expected.items():
