@@ -31,8 +31,6 @@ JOB = [
     "data.batch_size=16",
     "data.evaluation_batch_size=16",
     "trainer.max_epochs=2",
-    "objective._target_=stopped.Noisy",
-    "~objective.label_smoothing",
     "scheduler=cosine",
     "averaging=ema",
     "checkpoint.monitor=robust/fgsm/linf_0.01",
@@ -44,6 +42,8 @@ JOB = [
     "robustness.clever=null",
     "robustness.measures={}",
 ]
+NOISY = ["objective._target_=stopped.Noisy", "~objective.label_smoothing"]
+OBJECTIVES = sorted(path.stem for path in (HERE.parents[1] / "conf" / "objective").glob("*.yaml"))
 STATUS = {"INT": 130, "TERM": 143, "USR1": 143, "KILL": -9}
 Run = Callable[..., int]
 
@@ -58,7 +58,8 @@ def run() -> Iterator[Run]:
     def ask(directory: Path, *words: str, **request: Any) -> int:
         assert server.stdin
         assert server.stdout
-        request |= {"directory": str(directory), "overrides": [*JOB, *words]}
+        chosen = [] if any(word.startswith("objective=") for word in words) else NOISY
+        request |= {"directory": str(directory), "overrides": [*JOB, *chosen, *words]}
         print(json.dumps(request), file=server.stdin, flush=True)
         return int(server.stdout.readline())
 
@@ -175,6 +176,19 @@ def test_a_run_that_was_stopped_again_and_again(run: Run, whole: Path, tmp_path:
     ]:
         assert run(directory, **stop(name, place, count)) == STATUS[name], output(directory)
     assert run(directory) == 0, output(directory)
+    assert_equal(directory, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_with_any_objective_that_was_stopped_in_the_middle_of_an_epoch(
+    objective: str, run: Run, tmp_path: Path
+) -> None:
+    words, directory, whole = [f"objective={objective}"], tmp_path / "run", tmp_path / "whole"
+    assert run(whole, *words) == 0, output(whole)
+    for name, count in [("INT", 3), ("KILL", BATCHES + 1)]:  # the count is of the process
+        assert run(directory, *words, **stop(name, "batch", count)) == STATUS[name], output(directory)
+    assert run(directory, *words) == 0, output(directory)
     assert_equal(directory, whole)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.features import default_layers, read_features
+from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives.attacked import PGDImages
 from symmetry_robustness.training.objectives.base import Mode, Passes, check_positive, check_weight
 
@@ -19,7 +20,7 @@ _RIDGE = 1e-5  # of the source; multiplied by the number of images
 class HSICBottleneck(PGDImages):
     """Cross-entropy plus, for every layer, its dependence on the clean image minus its dependence on the label.
 
-    Dependence is the normalised HSIC of the images of a step, in float64: Gaussian kernels whose bandwidth grows with
+    Dependence is the normalised HSIC of the images of a step: Gaussian kernels whose bandwidth grows with
     the dimension, a linear one for the labels. It depends on the number of images, as in the source, and each rank
     takes that of its own. With an epsilon, the cross-entropy is that of PGD images; the source then weighs the terms by
     0.0005 and 0.005, and its attack is made in evaluation mode.
@@ -75,7 +76,7 @@ class HSICBottleneck(PGDImages):
         return F.cross_entropy(logits, labels) + penalty, logits
 
     def _penalty(self, images: Tensor, labels: Tensor, features: list[Tensor], classes: int) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):
+        with float32(images.device):
             image = normalised(gaussian_kernel(images, self.bandwidth))
             label = normalised(label_kernel(labels, classes))
             total = torch.zeros((), dtype=torch.float64, device=images.device)
@@ -87,11 +88,15 @@ class HSICBottleneck(PGDImages):
 
 
 def gaussian_kernel(values: Tensor, bandwidth: float) -> Tensor:
-    """Gaussian kernel (B, B), in float64, of values (B, ...) of D numbers each: bandwidth² · D is its variance."""
-    flat = values.flatten(1).double()
-    flat = flat - flat.mean(0)
-    squares = flat.square().sum(1)
-    distances = (squares[:, None] + squares - 2 * flat @ flat.T).clamp(min=0)
+    """Gaussian kernel (B, B), in float64, of values (B, ...) of D numbers each: bandwidth² · D is its variance.
+
+    Products of values are in their own precision, at least float32.
+    """
+    flat = values.flatten(1).to(torch.promote_types(values.dtype, torch.float32))
+    flat = flat - flat.mean(0)  # or the products below would cancel
+    products = (flat @ flat.T).double()
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares - 2 * products).clamp(min=0)
     return (-distances / (2 * bandwidth**2 * flat.shape[1])).exp()
 
 
