@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from symmetry_robustness import build_network, load_config
-from symmetry_robustness.precision import fastest_precision
+from symmetry_robustness.runs.computing import computing_in, settle_training
 from symmetry_robustness.runs.process import keep_freed_memory
 from symmetry_robustness.training import Classifier
 
@@ -43,13 +43,16 @@ class Fit(NamedTuple):
             optimizer=instantiate(self.config.optimizer),
             num_classes=datamodule.num_classes,
             test_names=datamodule.test_names,
-            channels_last=self.config.compute.channels_last,
         )
+        way = settle_training(self.config, classifier, datamodule.batch_size, datamodule.image_shape).way
+        classifier.lay_out(channels_last=way.channels_last)
+        if way.compile:
+            classifier.network.compile()
         clock = Clock()
         trainer = pl.Trainer(
             accelerator=self.accelerator,
             devices=1,
-            precision=fastest_precision(self.accelerator),  # type: ignore[arg-type]
+            precision=way.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             limit_val_batches=0,
             default_root_dir=directory,
@@ -59,7 +62,8 @@ class Fit(NamedTuple):
             enable_model_summary=False,
             callbacks=[*callbacks, clock],
         )
-        trainer.fit(classifier, datamodule=datamodule)
+        with computing_in(way.threads):
+            trainer.fit(classifier, datamodule=datamodule)
         return clock.seconds
 
 

@@ -1,4 +1,4 @@
-"""Which precision training takes, and IEEE float32 for everything that is measured."""
+"""Whether a device computes in bfloat16, and IEEE float32 for everything that is measured."""
 
 import contextlib
 from collections.abc import Iterator
@@ -64,14 +64,13 @@ def _older_switches() -> tuple[bool, str] | None:
         return None
 
 
-def fastest_precision(accelerator: str) -> str:
-    """The Trainer precision that measured fastest: bfloat16 autocast where the device computes in it natively.
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; where they are emulated, float32 is faster.
 
-    A CPU without bfloat16 instructions emulates them and is slower than in float32.
+    Args:
+        device: a GPU or the CPU.
     """
-    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
-        native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        native = bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("amx_tile"))
-    return "bf16-mixed" if native else "32-true"
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("amx_tile"))

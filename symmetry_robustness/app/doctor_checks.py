@@ -23,7 +23,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import locked, replace_file
 from symmetry_robustness.layers.disk_cache import cache_folder
 from symmetry_robustness.models import build_network
-from symmetry_robustness.precision import fastest_precision
+from symmetry_robustness.precision import computes_in_bfloat16
 from symmetry_robustness.runs.provenance import available_cores, package_version
 from symmetry_robustness.training import wandb_logger
 
@@ -73,21 +73,26 @@ def versions() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """GPUs, cores, threads and the precision of `compute.precision=auto`."""
+    """GPUs, cores, threads, and whether they compute in bfloat16."""
     cores = available_cores() or 1
-    text = f"{cores} cores, {torch.get_num_threads()} threads, {fastest_precision('cpu')}"
+    text = f"{cores} cores, {torch.get_num_threads()} threads, {_bfloat16(torch.device('cpu'))}"
     crowded = torch.get_num_threads() > cores
     remedy = f"threads will wait for each other: OMP_NUM_THREADS={cores}" if crowded else ""
     yield Finding("processor", "warning" if crowded else "ok", text, remedy)
     for index in range(torch.cuda.device_count()):
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
-        text = f"{torch.cuda.get_device_name(index)}, {free:.1f} of {total:.1f} GiB free, {fastest_precision('gpu')}"
+        memory, bfloat16 = f"{free:.1f} of {total:.1f} GiB free", _bfloat16(torch.device("cuda"))
+        text = f"{torch.cuda.get_device_name(index)}, {memory}, {bfloat16}"
         yield Finding(f"GPU {index}", "ok", text)
     if not torch.cuda.is_available():
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for CPUs"
         driver = shutil.which("nvidia-smi") is not None
         remedy = "torch can use none; install one that fits the driver" if driver else ""
         yield Finding("GPU", "warning" if driver else "ok", f"none; {built}", remedy)
+
+
+def _bfloat16(device: torch.device) -> str:
+    return "bfloat16" if computes_in_bfloat16(device) else "no bfloat16"
 
 
 def slurm() -> Iterator[Finding]:

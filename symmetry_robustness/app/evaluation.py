@@ -30,10 +30,21 @@ from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_title
 from symmetry_robustness.results.report import share_estimate
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, Worker, evaluate_in_shards
+from symmetry_robustness.runs.computing import (
+    Answer,
+    agreed,
+    computing_in,
+    lay_out_as,
+    plain_answer,
+    read_answer,
+    settle_attacks,
+)
+from symmetry_robustness.runs.json_files import read_mapping, write_json
 from symmetry_robustness.runs.provenance import own_code, package_digest
 
 _SPLITS: Final = ("train", "validation", "test")
 _CHECKED: Final = 8  # images on which a network shows what it returns
+_PATIENCE_S: Final = 60.0  # with the first process, which says how the network is computed
 
 
 def evaluate(config: DictConfig, command: Sequence[str] = ()) -> RobustnessReport | None:
@@ -148,7 +159,8 @@ def _evaluate(
 ) -> RobustnessReport | None:
     """Evaluate the network on the images, in shards that are saved in a folder."""
     check_writable(partial)
-    with shown_progress() as progress:
+    answer = settle(network, protocol, data, partial, worker)
+    with computing_in(answer.way.threads), shown_progress() as progress:
         report = evaluate_in_shards(
             network,
             data.images,
@@ -162,10 +174,30 @@ def _evaluate(
             should_stop=should_stop,
             progress=progress if worker.rank == 0 else None,
         )
-    if report is None or config.split != "test":
-        return report
-    size = len(data.datamodule.test_dataloader()[0].split)
-    return replace(report, provenance={"test_sets": data.datamodule.test_names, "test_images": size})
+    if report is None:
+        return None
+    known: dict[str, Any] = {"computing": plain_answer(answer)}
+    if config.split == "test":
+        size = len(data.datamodule.test_dataloader()[0].split)
+        known |= {"test_sets": data.datamodule.test_names, "test_images": size}
+    return replace(report, provenance=known)
+
+
+def settle(network: nn.Module, protocol: EvaluationProtocol, data: _Images, partial: Path, worker: Worker) -> Answer:
+    """Lay out the network as it is attacked fastest, in float32 always; all processes, also later ones, do the same."""
+    path = partial / "computing.json"
+
+    def decide() -> Answer:
+        shape, device = data.images.shape[1:], next((p.device for p in network.parameters()), data.images.device)
+        answer = settle_attacks(network, min(protocol.batch_size, len(data.images)), shape, device)
+        write_json(path, plain_answer(answer))
+        return answer
+
+    answer = agreed(lambda: read_answer(read_mapping(path)), decide, decides=worker.rank == 0, patience=_PATIENCE_S)
+    lay_out_as(network, answer.way)
+    if worker.rank == 0:
+        print(f"attacked in {answer.describe()}")
+    return answer
 
 
 def check_writable(folder: Path) -> None:

@@ -11,11 +11,15 @@ from symmetry_robustness.errors import UserError
 
 @dataclass
 class ComputeConfig:
-    """Layout and computation of tensors, beyond the Trainer's own settings."""
+    """Layout and computation of tensors, beyond the Trainer's own settings.
 
-    precision: str = "auto"  # of the Trainer; auto: bf16-mixed where the device computes in it, else 32-true
-    channels_last: bool = True
-    compile: bool = False
+    What is left open is measured on a few steps of the network when a job starts, as is the number of threads where
+    OMP_NUM_THREADS is not set.
+    """
+
+    precision: str = "auto"  # of the Trainer; auto: the faster of 32-true and bf16-mixed
+    channels_last: bool | None = None  # memory format of images and weights; null: the faster one
+    compile: bool | None = None  # torch.compile; null: on a GPU where it is faster, on a CPU not
 
 
 @dataclass

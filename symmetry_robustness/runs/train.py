@@ -16,13 +16,13 @@ from pytorch_lightning.loggers import Logger
 
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models import build_network
-from symmetry_robustness.precision import fastest_precision
+from symmetry_robustness.runs.computing import Answer, agreed, computing_in, plain_answer, read_answer, settle_training
 from symmetry_robustness.runs.directory import CHECKPOINTS, PROGRESS, SUMMARY
 from symmetry_robustness.runs.exit_status import write_outcome
 from symmetry_robustness.runs.heartbeat import Heartbeat
 from symmetry_robustness.runs.json_files import write_json
 from symmetry_robustness.runs.preemption import PreemptionCheckpoint
-from symmetry_robustness.runs.provenance import add_own_code, read_provenance
+from symmetry_robustness.runs.provenance import PROVENANCE, add_own_code, read_provenance
 from symmetry_robustness.runs.ranks import Ranks, is_leader, slurm_environment, started_by_slurm
 from symmetry_robustness.runs.resume_state import ResumeState
 from symmetry_robustness.runs.settings import check_batches, check_devices, monitor_interval
@@ -63,6 +63,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     robustness = robustness_callback(config)
     if is_leader():
         add_own_code(directory)
+    answer = settle(config, directory, classifier, datamodule)
     checkpoint, steps = newest_checkpoint(directory / CHECKPOINTS) or (None, 0)
     metrics, files, throughput = MetricsCSV(directory, steps=steps), CheckpointFiles(), ThroughputMonitor()
     heartbeat = Heartbeat(directory / PROGRESS, [config.checkpoint.monitor, *_PROGRESS_METRICS], throughput)
@@ -70,7 +71,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     # Called afterwards, because Hydra would take arguments that are dataclasses for configurations.
     trainer: pl.Trainer = instantiate(config.trainer, _partial_=True)(
         default_root_dir=str(directory),
-        precision=precision(config),
+        precision=answer.way.precision,
         logger=[metrics, *trackers(config, directory)],
         enable_progress_bar=sys.stdout.isatty(),
         sync_batchnorm=False,  # torch's own does not exist on CPUs
@@ -99,7 +100,8 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     log.info("%s on %s: %s parameters, seed %d, %s", *about)
     if checkpoint:
         log.info("resumes from %s, after %d steps", checkpoint, steps)
-    with _supervised(trainer, directory, signals, heartbeat):
+    log.info("computes in %s", answer.describe())
+    with computing_in(answer.way.threads), _supervised(trainer, directory, signals, heartbeat):
         only_weights = True if checkpoint else None  # Lightning refuses the question without a checkpoint
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=only_weights)
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
@@ -123,25 +125,36 @@ def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
         raise UserError(
             f"model.num_classes={config.model.num_classes}, but the data set has {datamodule.num_classes}; leave it out"
         )
-    network = build_network(config)
-    if config.compute.compile:
-        network.compile()
     return Classifier(
-        network,
+        build_network(config),
         objective=instantiate(config.objective),
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler) if config.scheduler else None,
         num_classes=datamodule.num_classes,
         test_names=datamodule.test_names,
-        channels_last=config.compute.channels_last,
         config=config,
     )
 
 
-def precision(config: DictConfig) -> str:
-    """The Trainer's precision, `auto` resolved for the device at hand."""
-    chosen = str(config.compute.precision)
-    return fastest_precision(config.trainer.get("accelerator", "auto")) if chosen == "auto" else chosen
+def settle(config: DictConfig, directory: Path, classifier: Classifier, datamodule: Any) -> Answer:
+    """Lay out and compile the network as this job computes; rank 0 decides, and a resumed job computes as before."""
+
+    def read() -> Answer | None:
+        return read_answer(read_provenance(directory).get("computing"))
+
+    def decide() -> Answer:
+        if not is_leader():
+            raise RuntimeError("rank 0 has not said how the network is computed")
+        answer = settle_training(config, classifier, datamodule.batch_size, datamodule.image_shape)
+        known = read_provenance(directory)
+        write_json(directory / PROVENANCE, known | {"computing": plain_answer(answer)}, durable=True)
+        return answer
+
+    answer = agreed(read, decide, decides=is_leader())
+    classifier.lay_out(channels_last=answer.way.channels_last)
+    if answer.way.compile:
+        classifier.network.compile()
+    return answer
 
 
 def robustness_callback(config: DictConfig) -> RobustnessCallback | None:

@@ -97,19 +97,24 @@ class Classifier(pl.LightningModule):
         config: DictConfig | None = None,
     ) -> None:
         super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network: nn.Module = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.network = network
+        self.lay_out(channels_last=channels_last)
         self.objective = objective
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.test_names = test_names
-        self.config = config
+        self.config = None if config is None else OmegaConf.to_yaml(config)
         self._begin_loop()
         names = ["train", "validation", *(self._test_key(name) for name in test_names)]
         self.meters = nn.ModuleDict({_meter_key(name): Meter(num_classes) for name in names})
 
     def _test_key(self, name: str) -> str:
         return "test" if name == "test" else f"test/{name}"
+
+    def lay_out(self, *, channels_last: bool) -> None:
+        """Choose the memory format of images and weights."""
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W) in [0, 1]."""
@@ -150,6 +155,7 @@ class Classifier(pl.LightningModule):
 
     def _begin_loop(self) -> None:
         self._loop = object()
+        self._logged: set[str] = set()
 
     on_train_epoch_start = on_validation_epoch_start = on_validation_epoch_end = on_test_epoch_start = _begin_loop
 
@@ -185,6 +191,9 @@ class Classifier(pl.LightningModule):
     def _update(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         meter = cast(Meter, self.meters[_meter_key(name)])
         meter.update(loss, logits, labels)
+        if name in self._logged:  # Lightning holds the meters, and takes milliseconds to be told of them again
+            return
+        self._logged.add(name)
         common: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
         self.log(f"{name}/loss", meter.loss, **common)
         self.log(f"{name}/accuracy", meter.accuracy, prog_bar=True, **common)
@@ -207,4 +216,4 @@ class Classifier(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the configuration as text, which can be read without running anything."""
         if self.config is not None:
-            checkpoint["config"] = OmegaConf.to_yaml(self.config)
+            checkpoint["config"] = self.config

@@ -35,6 +35,7 @@ SETTINGS = [
     "callback.max_share_of_epoch=null",
     "callback.final_num_images=65",
     "compute.precision=32-true",
+    "compute.channels_last=true",
     "robustness.attacks.pgd.steps=5",
     "robustness.clever.num_batches=3",
     "robustness.clever.samples_per_batch=8",

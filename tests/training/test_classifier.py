@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from symmetry_robustness.layers import expansion_cache as kept
 from symmetry_robustness.layers.rotation import RotationConv
 from symmetry_robustness.training.classifier import Classifier, Meter
-from symmetry_robustness.training.objectives import CleanAndFGSM
+from symmetry_robustness.training.objectives import CleanAndFGSM, CrossEntropy
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
@@ -129,3 +129,47 @@ def test_filters_are_expanded_once_per_update_of_the_weights() -> None:
     assert len({*judging}) == 2
     assert not {*learning} & {*judging}
     assert None not in {*learning, *judging}
+
+
+def test_the_meters_are_logged_once_a_loop_and_count_every_batch() -> None:
+    """Lightning takes milliseconds for each call of `log`, as long as a small network takes for a batch on a GPU."""
+    logged: list[str] = []
+
+    class Listening(Classifier):
+        def log(self, name: str, *arguments: object, **settings: object) -> None:
+            logged.append(name)
+            super().log(name, *arguments, **settings)  # type: ignore[arg-type]
+
+    found: list[dict[str, float]] = []
+
+    class Reading(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4))
+    still = functools.partial(torch.optim.SGD, lr=0.0)  # so that every batch is judged by the same weights
+    classifier = Listening(network, CrossEntropy(), still, num_classes=4, test_names=["test"])
+    train, validation = (TensorDataset(torch.rand(n, 3, 8, 8), torch.randint(4, (n,))) for n in (61, 33))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        val_check_interval=3,  # in the middle of an epoch, too
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Reading()],
+    )
+    trainer.fit(classifier, DataLoader(train, batch_size=8), DataLoader(validation, batch_size=8))
+    for metrics in found:
+        for name, images in (("train", train), ("validation", validation)):
+            logits = network(images.tensors[0]).detach()
+            loss = functional.cross_entropy(logits, images.tensors[1])
+            accuracy = (logits.argmax(1) == images.tensors[1]).float().mean()
+            assert abs(metrics[f"{name}/loss"] - float(loss)) < 1e-5
+            assert abs(metrics[f"{name}/accuracy"] - float(accuracy)) < 1e-6
+    assert len(found) == 2
+    # In each of two epochs of 8 batches twice a validation of 5, after which training goes on.
+    assert logged.count("validation/loss") == 4
+    assert logged.count("train/loss") == 6
