@@ -27,6 +27,7 @@ from symmetry_robustness.runs.provenance import available_cores, environment, ow
 from symmetry_robustness.runs.resume_state import random_states, restore_random_states
 from symmetry_robustness.runs.settings import device_count
 from symmetry_robustness.training import Classifier
+from symmetry_robustness.training.objectives.base import run_update
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def _race(ways: Sequence[Way], prepare: Prepare, images: int, device: torch.devi
             steps[way] = step
             if number:
                 found[way] = min(seconds, found.get(way, seconds))
-        if number > 1 and time.perf_counter() > end:
+        if number and time.perf_counter() > end:
             break
     return found
 
@@ -305,19 +306,21 @@ def training_steps(classifier: Classifier, shape: Sequence[int], device: torch.d
     def prepare(way: Way, count: int) -> Step:
         network, optimizer = training(way.channels_last, way.compile)
         objective = copy.deepcopy(classifier.objective)
+        if isinstance(objective, nn.Module):
+            objective.to(device)
         images, labels = _images(count, shape, device)
         images = images.contiguous(memory_format=_layout(way.channels_last))
         low = way.precision != "32-true"
         dtype = torch.float16 if way.precision == "16-mixed" else torch.bfloat16
 
-        def step() -> None:
+        def learn() -> None:
             with torch.autocast(device.type, dtype, enabled=low), frozen_weights(object()):
                 loss, _ = objective(network, images, labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
-        return step
+        return lambda: run_update(objective, network, learn)
 
     return prepare
 

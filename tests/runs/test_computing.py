@@ -232,7 +232,7 @@ def test_a_measured_job_trains_as_a_job_with_its_settings_stated(cache: Path) ->
 
     def trained(*settings: str) -> tuple[Way, dict[str, Tensor]]:
         torch.manual_seed(1)
-        config, datamodule, classifier = job("objective=pgd_at", *settings)
+        config, datamodule, classifier = job("objective=fgsm_rs", *settings)
         way = settle_training(config, classifier, 8, SHAPE).way
         classifier.lay_out(channels_last=way.channels_last)
         step = classifier.objective
