@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks.losses import LOSSES, Loss, classes_needed
-from symmetry_robustness.attacks.norms import per_image
+from symmetry_robustness.attacks.norms import NORMS, per_image
 from symmetry_robustness.attacks.threat import TOLERANCE, ThreatModel
 from symmetry_robustness.attacks.validation import (
     check_evaluation_mode,
@@ -19,6 +19,7 @@ from symmetry_robustness.attacks.validation import (
     check_images,
     check_labels,
     check_logits,
+    check_norm,
     forward,
     predict,
 )
@@ -40,7 +41,7 @@ class Attack(ABC):
     is_random: bool = True
     """Whether results depend on random numbers."""
     norms: Sequence[str] | None = None
-    """Norms of the threats that it accepts; None for all."""
+    """Names of the threats that it accepts; None for all norms of perturbations."""
     draws: int = 1
     """Passes that are averaged for each step, for a network that is random."""
     cost: float | None = None
@@ -76,41 +77,44 @@ class Attack(ABC):
         network: nn.Module,
         images: Tensor,
         labels: Tensor,
-        threat: ThreatModel,
+        threat: Any,
         generator: RandomSource | None = None,
     ) -> Tensor:
-        """Return adversarial images (B, C, H, W) for images (B, C, H, W) and true labels (B,)."""
+        """Return points of the threat, one of its `norms`, for images (B, C, H, W) and true labels (B,).
+
+        Where the threat allows perturbations of pixels, points are the adversarial images (B, C, H, W).
+        """
 
 
 class CheckedAttack(Attack):
     """An attack that refuses what it cannot work with, and does its work in `craft`."""
 
     @abstractmethod
-    def craft(
-        self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, source: RandomSource
-    ) -> Tensor:
-        """Return adversarial images (B, C, H, W) for checked arguments of a call."""
+    def craft(self, network: nn.Module, images: Tensor, labels: Tensor, threat: Any, source: RandomSource) -> Tensor:
+        """Return points of the threat for checked arguments of a call."""
 
     def __call__(
         self,
         network: nn.Module,
         images: Tensor,
         labels: Tensor,
-        threat: ThreatModel,
+        threat: Any,
         generator: RandomSource | None = None,
     ) -> Tensor:
-        """Return adversarial images (B, C, H, W) within the threat.
+        """Return points of the threat; adversarial images (B, C, H, W) where it allows perturbations of pixels.
 
         Args:
             network: images in [0, 1] to logits, in evaluation mode; neither its mode nor its gradients are touched.
             images: float32 (B, C, H, W) in [0, 1].
             labels: (B,) int64, true classes; for a targeted attack the classes to be reached.
-            threat: norm, epsilon, bounds.
+            threat: one of those that the attack accepts, such as a `ThreatModel` of norm, epsilon and bounds.
             generator: of all that is drawn; one, or one per image; without it a fixed seed is used.
 
         Raises:
-            UserError: for unsuitable images, labels, logits that are not finite, or a call inside inference mode.
+            UserError: for unsuitable images, labels, logits that are not finite, a threat of another kind, or a call
+                inside inference mode.
         """
+        check_norm(type(self).__name__, threat.norm, accepted_norms(self))
         images = check_images(images, threat.bounds).detach()
         labels = check_labels(labels, images)
         check_evaluation_mode(network)
@@ -255,6 +259,11 @@ class UpdateRule(CheckedAttack):
         runs = self.restarts if self.random_start else 1
         leaving = class_to_leave(network, images, labels)
         return run_rule(network, images, leaving, threat, self, source, labels[:, None].expand(-1, runs))
+
+
+def accepted_norms(attack: Attack) -> Sequence[str]:
+    """Names of the threats that an attack accepts."""
+    return tuple(NORMS) if attack.norms is None else attack.norms
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -1,15 +1,17 @@
-"""Threat models: norm, radius and pixel bounds of the perturbations that an attack may use."""
+"""Threat models: which changes of an image an attack may use, up to a size."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from symmetry_robustness.attacks.norms import NORMS, Norm, NormName, find_norm
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.rng import RandomSource
 
 # Float32 rounding of images and of the sums in a norm stays well below this, relative to a ball of radius one.
 TOLERANCE: Final = 1e-6
@@ -47,9 +49,74 @@ def check_bounds(bounds: Sequence[float]) -> tuple[float, float]:
     return float(bounds[0]), float(bounds[1])
 
 
+class UsualSizes(NamedTuple):
+    """Between which sizes the largest of an evaluation usually lies, and a clause that says so."""
+
+    low: float
+    high: float
+    clause: str
+
+
+class Threat(ABC):
+    """The changes of an image that an attack may use: a set for each size, larger sets for larger sizes.
+
+    An attack returns *points* of the threat, one for each image, and the threat makes the images of them. A point is
+    the changed image itself where a threat allows perturbations of pixels, and whatever describes the change elsewhere,
+    so that an evaluation can measure each point and needs no norm for it.
+    """
+
+    norm: str
+    """Name in results: of the norm, or of the kind of change."""
+    epsilon: float
+    """Size up to which changes are allowed."""
+    bounds: tuple[float, float]
+    """Smallest and largest pixel value."""
+
+    @property
+    def geometry(self) -> Norm | None:
+        """Operations of the norm; None where changes are no perturbations of pixels."""
+        return None
+
+    @abstractmethod
+    def point_shape(self, images: Tensor) -> tuple[int, ...]:
+        """Shape of the points of images (B, C, H, W), the first axis being the image."""
+
+    @abstractmethod
+    def realize(self, points: Tensor, images: Tensor) -> Tensor:
+        """The changed images (B, C, H, W) of points (B, ...) of images (B, C, H, W)."""
+
+    @abstractmethod
+    def distance(self, points: Tensor, images: Tensor) -> Tensor:
+        """Size of each change, (B,) float64."""
+
+    @abstractmethod
+    def excess(self, points: Tensor, images: Tensor, epsilon: Tensor | None = None) -> Tensor:
+        """Amount, (B,) float64, by which each change leaves the threat; at most 0 inside, infinite if not finite.
+
+        Args:
+            points: (B, ...).
+            images: (B, C, H, W).
+            epsilon: (B,) sizes in place of that of the threat.
+        """
+
+    @abstractmethod
+    def far_points(self, images: Tensor, source: RandomSource) -> Tensor:
+        """Random points (B, ...) of images (B, C, H, W) that lie far out, for a search without aim."""
+
+    @abstractmethod
+    def usual_sizes(self, dimension: int) -> UsualSizes:
+        """Usual sizes for images of so many values."""
+
+
+# Average changes of a pixel value between which the largest epsilon usually lies: from half a grey level in linf, less
+# in norms that may gather it in a few pixels, to 1/2, with which every image can become grey.
+_SMALLEST: Final = {"linf": 0.5 / 255, "l2": 0.2 / 255, "l1": 0.05 / 255}
+_LARGEST: Final = 0.5
+
+
 @final
 @dataclass(frozen=True)
-class ThreatModel:
+class ThreatModel(Threat):
     """Perturbations within `epsilon` of an image that keep its pixels within `bounds`.
 
     Methods take a radius per image, (B,), in place of `epsilon` where a batch mixes several.
@@ -81,6 +148,26 @@ class ThreatModel:
         """Operations of the norm."""
         return NORMS[self.norm]
 
+    def point_shape(self, images: Tensor) -> tuple[int, ...]:
+        """That of the images: a point is the changed image."""
+        return tuple(images.shape)
+
+    def realize(self, points: Tensor, images: Tensor) -> Tensor:
+        """The points themselves."""
+        return points
+
+    def far_points(self, images: Tensor, source: RandomSource) -> Tensor:
+        """Random corners of the ball (random points of its edge in l2), clipped to the bounds."""
+        noise = self.geometry.steepest_direction(self.geometry.sample(images.shape, source, images.device))
+        return self.project(images + self.epsilon * noise, images)
+
+    def usual_sizes(self, dimension: int) -> UsualSizes:
+        """Radii by the average change of a pixel value that they allow."""
+        # The length of a change by one in every pixel value; the quotient is an average change of a pixel value.
+        whole = {"linf": 1.0, "l2": dimension**0.5, "l1": float(dimension)}[self.norm]
+        low, high = _SMALLEST[self.norm] * whole, _LARGEST * whole
+        return UsualSizes(low, high, f"{low:.2g} to {high:.3g} is usual for images of {dimension} values in [0, 1]")
+
     def project(self, adversarial: Tensor, images: Tensor, epsilon: Tensor | None = None) -> Tensor:
         """Move adversarial images (B, ...) into the ball around images, then into the bounds.
 
@@ -89,18 +176,18 @@ class ThreatModel:
         perturbation = self.geometry.project(adversarial - images, self._radius(images, epsilon))
         return torch.clamp(images + perturbation, *self.bounds)
 
-    def distance(self, adversarial: Tensor, images: Tensor) -> Tensor:
+    def distance(self, points: Tensor, images: Tensor) -> Tensor:
         """Norm of each perturbation, (B,), in float64, so that rounding does not look like leaving the ball."""
-        return self.geometry.length(adversarial.double() - images.double())
+        return self.geometry.length(points.double() - images.double())
 
-    def excess(self, adversarial: Tensor, images: Tensor, epsilon: Tensor | None = None) -> Tensor:
-        """Amount, (B,) float64, by which each adversarial image leaves the ball or the bounds; at most 0 inside both.
+    def excess(self, points: Tensor, images: Tensor, epsilon: Tensor | None = None) -> Tensor:
+        """Amount, (B,) float64, by which each changed image leaves the ball or the bounds; at most 0 inside both.
 
-        Infinite where an adversarial image is not finite.
+        Infinite where a changed image is not finite.
         """
         low, high = self.bounds
-        outside = torch.maximum(low - adversarial, adversarial - high).flatten(1).amax(1).double()
-        leaving = self.distance(adversarial, images) - self._radius(images, epsilon).double()
+        outside = torch.maximum(low - points, points - high).flatten(1).amax(1).double()
+        leaving = self.distance(points, images) - self._radius(images, epsilon).double()
         return torch.maximum(leaving, outside).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
 
     def _radius(self, images: Tensor, epsilon: Tensor | None) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Any, Final
 Settings = Mapping[str, Any]
 
 WORST_CASE: Final = "worst_case"  # stands for all attacks together
-# Norms by the names that settings give them.
-NORM_TITLES: Final[Mapping[str, str]] = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1"}
+# Norms, and other kinds of threats, by the names that settings give them.
+NORM_TITLES: Final[Mapping[str, str]] = {"linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1", "spatial": "rotation and shift"}
+_UNITS: Final[Mapping[str, str]] = {"spatial": "1 is 30° and 3 pixels"}
 
 # Sound settings, which reports of early versions leave unsaid.
 SOUND: Final[Settings] = {
@@ -100,6 +101,16 @@ def epsilon_name(epsilon: float) -> str:
     steps = round(2 * 255 * epsilon) / 2
     usual = 0 < steps <= 8 or (8 < steps <= 64 and steps.is_integer())
     return f"{steps:g}/255" if usual and abs(255 * epsilon - steps) < 1e-3 else f"{epsilon:.4g}"
+
+
+def epsilon_label(norm: str) -> str:
+    """Label of an axis of epsilons: the threat, and the unit of its sizes.
+
+    Examples:
+        >>> epsilon_label("l2"), epsilon_label("spatial")
+        ('ε (ℓ2, pixels in [0, 1])', 'ε (rotation and shift, 1 is 30° and 3 pixels)')
+    """
+    return f"ε ({NORM_TITLES.get(norm, norm)}, {_UNITS.get(norm, 'pixels in [0, 1]')})"
 
 
 def protocol_settings(settings: Settings) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class ReportFile(BaseModel):
     """JSON file of a report; the npz file holds its arrays."""
 
     format: Literal[2] = FORMAT
-    norm: Literal["linf", "l2", "l1"]
+    norm: Literal["linf", "l2", "l1", "spatial"]
     images: _Count
     epsilons: list[Annotated[FiniteFloat, Field(gt=0)]]
     attacks: list[str]

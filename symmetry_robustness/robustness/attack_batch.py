@@ -116,7 +116,7 @@ def _drive(batch: EvaluationBatch, name: str, rule: UpdateRule) -> AttackResult:
     rows = torch.as_tensor(attacked, device=images.device)
     finished = len(images) - len(attacked)
     network = batch.network if batch.compiled is None else batch.compiled
-    threats = [protocol.threat(epsilon) for epsilon in protocol.grid]
+    threats = [protocol.ball(epsilon) for epsilon in protocol.grid]
     search = ContinuousBatching(
         network, rule, threats, protocol.seed, protocol.batch_size, fixed_batch=batch.compiled is not None
     )
@@ -150,7 +150,7 @@ def _drive(batch: EvaluationBatch, name: str, rule: UpdateRule) -> AttackResult:
 
 
 class _Judged(NamedTuple):
-    """Images (n, C, H, W) that an attack returned, which of them count as broken (n,), and their distance (n,)."""
+    """Images (n, C, H, W) that an attack found, which of them count as broken (n,), and their distance (n,)."""
 
     fooled: BoolArray
     distance: FloatArray
@@ -166,19 +166,23 @@ def _call(batch: EvaluationBatch, name: str, attack: Attack, rows: IntArray, eps
     source = [keyed_generator(protocol.seed, int(number)) for number in batch.indices[rows]]
     threat = protocol.threat(epsilon)
     if attack.update_rule is not None:  # mode and images are judged by soundness checks, not refused
-        returned = run_rule(batch.network, images, labels, threat, attack.update_rule, source)
+        ball = protocol.ball(epsilon)
+        returned = run_rule(batch.network, images, labels, ball, attack.update_rule, source)
     else:
         with torch.enable_grad(), float32(images.device), _unchanged(batch.network, name):
             # Copies: an attack that writes to its arguments must not reach the images it is judged by.
             network = _Forward(batch.network)
             returned = attack(network, images.clone(), labels.clone(), threat, generator=source)
-    if not isinstance(returned, Tensor) or returned.shape != images.shape:
+    shape = threat.point_shape(images)
+    if not isinstance(returned, Tensor) or tuple(returned.shape) != shape:
         found = f"the shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else type(returned).__name__
+        wanted = "one image for each" if shape == tuple(images.shape) else f"points of the threat, {shape}"
         raise UserError(
-            f"attack {name} returned {found} for images {tuple(images.shape)}; return one image for each, as a tensor"
+            f"attack {name} returned {found} for images {tuple(images.shape)}; return {wanted}, as a tensor"
         )
     returned = returned.detach().to(images.device, images.dtype)
-    wrong = misclassified(predict(batch.network, returned), labels).cpu().numpy()
+    changed = threat.realize(returned, images)
+    wrong = misclassified(predict(batch.network, changed), labels).cpu().numpy()
     excess = threat.excess(returned, images).cpu().numpy()
     tolerance = TOLERANCE * max(1.0, epsilon)
     outside = excess > tolerance
@@ -190,7 +194,7 @@ def _call(batch: EvaluationBatch, name: str, attack: Attack, rows: IntArray, eps
             f"attack {name}, {protocol.norm} epsilon {epsilon_name(epsilon)}: {int((excess > tolerance).sum())} of "
             f"{len(rows)} images leave the ball or the bounds, by up to {excess.max():.3g}"
         )
-    elif attack.minimizes_norm and wrong.sum() >= _SEVERAL:
+    elif attack.minimizes_norm and threat.geometry is not None and wrong.sum() >= _SEVERAL:
         grey = threat.distance(torch.full_like(images, sum(protocol.bounds) / 2), images).cpu().numpy()
         if (distance > grey)[wrong].all():
             violation = (
@@ -198,7 +202,7 @@ def _call(batch: EvaluationBatch, name: str, attack: Attack, rows: IntArray, eps
                 f"turning the image grey (the shortest {distance[wrong].min():.3g})"
             )
     counted = wrong if protocol.outside == "count" else wrong & ~outside
-    return _Judged(counted, distance, returned, violation)
+    return _Judged(counted, distance, changed, violation)
 
 
 class _Forward(nn.Module):

@@ -7,9 +7,9 @@ from typing import Any, Final, Literal, final
 
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.base import AttackCall, as_attack
-from symmetry_robustness.attacks.norms import NormName, find_norm
-from symmetry_robustness.attacks.threat import ThreatModel, check_bounds, parse_epsilon
+from symmetry_robustness.attacks.base import AttackCall, accepted_norms, as_attack
+from symmetry_robustness.attacks.threat import Threat, ThreatModel, check_bounds, parse_epsilon
+from symmetry_robustness.attacks.threats import ThreatName, make_threat
 from symmetry_robustness.attacks.validation import check_norm
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.names import WORST_CASE
@@ -43,8 +43,9 @@ class EvaluationProtocol:
     Args:
         attacks: name to attack; names appear in the report. Empty for clean accuracy only. An attack that consists of
             several, such as `Transfer` from several sources, becomes several.
-        norm: "linf" or "l2".
-        epsilons: radii in pixel units of [0, 1], numbers or fractions such as "8/255", in any order.
+        norm: "linf", "l2" or "l1" for perturbations of pixels, or another kind of threat: "spatial".
+        epsilons: radii in pixel units of [0, 1], numbers or fractions such as "8/255", in any order; sizes of another
+            kind of threat.
         clever: settings of the CLEVER score: a shorthand for the measure named clever.
         seed: of every random draw, together with the number of the image.
         batch_size: images per pass through the network.
@@ -72,7 +73,7 @@ class EvaluationProtocol:
     """
 
     attacks: Mapping[str, AttackCall] = field(default_factory=dict)
-    norm: NormName = "linf"
+    norm: ThreatName = "linf"
     epsilons: Sequence[float | str] = (2 / 255, 4 / 255, 8 / 255)
     clever: InitVar[Clever | None] = None
     seed: int = 0
@@ -101,8 +102,8 @@ class EvaluationProtocol:
         if len(set(grid)) != len(grid):
             raise UserError(f"epsilons must differ, got {list(self.epsilons)}; remove the repetition")
         object.__setattr__(self, "epsilons", grid)
-        find_norm(self.norm)
         object.__setattr__(self, "bounds", check_bounds(self.bounds))
+        make_threat(self.norm, 1.0, self.bounds)  # which refuses what is none
         alike = [f"{small} and {large}" for small, large in pairwise(grid) if f"{small:.4g}" == f"{large:.4g}"]
         if alike:
             raise UserError(f"epsilons {alike[0]} agree in four digits, by which results are named; leave one out")
@@ -111,8 +112,7 @@ class EvaluationProtocol:
         for name, attack in self.attacks.items():
             if not callable(attack) or isinstance(attack, type):
                 raise UserError(f"attack {name} must be an attack, got {attack!r}; give it a _target_ such as PGD")
-            if (norms := as_attack(attack).norms) is not None:
-                check_norm(name, self.norm, norms)
+            check_norm(name, self.norm, accepted_norms(as_attack(attack)))
             if name in ("clean", WORST_CASE) or not str(name).isidentifier():
                 taken = f"letters, digits and _, and neither clean nor {WORST_CASE}"
                 raise UserError(f"attacks: {name!r} cannot name an attack; use {taken}")
@@ -163,9 +163,17 @@ class EvaluationProtocol:
         """Other networks from which images come, by name, with their provenance."""
         return {name: origin for attack in self.attacks.values() for name, origin in as_attack(attack).origins.items()}
 
-    def threat(self, epsilon: float) -> ThreatModel:
+    def threat(self, epsilon: float) -> Threat:
         """The threat of one epsilon."""
-        return ThreatModel(self.norm, epsilon, self.bounds)
+        return make_threat(self.norm, epsilon, self.bounds)
+
+    def ball(self, epsilon: float) -> ThreatModel:
+        """The threat of one epsilon, where it allows perturbations of pixels.
+
+        Raises:
+            UserError: for a threat of another kind.
+        """
+        return ThreatModel(self.norm, epsilon, self.bounds)  # type: ignore[arg-type]
 
     def against(self, network: nn.Module, images: Tensor) -> "EvaluationProtocol":
         """The protocol with each attack as it is used against a network.

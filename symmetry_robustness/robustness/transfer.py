@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import Attack, AttackCall, as_attack
 from symmetry_robustness.attacks.norms import per_image
-from symmetry_robustness.attacks.threat import ThreatModel
+from symmetry_robustness.attacks.threat import Threat
 from symmetry_robustness.attacks.validation import device_of, predict
 from symmetry_robustness.engine.continuous_batching import misclassified
 from symmetry_robustness.errors import UserError
@@ -114,10 +114,10 @@ class TransferFrom(Attack):
         network: nn.Module,
         images: Tensor,
         labels: Tensor,
-        threat: ThreatModel,
+        threat: Threat,
         generator: RandomSource | None = None,
     ) -> Tensor:
-        """Return images (B, C, H, W) crafted on the source; arguments and errors are those of the attack."""
+        """Return what the attack returns on the source, such as images (B, C, H, W); errors are those of the attack."""
         crafted: Tensor = self.attack(self.source.network, images, labels, threat, generator=generator)
         return crafted
 
@@ -157,14 +157,14 @@ class Transfer(Attack):
         network: nn.Module,
         images: Tensor,
         labels: Tensor,
-        threat: ThreatModel,
+        threat: Threat,
         generator: RandomSource | None = None,
     ) -> Tensor:
-        """Return images (B, C, H, W) crafted on the sources; arguments and errors are those of the attack."""
+        """Return what the attack returns on sources, such as images (B, C, H, W); errors are those of the attack."""
         first, *others = self.parts.values()
         result = first(network, images, labels, threat, generator)
         for part in others:
-            stands = ~misclassified(predict(network, result), labels)
+            stands = ~misclassified(predict(network, threat.realize(result, images)), labels)
             crafted = part(network, images, labels, threat, generator)
             result = torch.where(per_image(stands, result), crafted, result)
         return result

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel, panel_rows
-from symmetry_robustness.results.names import NORM_TITLES, measure_title
+from symmetry_robustness.results.names import epsilon_label, measure_title
 from symmetry_robustness.results.plots import Curve, Distribution
 from symmetry_robustness.results.report import Arrays, RobustnessReport
 
@@ -51,7 +51,7 @@ def report_figures(report: RobustnessReport) -> style.Figures:
             values, errors, _ = zip(*(report.accuracy(attack, epsilon) for epsilon in positions), strict=True)
             line = style.line_with_errors(positions, np.array(values), np.array(errors))
             panels[attack.replace("_", " ")] = {f"{len(report):,} images": line}
-        figures["curves"] = curve_grid({"": panels}, x_label=f"ε ({NORM_TITLES[report.norm]}, pixels in [0, 1])")
+        figures["curves"] = curve_grid({"": panels}, x_label=epsilon_label(report.norm))
     rows = attack_rows(report)
     return figures | ({"examples": example_panel(rows)} if len(rows) > 1 else {})
 

@@ -15,7 +15,7 @@ from symmetry_robustness.reporting.figures.labels import Drawn, intervals_over, 
 from symmetry_robustness.reporting.figures.style import NETWORKS, Line
 from symmetry_robustness.reporting.frame import records, split
 from symmetry_robustness.reporting.table_formats import flag
-from symmetry_robustness.results.names import NORM_TITLES, epsilon_name
+from symmetry_robustness.results.names import epsilon_label, epsilon_name
 
 _FAMILIES: Final = 4  # protocols that are drawn
 _COLUMNS: Final = 4  # panels side by side on a page
@@ -127,7 +127,7 @@ def _curves(family: Family, rows: pd.DataFrame) -> Drawn:
         about += f"; {describe_attack(shown[0])}" if apart else ""
         title = f"{about}; bands: 95 % over {intervals_over(rows)}"
         name = f"curves-{family.protocol}{f'-{shown[0]}' if apart else ''}"
-        yield name, curve_grid(grid, x_label=f"ε ({NORM_TITLES.get(norm, norm)}, pixels in [0, 1])", title=title)
+        yield name, curve_grid(grid, x_label=epsilon_label(norm), title=title)
 
 
 def _lines(rows: pd.DataFrame, attack: str) -> dict[str, Line]:

@@ -13,11 +13,11 @@ from symmetry_robustness.reporting.comparability import describe_attack
 from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.frame import records, split
 from symmetry_robustness.reporting.statistics import LEVEL
-from symmetry_robustness.results.names import NORM_TITLES, WORST_CASE, epsilon_name
+from symmetry_robustness.results.names import NORM_TITLES, WORST_CASE, epsilon_label, epsilon_name
 
 # Kind of strength: label of its axis, and one strength in words.
 _AXES = {
-    "epsilon": ("ε ({}, pixels in [0, 1])", "ε = {}"),
+    "epsilon": ("{}", "ε = {}"),
     "rotation": ("rotation (degrees, counter-clockwise)", "{}°"),
     "scale": ("scale of the image", "scale {}"),
     "severity": ("severity of the corruption", "severity {}"),
@@ -116,7 +116,7 @@ def _attacks(grid: Grid, norm: str) -> list[Attack]:
         names = [epsilon_name(at) if kind == "epsilon" else f"{at:g}" for at in points]
         places = ["clean (ε = 0)" if name == "0" and kind == "epsilon" else place.format(name) for name in names]
         title = titles.get(key, describe_attack(key))
-        attacks.append(Attack(title, label.format(NORM_TITLES.get(norm, norm)), places, points))
+        attacks.append(Attack(title, label.format(epsilon_label(norm)), places, points))
     return attacks
 
 

@@ -73,9 +73,9 @@ def enough_steps(attacks: Mapping[str, AttackCall]) -> Check:
 def zero_at_large_epsilon(target: Target) -> Check:
     """At a radius at which every image can become grey, hardly any is left. Source: arXiv 1902.06705, sec. 5."""
     protocol, grey = target.protocol, torch.full_like(target.images[:1], _LARGE)
-    sparse = protocol.threat(target.epsilon).geometry.is_sparse  # too few pixels move in so few steps
+    sparse = protocol.ball(target.epsilon).geometry.is_sparse  # too few pixels move in so few steps
     protocol = replace(protocol, norm="linf") if sparse else protocol
-    epsilon = float(protocol.threat(target.epsilon).geometry.length(grey).sum()) or _LARGE
+    epsilon = float(protocol.ball(target.epsilon).geometry.length(grey).sum()) or _LARGE
     rule = PGD(steps=_LARGE_STEPS, loss=strongest_attack(protocol.attacks).loss)
     left = len(target.images) - _broken(target._replace(protocol=protocol, epsilon=epsilon), rule)
     share = left / max(len(target.images), 1)
@@ -101,14 +101,12 @@ def other_loss(target: Target) -> Check:
 
 
 def noise_attack(target: Target) -> Check:
-    """Random corners of the ball (random points in l2). Source: arXiv 1902.06705, sec. 5."""
+    """Random points far out in the threat, such as corners of the ball. Source: arXiv 1902.06705, sec. 5."""
     surviving = torch.ones(len(target.images), dtype=torch.bool, device=target.images.device)
     threat = target.protocol.threat(target.epsilon)
-    norm, shape, device = threat.geometry, target.images.shape, target.images.device
     for number in range(_NOISE_DRAWS):
-        noise = norm.steepest_direction(norm.sample(shape, _source(target, number), device))
-        moved = threat.project(target.images + target.epsilon * noise, target.images)
-        surviving &= ~_wrong(target, moved)
+        points = threat.far_points(target.images, _source(target, number))
+        surviving &= ~_wrong(target, threat.realize(points, target.images))
     return _verdict("noise_attack", target, int((~surviving).sum()), f"{_NOISE_DRAWS} draws of noise")
 
 
@@ -116,7 +114,7 @@ def transfer_attack(target: Target) -> Check:
     """Images crafted on a copy that hides no gradients. Source: arXiv 1902.06705, sec. 5; 1802.00420, sec. 4.1."""
     found, rule = 0, PGD(steps=_TRANSFER_STEPS)
     if len(target.images):
-        surrogate, threat = BPDASurrogate(target.network), target.protocol.threat(target.epsilon)
+        surrogate, threat = BPDASurrogate(target.network), target.protocol.ball(target.epsilon)
         moved = run_rule(surrogate, target.images, target.labels, threat, rule)
         found = int(_wrong(target, moved).sum())
     return _verdict("transfer_attack", target, found, f"{rule.steps} steps on a copy that hides no gradients")
@@ -160,6 +158,6 @@ def _broken(target: Target, rule: UpdateRule) -> int:
     if not len(target.images):
         return 0
     protocol = target.protocol
-    threats = [protocol.threat(target.epsilon)]
+    threats = [protocol.ball(target.epsilon)]
     search = ContinuousBatching(target.network, rule, threats, protocol.seed, protocol.batch_size)
     return int((search.find_minimal_epsilon(target.images, target.labels).position == 0).sum())

@@ -41,7 +41,8 @@ def run_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: Robu
     images = inputs.images
     found = [protocol_settings(protocol), distinct_images(images)]
     if protocol.attacks:
-        found.append(epsilon_range(protocol.norm, report.epsilons, images[0].numel() if len(images) else 1))
+        dimension = images[0].numel() if len(images) else 1
+        found.append(epsilon_range(protocol.threat(report.epsilons[-1]), report.epsilons, dimension))
         found.append(adversarial.step_reaches_edge(protocol.attacks, report.epsilons[-1]))
         found.append(adversarial.enough_steps(protocol.attacks))
         found += compare_with_white_box(report, protocol.attacks)
@@ -70,12 +71,14 @@ def _adversarial_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, rep
     largest, informative = report.epsilons[-1], most_informative_epsilon(report)
     surviving = target(report.correct(WORST_CASE, informative), informative)
     last = target(report.correct(WORST_CASE, largest), largest)
-    outcomes: list[Check | None] = [
+    outcomes: list[Check | None] = [adversarial.noise_attack(surviving)]
+    if protocol.threat(largest).geometry is None:  # the others perturb pixels along gradients
+        return list(merge_checks([[check for check in outcomes if check is not None]]))
+    outcomes += [
         adversarial.zero_at_large_epsilon(target(report.clean_correct, largest)),
         adversarial.longer_attack(surviving),
         adversarial.longer_attack(last),  # where a short attack falls behind most
         adversarial.other_loss(surviving),
-        adversarial.noise_attack(surviving),
     ]
     for check in (adversarial.transfer_attack, adversarial.gradient_free_attack):
         try:

@@ -12,34 +12,29 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.attacks.base import AttackCall, as_attack
+from symmetry_robustness.attacks.threat import Threat
 from symmetry_robustness.results.checks import Check
 from symmetry_robustness.results.names import epsilon_name
 
 if TYPE_CHECKING:
     from symmetry_robustness.robustness.protocol import EvaluationProtocol
 
-# Average changes of a pixel value between which the largest epsilon usually lies: from half a grey level in linf, less
-# in norms that may gather it in a few pixels, to 1/2, with which every image can become grey.
-_SMALLEST: Final = {"linf": 0.5 / 255, "l2": 0.2 / 255, "l1": 0.05 / 255}
-_LARGEST: Final = 0.5
 _FEW: Final = 20  # of fewer images one class, or a repetition, may be meant
 
 
-def epsilon_range(norm: str, epsilons: Sequence[float], dimension: int) -> Check:
-    """The largest epsilon has the usual size of its norm; others are often meant for other units or another norm."""
+def epsilon_range(threat: Threat, epsilons: Sequence[float], dimension: int) -> Check:
+    """The largest epsilon has the usual size of its threat; others are often meant for other units or another norm."""
     name, largest = "epsilon_range", max(epsilons, default=0.0)
     if not largest:
         return Check(name, "passed", "no epsilon")
-    # The length of a change by one in every pixel value, so that the quotient is an average change of a pixel value.
-    whole = {"linf": 1.0, "l2": dimension**0.5, "l1": float(dimension)}[norm]
-    low, high = _SMALLEST[norm] * whole, _LARGEST * whole
-    size = f"the largest {norm} epsilon is {epsilon_name(largest)}"
-    usual = f"{low:.2g} to {high:.3g} is usual for images of {dimension} values in [0, 1]"
-    if largest < low:
-        return Check(name, "warned", f"{size}, {usual}: was it divided by 255 twice, or meant for another norm?")
-    if largest > high * (1 + 1e-6):
-        return Check(name, "warned", f"{size}, {usual}: was it meant for pixels up to 255, or for another norm?")
-    return Check(name, "passed", f"{size}; {usual}")
+    usual = threat.usual_sizes(dimension)
+    size = f"the largest {threat.norm} epsilon is {epsilon_name(largest)}"
+    if largest < usual.low:
+        question = "was it divided by 255 twice, or meant for another norm?"
+        return Check(name, "warned", f"{size}, {usual.clause}: {question}")
+    if largest > usual.high * (1 + 1e-6):
+        return Check(name, "warned", f"{size}, {usual.clause}: was it meant for pixels up to 255, or for another norm?")
+    return Check(name, "passed", f"{size}; {usual.clause}")
 
 
 def several_classes(labels: npt.NDArray[np.int64]) -> Check:

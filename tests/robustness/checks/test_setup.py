@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from symmetry_robustness.attacks import FGSM
+from symmetry_robustness.attacks.threats import make_threat
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
 from symmetry_robustness.robustness.checks.derived import add_derived_checks
 from symmetry_robustness.robustness.checks.setup import distinct_images, epsilon_range, several_classes
@@ -15,10 +16,10 @@ CIFAR = 3 * 32 * 32
 
 @pytest.mark.parametrize(
     ("norm", "epsilon"),
-    [("linf", 2 / 255), ("linf", 16 / 255), ("linf", 0.5), ("l2", 0.25), ("l2", 3.0), ("l1", 12.0)],
+    [("linf", 2 / 255), ("linf", 16 / 255), ("linf", 0.5), ("l2", 0.25), ("l2", 3.0), ("l1", 12.0), ("spatial", 1.0)],
 )
 def test_radii_of_published_protocols_pass(norm: str, epsilon: float) -> None:
-    assert epsilon_range(norm, (epsilon / 8, epsilon), CIFAR).status == "passed"
+    assert epsilon_range(make_threat(norm, epsilon), (epsilon / 8, epsilon), CIFAR).status == "passed"
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_radii_of_published_protocols_pass(norm: str, epsilon: float) -> None:
     ],
 )
 def test_radii_of_other_units_or_norms_are_stated_not_failed(norm: str, epsilon: float, evidence: str) -> None:
-    check = epsilon_range(norm, (epsilon,), CIFAR)
+    check = epsilon_range(make_threat(norm, epsilon), (epsilon,), CIFAR)
     assert check.status == "warned"
     assert evidence in check.evidence
 
