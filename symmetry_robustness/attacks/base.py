@@ -348,6 +348,7 @@ def run_rule(
     rule: UpdateRule,
     generator: RandomSource | None = None,
     targets: Tensor | None = None,
+    scale: float | None = None,
 ) -> Tensor:
     """The strongest result (B, C, H, W) of all runs, for a caller that has checked network, images and labels.
 
@@ -359,6 +360,7 @@ def run_rule(
         rule: the attack.
         generator: for random starts.
         targets: (B, R) classes to be reached in each of R runs; for a targeted rule the most likely ones without it.
+        scale: multiplies the loss, which is summed over images; None for its mean.
     """
     images = images.detach()
     if images.is_inference() and not torch.is_inference_mode_enabled():
@@ -367,9 +369,11 @@ def run_rule(
     if targets is None and rule.targeted and len(images):
         targets = likely_targets(predict(network, images), labels, rule.restarts)
     runs = [labels] * (rule.restarts if rule.random_start else 1) if targets is None else list(targets.unbind(1))
+    if scale is None:  # the mean, as in the usual implementations, so that results agree with theirs to the last bit
+        scale = 1 / max(len(labels), 1)
     best: _Candidate | None = None
     for aims in runs:
-        best = _stronger(best, _run_once(network, images, labels, aims, threat, rule, source))
+        best = _stronger(best, _run_once(network, images, labels, aims, threat, rule, source, scale))
     assert best is not None  # restarts >= 1
     if rule.minimizes_norm:
         inside = best.success & (-best.loss <= threat.epsilon * (1 + TOLERANCE))
@@ -385,6 +389,7 @@ def _run_once(
     threat: ThreatModel,
     rule: UpdateRule,
     source: RandomSource,
+    scale: float,
 ) -> _Candidate:
     """One run of all steps; the strongest iterate, or the last."""
     epsilon = images.new_full((len(images),), threat.epsilon)
@@ -393,8 +398,7 @@ def _run_once(
     for step in range(rule.steps):
         iterate = memory["iterate"]
         if rule.uses_gradient and step % rule.gradient_every == 0:
-            # The mean, as in the usual implementations, so that results agree with theirs to the last bit.
-            logits, gradient = rule.evaluate(network, iterate, labels, aims, 1 / max(len(labels), 1))
+            logits, gradient = rule.evaluate(network, iterate, labels, aims, scale)
         else:
             logits, gradient = predict(network, iterate), torch.zeros_like(iterate)
         if step == 0:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.attacks import ThreatModel, UpdateRule, parse_epsilon
@@ -140,8 +140,11 @@ def craft(
 
     Neither gradients of parameters nor running statistics are touched.
     """
+    # Batch norms shared by ranks add up the gradients of all ranks' losses, and means over unequal parts have unequal
+    # weights. Sums have equal ones.
+    shared = distributed.is_available() and distributed.is_initialized()
     with crafting(network, mode):
-        return run_rule(network, images, labels, threat, rule, torch.default_generator)
+        return run_rule(network, images, labels, threat, rule, torch.default_generator, scale=1.0 if shared else None)
 
 
 def read_epsilon(value: float | str, norm: str = "linf") -> float:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
+from symmetry_robustness import load_config
 from symmetry_robustness.data import AugMix
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.training import CleanAndFGSM, CrossEntropy, Objective
@@ -19,20 +19,23 @@ from symmetry_robustness.training.objectives import (
     MART,
     NFGSM,
     TRADES,
+    AdversarialWeightPerturbation,
     AttributionGuided,
     AugMixConsistency,
     Curvature,
     FGSMRandomStart,
+    FreeTraining,
     GradAlign,
     HSICBottleneck,
     InputGradient,
     Jacobian,
     JointSpace,
+    LearnFromPast,
     MetricLearning,
     OrbitConsistency,
     PGDTraining,
 )
-from symmetry_robustness.training.objectives.base import check_result
+from symmetry_robustness.training.objectives.base import check_result, run_update
 
 from .networks import CLASSES, Counter, batch, smooth_network
 
@@ -75,6 +78,12 @@ OBJECTIVES: list[Objective] = [
     JointSpace(0),
     JointSpace(method="interpolated"),
     JointSpace(0, method="interpolated"),
+    AdversarialWeightPerturbation(),
+    AdversarialWeightPerturbation(TRADES(steps=2), gamma=0.1),
+    AdversarialWeightPerturbation(InputGradient(method="double_backward")),
+    FreeTraining(replays=3),
+    LearnFromPast(),
+    LearnFromPast(MART(steps=2), mu=0.0),
 ]
 # With these settings nothing is left but the cross-entropy.
 CROSS_ENTROPIES: list[Objective] = [
@@ -89,6 +98,8 @@ CROSS_ENTROPIES: list[Objective] = [
     Curvature(0.0),
     OrbitConsistency(0.0),
     GradAlign("0/255"),
+    AdversarialWeightPerturbation(CrossEntropy(), gamma=0.0),
+    FreeTraining(0, replays=1),
     AugMixConsistency(AugMix(), 0.0),
     HSICBottleneck(0, image_strength=0.0, label_strength=0.0),
     MetricLearning(0, strength=0.0),
@@ -155,6 +166,16 @@ IMPOSSIBLE = [
     lambda: AttributionGuided(grid=5)(smooth_network(), *batch()),
     lambda: JointSpace(method="mixup"),  # type: ignore[arg-type]
     lambda: JointSpace(alpha=-1.0),
+    lambda: AdversarialWeightPerturbation(gamma=-0.01),
+    lambda: AdversarialWeightPerturbation(start_epoch=-1),
+    lambda: AdversarialWeightPerturbation(FreeTraining()),
+    lambda: FreeTraining(2.0),
+    lambda: FreeTraining(replays=0),
+    lambda: FreeTraining(relative_step_size=0.0),
+    lambda: LearnFromPast(CrossEntropy()),
+    lambda: LearnFromPast(gamma=1.5),
+    lambda: LearnFromPast(mu=-0.1),
+    lambda: LearnFromPast(temperature=0.0),
 ]
 
 
@@ -188,8 +209,7 @@ def test_without_its_term_an_objective_is_pgd_training_bit_for_bit(objective: Ob
 @pytest.mark.parametrize("objective", [*OBJECTIVES, *CROSS_ENTROPIES], ids=repr)
 def test_the_passes_are_those_stated(objective: Objective) -> None:
     network, (images, labels) = smooth_network().train(), batch()
-    loss, _ = objective(network, images, labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    run_update(objective, network, lambda: objective(network, images, labels)[0].backward())  # type: ignore[no-untyped-call]
     (counter,) = (module for module in network.modules() if isinstance(module, Counter))
     found = counter.forward_images / len(images), counter.backward_images / len(images)
     assert found == objective.passes  # type: ignore[attr-defined]
@@ -250,11 +270,12 @@ def test_settings_out_of_range_are_refused_in_one_line(make: object) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_configuration_states_all_settings_with_their_defaults(path: Path) -> None:
-    config = OmegaConf.load(path)
+    config = load_config("train", [f"objective={path.stem}"]).objective
     objective = instantiate(config)
-    assert set(config) - {"_target_"} == set(vars(objective))
-    given = {part.name: getattr(objective, part.name) for part in fields(objective) if part.default is MISSING}
-    assert objective == type(objective)(**given)
+    settings = [part for part in fields(objective) if part.init]
+    assert set(config) - {"_target_"} == {part.name for part in settings}
+    required = [part.name for part in settings if part.default is part.default_factory is MISSING]
+    assert objective == type(objective)(**{name: getattr(objective, name) for name in required})
 
 
 def test_without_an_attack_the_loss_is_torch_s() -> None:

@@ -1,0 +1,40 @@
+"""Objectives around another one."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.training.objectives.base import Objective
+from symmetry_robustness.training.objectives.cross_entropy import CrossEntropy
+
+
+@dataclass
+class Wrapper:
+    """Passes on to the objective within what a training tells it, and its state.
+
+    Args:
+        around: the objective within; not one that updates the weights in its own way.
+    """
+
+    around: Objective = field(default_factory=CrossEntropy)
+
+    def __post_init__(self) -> None:
+        if hasattr(self.around, "update"):
+            raise UserError(
+                f"{type(self).__name__} cannot stand around {type(self.around).__name__}, which updates the weights in "
+                "its own way; choose another objective for `around`"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the objective within the epoch."""
+        if tell := getattr(self.around, "set_epoch", None):
+            tell(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the objective within, if it has one."""
+        return {"around": self.around.state_dict()} if hasattr(self.around, "state_dict") else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        if hasattr(self.around, "load_state_dict"):
+            self.around.load_state_dict(state["around"])
