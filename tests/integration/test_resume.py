@@ -112,6 +112,8 @@ def assert_equal(directory: Path, whole: Path) -> None:
             for key, value in expected.items():
                 same = torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value
                 assert same, f"{name}.ckpt {part}{key}"
+        for of_rank, expected_of_rank in zip(ours["ranks"], theirs["ranks"], strict=True):
+            torch.testing.assert_close(of_rank.get("objective"), expected_of_rank.get("objective"), rtol=0, atol=0)
     assert rows(directory) == rows(whole)
     ours, theirs = summary(directory), summary(whole)
     timings = [(each.pop("training_seconds"), each.pop("images_per_second")) for each in (ours, theirs)]
@@ -343,6 +345,21 @@ def test_two_processes_that_were_stopped_end_like_two_that_were_not(
     assert processes_of(directory) == []
     assert run(directory) == 0, output(directory)
     assert_equal(directory, whole_of_two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["free_at", "learn_from_past"])
+def test_each_process_keeps_a_state_of_its_own(objective: str, run: Run, tmp_path: Path) -> None:
+    words, directory, whole = [f"objective={objective}", "trainer=ddp_cpu"], tmp_path / "run", tmp_path / "whole"
+    assert run(whole, *words) == 0, output(whole)
+    assert run(directory, *words, **stop("INT", "batch", 3)) == 130, output(directory)
+    found = newest_checkpoint(directory / "checkpoints")
+    assert found is not None
+    one, other = (tensors(rank["objective"]) for rank in torch.load(found[0], weights_only=True)["ranks"])
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one) == (objective == "learn_from_past")
+    assert run(directory, *words) == 0, output(directory)
+    assert_equal(directory, whole)
 
 
 def has_imported_torch(process: int) -> bool:

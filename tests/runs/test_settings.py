@@ -97,6 +97,8 @@ RANKS = "trainer=ddp_cpu"
         (["objective=j_sigr", RANKS], True),
         (["objective=attribution_guided", COMPILED], True),
         (["objective=attribution_guided", "objective.gradient_strength=0", COMPILED], False),
+        (["objective=awp", "objective@objective.around=jacobian", COMPILED], True),
+        (["objective=awp", COMPILED], False),
     ],
 )
 def test_what_cannot_be_differentiated_twice_is_refused(words: list[str], refused: bool) -> None:
@@ -112,5 +114,17 @@ def test_what_cannot_be_differentiated_twice_is_refused(words: list[str], refuse
 def test_layers_of_a_compiled_network_are_not_read(objective: str) -> None:
     check_objects(configured(f"objective={objective}"))
     check_objects(configured(f"objective={objective}", RANKS))
-    with pytest.raises(UserError, match="reads layers"):
-        check_objects(configured(f"objective={objective}", COMPILED))
+    for words in ([f"objective={objective}"], ["objective=awp", f"objective@objective.around={objective}"]):
+        with pytest.raises(UserError, match="reads layers"):
+            check_objects(configured(*words, COMPILED))
+
+
+@pytest.mark.parametrize(("name", "refused"), [("free_at", True), ("learn_from_past", True), ("awp", False)])
+def test_an_objective_with_updates_of_its_own_wants_a_step_for_each_batch(name: str, refused: bool) -> None:
+    check_objects(configured(f"objective={name}"))
+    config = configured(f"objective={name}", "+trainer.accumulate_grad_batches=2")
+    if not refused:
+        return check_objects(config)
+    with pytest.raises(UserError, match=r"trainer\.accumulate_grad_batches=2 leaves no step to each batch"):
+        check_objects(config)
+    return None

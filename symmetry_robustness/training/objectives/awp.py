@@ -66,6 +66,11 @@ class AdversarialWeightPerturbation(Wrapper):
         """Those of the objective."""
         return getattr(self.around, "second_derivatives", None)
 
+    @property
+    def reads_layers(self) -> bool:
+        """Whether the objective does."""
+        return getattr(self.around, "reads_layers", False)
+
     def set_epoch(self, epoch: int) -> None:
         """Take note of the epoch."""
         self._epoch = epoch
