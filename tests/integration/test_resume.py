@@ -362,6 +362,25 @@ def test_each_process_keeps_a_state_of_its_own(objective: str, run: Run, tmp_pat
     assert_equal(directory, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["objective=hsic_bottleneck", "objective.epsilon=8/255"],
+        ["objective=metric_learning"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_two_processes_whose_objective_reads_layers_resume_in_the_middle_of_an_epoch(
+    words: list[str], run: Run, tmp_path: Path
+) -> None:
+    words, directory, whole = [*words, "trainer=ddp_cpu"], tmp_path / "run", tmp_path / "whole"
+    assert run(whole, *words) == 0, output(whole)
+    assert run(directory, *words, **stop("INT", "batch", BATCHES + 3)) == 130, output(directory)
+    assert run(directory) == 0, output(directory)
+    assert_equal(directory, whole)
+
+
 def has_imported_torch(process: int) -> bool:
     return "libtorch" in Path(f"/proc/{process}/maps").read_text()
 
