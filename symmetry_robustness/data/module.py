@@ -210,6 +210,10 @@ class ImageDataModule(LightningDataModule, ABC):
                 images = augment(augmentation, images, generator, *loader.batch_rows(position))
         return images, labels
 
+    def split_size(self, split: SplitName) -> int:
+        """Number of images of a split; where there are several test sets, of all together."""
+        return sum(map(len, self._parts(split)))
+
     def subset(
         self, split: SplitName, size: int | None, seed: int, *, setting: str = "size"
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,7 +233,7 @@ class ImageDataModule(LightningDataModule, ABC):
             UserError: if the split has fewer images or does not exist.
         """
         parts = self._parts(split)
-        total = sum(map(len, parts))
+        total = self.split_size(split)
         if total == 0:
             raise UserError("data.validation_size=0 leaves no validation images; set a size or choose another split")
         order = torch.randperm(total, generator=keyed_generator(seed, 0, _SUBSET))

@@ -93,5 +93,6 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "enough_classes": "The network has as many classes as each attack needs; those that need more were left out.",
     "measures_defined": "Each mean of a measure is a number; NaN for all images mostly comes from a mistake in it.",
     "certificates_below_distance": "No image was broken within its certified radius; else one of the two is wrong.",
+    "catastrophic_overfitting": "Training images that withstand FGSM withstand PGD; else one step is all it learned.",
     "bounds_below_distance": "Estimated lower bounds stay below the length of changes that broke images.",
 }

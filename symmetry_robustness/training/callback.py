@@ -18,8 +18,10 @@ from symmetry_robustness.models import export
 from symmetry_robustness.results.names import WORST_CASE, metric_key
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
 from symmetry_robustness.robustness.checks.derived import add_derived_checks
+from symmetry_robustness.training import overfitting
 from symmetry_robustness.training.best_effort_file import BestEffortFile
 from symmetry_robustness.training.budget import Budget
+from symmetry_robustness.training.overfitting import Watched
 from symmetry_robustness.training.report_logging import describe, flat_metrics, log_report, tracked_name
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,10 @@ class RobustnessCallback(pl.Callback):
     robust/worst_case/…, robust/clean and robust/{measure} for a measure with a headline, by which a checkpoint may be
     chosen, with robust/images, robust/checks_failed and robust/checks_warned; and after every epoch
     robust/share_of_epoch, the time of all evaluations so far over that of the training without validation. During
-    training only the cheap soundness checks run. Under DDP each rank evaluates a shard, without padding, and the
-    per-example results are gathered; rank 0 decides when and on how many images.
+    training only the cheap soundness checks run. Where the objective states the threat that it trains against, accuracy
+    on fixed training images under one step and under ten is logged, too, and judged by a check. Under DDP each rank
+    evaluates a shard, without padding, and the per-example results are gathered; rank 0 decides when and on how many
+    images.
 
     Args:
         protocol: attacks, epsilons, measures.
@@ -130,9 +134,10 @@ class RobustnessCallback(pl.Callback):
         if size:
             stem = f"{self._during}-epoch={trainer.current_epoch:03d}"
             cheap = replace(self.protocol, checks="cheap")
-            report = self._evaluate(trainer, pl_module, self._during, size, cheap, stem)
+            watched = self._watch(trainer, pl_module)
+            report = self._evaluate(trainer, pl_module, self._during, size, cheap, stem, watched)
             metrics = {f"robust/{name}": value for name, value in flat_metrics(report).items()}
-            pl_module.log_dict(metrics, sync_dist=True)
+            pl_module.log_dict(metrics | (watched.metrics if watched else {}), sync_dist=True)
             self.evaluated_epoch = trainer.current_epoch
             self.budget.add_evaluation(size, self.clock() - start)
             self._revise(trainer)
@@ -159,7 +164,9 @@ class RobustnessCallback(pl.Callback):
         """Evaluate the weights of the last epoch on the test images."""
         if trainer.interrupted:
             return
-        self.final_report = self._evaluate(trainer, pl_module, "test", self.final_num_images, self.protocol, _FINAL)
+        watched = self._watch(trainer, pl_module) if self.protocol.attacks else None
+        size = self.final_num_images
+        self.final_report = self._evaluate(trainer, pl_module, "test", size, self.protocol, _FINAL, watched)
         metrics = {f"test/robust/{name}": value for name, value in flat_metrics(self.final_report).items()}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
@@ -172,17 +179,12 @@ class RobustnessCallback(pl.Callback):
         size: int,
         protocol: EvaluationProtocol,
         stem: str,
+        watched: Watched | None,
     ) -> RobustnessReport:
         start = self.clock()
-        subset = trainer.datamodule.subset(split, size, self.seed)  # type: ignore[attr-defined]
-        images, labels, indices = (tensor[trainer.global_rank :: trainer.world_size] for tensor in subset)
-        network = export(cast(nn.Module, module.network)).to(module.device)
-        lay_out(network, images[:2].to(module.device))
-        share_statistics(network)
-        report = gather(
-            evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices),
-            protocol,
-        )
+        report = self._report(trainer, module, split, size, protocol)
+        if watched:
+            report = replace(report, checks=(*report.checks, watched.check))
         if trainer.is_global_zero:
             self._save(report, Path(trainer.default_root_dir) / "robustness", stem)
             log.info("%s: %s (%.1f s)", stem, describe(report), self.clock() - start)
@@ -191,6 +193,30 @@ class RobustnessCallback(pl.Callback):
                     log.warning("%s: check %s %s: %s", stem, check.name, check.status, check.evidence)
             log_report(trainer, report, f"robust/{split}")
         return report
+
+    def _watch(self, trainer: pl.Trainer, module: pl.LightningModule) -> Watched | None:
+        """Accuracies that show catastrophic overfitting; None where the objective trains on no attacked images."""
+        threat = getattr(module.objective, "defends", None)
+        if threat is None:
+            return None
+        size = min(overfitting.IMAGES, trainer.datamodule.split_size("train"))  # type: ignore[attr-defined]
+        report = self._report(trainer, module, "train", size, overfitting.protocol(threat, self.seed))
+        fgsm, pgd = (report.accuracy(name, threat.epsilon).value for name in ("fgsm", "pgd"))
+        return Watched(fgsm, pgd, threat)
+
+    def _report(
+        self, trainer: pl.Trainer, module: pl.LightningModule, split: str, size: int, protocol: EvaluationProtocol
+    ) -> RobustnessReport:
+        """The report of a copy of the network, the same on every rank."""
+        subset = trainer.datamodule.subset(split, size, self.seed)  # type: ignore[attr-defined]
+        images, labels, indices = (tensor[trainer.global_rank :: trainer.world_size] for tensor in subset)
+        network = export(cast(nn.Module, module.network)).to(module.device)
+        lay_out(network, images[:2].to(module.device))
+        share_statistics(network)
+        return gather(
+            evaluate_robustness(network, images.to(module.device), labels.to(module.device), protocol, indices=indices),
+            protocol,
+        )
 
     def _save(self, report: RobustnessReport, folder: Path, stem: str) -> None:
         """Write the report; only a failure to write the last one ends the job."""

@@ -42,6 +42,11 @@ class Agreement(AdversarialObjective):
         check_positive("relative_step_size", self.relative_step_size)
         check_positive("start_noise", self.start_noise)
 
+    @property
+    def defends(self) -> ThreatModel | None:
+        """The ball of epsilon."""
+        return ThreatModel("linf", float(self.epsilon)) if self.epsilon else None
+
     def ascend(self, network: nn.Module, images: Tensor, labels: Tensor, loss: str | Loss) -> Tensor:
         """Images (B, C, H, W) that ascend a loss, within epsilon of the images."""
         if not self.epsilon:

@@ -54,6 +54,11 @@ class AttackedImages(AdversarialObjective):
         return ThreatModel("linf", float(self.epsilon))
 
     @property
+    def defends(self) -> ThreatModel | None:
+        """The ball of epsilon."""
+        return ThreatModel(self.attack_norm, float(self.epsilon)) if self.epsilon else None
+
+    @property
     def attack_passes(self) -> Passes:
         """One for each step."""
         steps = self.rule.steps if self.epsilon else 0

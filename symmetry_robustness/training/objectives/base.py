@@ -26,6 +26,9 @@ class Objective(Protocol):
     can batch norms that share statistics over ranks in training mode. `reads_layers` says whether features inside the
     network are read, which compiled networks do not show.
 
+    An objective that trains against attacks may state `defends`, the threat that the network is to withstand, or None.
+    Training images are then watched for catastrophic overfitting.
+
     It may also have any of these methods:
 
     - `set_epoch(epoch)`, called before each batch, also after a run was resumed in the middle of an epoch.

@@ -31,6 +31,11 @@ class CleanAndFGSM(AdversarialObjective):
             )
 
     @property
+    def defends(self) -> ThreatModel:
+        """The ball of epsilon."""
+        return ThreatModel("linf", self.epsilon)
+
+    @property
     def attack_passes(self) -> Passes:
         """One step."""
         return 1, 1

@@ -45,6 +45,11 @@ class GradAlign:
         check_mode(self.crafted_in)
 
     @property
+    def defends(self) -> ThreatModel | None:
+        """The ball of epsilon."""
+        return ThreatModel("linf", float(self.epsilon)) if self.epsilon else None
+
+    @property
     def weight(self) -> float:
         """Weight of the disagreement."""
         return 0.02 * math.exp(float(self.epsilon) * 255 / 8 * math.log(10)) if self.strength is None else self.strength
