@@ -25,7 +25,10 @@ COLUMNS = (
 NUMBER = ["settings", "comparison_group", "view", "measure", "attack", "norm", "epsilon"]
 # The views of a corrupted data set that the benchmark counts, a corruption's severities together.
 CORRUPTED = tuple(f"{name}_{severity}" for name in BENCHMARK for severity in SEVERITIES)
-COSTS = ("parameters", "flops", "training_seconds", "images_per_second")
+COSTS = (
+    "parameters", "flops", "forward_passes", "backward_passes", "training_flops", "training_seconds",
+    "images_per_second", "peak_memory",
+)  # fmt: skip
 
 # Settings that decide which epoch best.ckpt is of.
 _CHOOSING = ("checkpoint", "callback", "robustness")

@@ -47,7 +47,12 @@ class RunSummary(BaseModel):
     test_images: _Count | None = None
     epochs: _Count | None = None
     flops: _Count | None = None
+    training_flops: _Positive | None = None
+    forward_passes: _Count | None = None
+    backward_passes: _Count | None = None
     training_seconds: _Positive | None = None
+    peak_memory: _Count | None = None
+    hardware: str | None = None
     images_per_second: _Positive | None = None
 
 

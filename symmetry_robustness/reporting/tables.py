@@ -24,9 +24,22 @@ from symmetry_robustness.results.report import Estimate
 
 _INTERVALS = "Mean and 95 % interval: over seeds and images, with one seed over images, as the column says."
 _BEST = "Bold: better than every other in a paired test over several seeds (5 % for each column, after Holm)."
-_FLOPS = "FLOPs: multiplications and additions of one image's forward pass. Seconds without evaluations."
+_FLOPS = (
+    "FLOPs: multiplications and additions of convolutions and matrix products, per image of one forward pass, in "
+    "training of all steps with their attacks. Seconds without evaluations; memory until the end of the first epoch."
+)
 _QUANTILES = dict(zip(QUANTILES, ("lower quartile", "median", "upper quartile"), strict=True))
-_COSTS = dict(zip(COSTS, ("parameters", "FLOPs per image", "training s", "images/s in training"), strict=True))
+_COSTS = {
+    "parameters": "parameters",
+    "flops": "FLOPs per image",
+    "forward_passes": "forward passes per step",
+    "backward_passes": "backward passes per step",
+    "training_flops": "training TFLOPs",
+    "training_seconds": "training s",
+    "images_per_second": "images/s in training",
+    "peak_memory": "peak memory MiB",
+}
+_UNITS = {"training_flops": 1e12, "peak_memory": 2**20}
 
 
 def table_sets(summary: Summary) -> list[TableSet]:
@@ -65,7 +78,8 @@ def cell_of(row: Any) -> Cell:
 def _cost(row: Any) -> Cell:
     if row.measure in ("parameters", "flops"):
         return Cell(f"{row.value:,.0f}")
-    return _cell(row, lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}")
+    unit = _UNITS.get(row.measure, 1)
+    return _cell(row, lambda value: f"{value / unit:,.0f}" if abs(value) >= 1000 * unit else f"{value / unit:.3g}")
 
 
 def _cell(row: Any, text: Callable[[float], str]) -> Cell:

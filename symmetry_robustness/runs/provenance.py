@@ -71,17 +71,32 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def processor() -> str:
+    """Name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def hardware_name(device: Any) -> str:
+    """Name of a torch device; of a processor with the number of threads that torch uses."""
+    import torch
+
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    count = torch.get_num_threads()
+    return f"{processor() or platform.machine()}, {count} thread{'s' if count != 1 else ''}"
+
+
 def environment() -> dict[str, Any]:
     """Machine, devices and versions."""
     import torch
 
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    processors = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "hardware": {
             "machine": platform.machine(),
-            "processor": processors[0] if processors else platform.processor(),
+            "processor": processor(),
             "cores": available_cores(),
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },

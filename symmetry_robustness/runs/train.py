@@ -22,7 +22,7 @@ from symmetry_robustness.runs.exit_status import write_outcome
 from symmetry_robustness.runs.heartbeat import Heartbeat
 from symmetry_robustness.runs.json_files import write_json
 from symmetry_robustness.runs.preemption import PreemptionCheckpoint
-from symmetry_robustness.runs.provenance import PROVENANCE, add_own_code, read_provenance
+from symmetry_robustness.runs.provenance import PROVENANCE, add_own_code, hardware_name, read_provenance
 from symmetry_robustness.runs.ranks import Ranks, is_leader, slurm_environment, started_by_slurm
 from symmetry_robustness.runs.resume_state import ResumeState
 from symmetry_robustness.runs.settings import check_batches, check_devices, monitor_interval
@@ -106,7 +106,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=only_weights)
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
         summary = summarize(config, datamodule, classifier, tested, robustness)
-        summary |= training_cost(trainer, classifier.network, datamodule.image_shape)
+        summary |= costs(trainer, classifier, datamodule)
         if trainer.is_global_zero:
             signals.waiting = True  # a signal from here on comes too late
             last = directory / CHECKPOINTS / LAST
@@ -219,6 +219,15 @@ def summarize(
         "robustness_images": len(report) if report else 0,
         "test_images": len(datamodule.test_dataloader()[0].split),  # of each test set
     }
+
+
+def costs(trainer: pl.Trainer, classifier: Classifier, datamodule: Any) -> dict[str, Any]:
+    """Costs of the training, and the hardware that its seconds are of."""
+    size = min(datamodule.split_size("train"), datamodule.batch_size) // trainer.world_size
+    images, labels, _ = datamodule.subset("train", size, datamodule.seed)
+    images = images.to(classifier.device).contiguous(memory_format=classifier.memory_format)
+    found = training_cost(trainer, classifier.network, classifier.objective, images, labels.to(classifier.device))
+    return {**found, "hardware": hardware_name(classifier.device)}
 
 
 def _parameters(classifier: Classifier) -> int:

@@ -125,6 +125,7 @@ def test_the_same_seed_gives_the_same_run_and_another_a_different_one(run: Path,
     for summary in (first, summaries[0]):
         assert summary.pop("training_seconds") > 0  # time is the one thing that chance decides
         assert summary.pop("images_per_second") > 0
+        assert summary.pop("peak_memory") > 2**20
     assert summaries[0] == first
     assert summaries[1]["test_accuracy"] != first["test_accuracy"]
 

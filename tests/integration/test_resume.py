@@ -117,6 +117,7 @@ def assert_equal(directory: Path, whole: Path) -> None:
     assert rows(directory) == rows(whole)
     ours, theirs = summary(directory), summary(whole)
     timings = [(each.pop("training_seconds"), each.pop("images_per_second")) for each in (ours, theirs)]
+    assert all(each.pop("peak_memory") > 2**20 for each in (ours, theirs))
     assert ours == theirs
     assert 0 < timings[0][0] < 100  # counted on, from a clock of the same process
     assert {p.name for p in (directory / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.training import Classifier, CrossEntropy
-from symmetry_robustness.training.throughput import ThroughputMonitor, count_flops, training_cost
+from symmetry_robustness.training.objectives import PGDTraining
+from symmetry_robustness.training.throughput import ThroughputMonitor, count_flops, count_step_flops, training_cost
 
 from .slow_motion import Clock, Ticks
 
@@ -63,7 +65,7 @@ def fit(directory: Path, epochs: int, checkpoint: Path | None = None) -> dict[st
     trainer.fit(module, datamodule=Made(), ckpt_path=checkpoint)
     trainer.save_checkpoint(directory / "last.ckpt")
     assert counted.images_per_second == pytest.approx(40 / 75)  # of the last epoch
-    return training_cost(trainer, network, SHAPE)
+    return training_cost(trainer, network, module.objective, torch.rand(16, *SHAPE), torch.arange(16) % 2)
 
 
 def test_only_training_counts(tmp_path: Path) -> None:
@@ -72,6 +74,31 @@ def test_only_training_counts(tmp_path: Path) -> None:
     assert (cost["training_seconds"], cost["epochs"]) == (150, 2)
     assert cost["images_per_second"] == pytest.approx(80 / 150)
     assert cost["flops"] == 2 * 3 * 8 * 8 * 2
+
+
+def test_the_operations_of_a_training_are_those_of_its_passes(tmp_path: Path) -> None:
+    """A linear layer takes 2 · in · out operations for each image forward, and as many for its weights' gradient."""
+    cost = fit(tmp_path, 2)
+    assert cost["step_flops"] == 16 * 2 * (2 * 3 * 8 * 8 * 2)
+    assert cost["training_flops"] == 80 * 2 * (2 * 3 * 8 * 8 * 2)
+    assert (cost["forward_passes"], cost["backward_passes"]) == (1, 1)
+    assert cost["peak_memory"] > 2**20
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_operations_of_an_attack_count(steps: int) -> None:
+    """A step of PGD goes forward and back to the image; the image's gradient alone takes no gradient of weights."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    images, labels = torch.rand(5, *SHAPE), torch.arange(5) % 2
+    before = copy.deepcopy(network.state_dict())
+    state = torch.get_rng_state()
+    found = count_step_flops(network, PGDTraining(steps=steps), images, labels)
+    convolution, linear = 5 * 2 * 3 * 9 * 4 * 36, 5 * 2 * 4 * 36 * 2
+    forward = convolution + linear
+    trained = forward + convolution + 2 * linear  # nobody asks for the gradient by the attacked image
+    assert found == trained + steps * (forward + convolution + linear)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
