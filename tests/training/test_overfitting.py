@@ -11,9 +11,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from symmetry_robustness import load_config
 from symmetry_robustness.attacks import FGSM, PGD, ThreatModel
 from symmetry_robustness.data import ShapesDataModule
 from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
@@ -142,12 +142,11 @@ def test_other_objectives_are_not_watched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_objectives_with_an_epsilon_say_what_they_train_against(path: Path) -> None:
-    objective = instantiate(OmegaConf.load(path))
-    if not hasattr(objective, "attack_passes"):
-        return
-    if not float(objective.epsilon):
+    objective = instantiate(load_config("train", [f"objective={path.stem}"]).objective)
+    within = getattr(objective, "around", objective)
+    if not hasattr(within, "epsilon"):
+        assert getattr(objective, "defends", None) is None
+    elif float(within.epsilon):
+        assert objective.defends.epsilon == pytest.approx(float(within.epsilon))
+    else:
         assert objective.defends is None
-        return
-    assert objective.defends.epsilon == pytest.approx(float(objective.epsilon))
-    if path.stem != "clean_and_fgsm":  # which has no epsilon of 0
-        assert type(objective)(epsilon=0).defends is None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.attacks import PGD, ThreatModel, UpdateRule
+from symmetry_robustness.attacks.norms import NormName
 from symmetry_robustness.attacks.validation import check_count
 from symmetry_robustness.training.objectives.base import (
     AdversarialObjective,
@@ -39,7 +40,7 @@ class AttackedImages(AdversarialObjective):
         check_mode(self.crafted_in)
 
     @property
-    def attack_norm(self) -> str:
+    def attack_norm(self) -> NormName:
         """Norm of the ball."""
         return "linf"
 

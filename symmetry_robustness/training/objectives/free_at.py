@@ -54,6 +54,11 @@ class FreeTraining:
         """Where attacked images lie."""
         return ThreatModel("linf", float(self.epsilon))
 
+    @property
+    def defends(self) -> ThreatModel | None:
+        """The ball of epsilon."""
+        return self.threat if self.epsilon else None
+
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits of images with the perturbation of the replay before."""
         attacked = images

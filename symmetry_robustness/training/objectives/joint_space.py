@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.training.objectives.ascent import Ascent, uniform
 from symmetry_robustness.training.objectives.attacked import PGDImages
@@ -62,6 +63,11 @@ class JointSpace:
     @property
     def _pgd(self) -> PGDImages:
         return PGDImages(self.epsilon, self.relative_step_size, self.crafted_in, self.steps)
+
+    @property
+    def defends(self) -> ThreatModel | None:
+        """The ball of epsilon."""
+        return self._pgd.defends
 
     @property
     def passes(self) -> Passes:

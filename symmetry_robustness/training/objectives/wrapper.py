@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.training.objectives.base import Objective
 from symmetry_robustness.training.objectives.cross_entropy import CrossEntropy
@@ -24,6 +25,11 @@ class Wrapper:
                 f"{type(self).__name__} cannot stand around {type(self.around).__name__}, which updates the weights in "
                 "its own way; choose another objective for `around`"
             )
+
+    @property
+    def defends(self) -> ThreatModel | None:
+        """That of the objective within."""
+        return getattr(self.around, "defends", None)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the objective within the epoch."""
