@@ -76,7 +76,7 @@ def cell_of(row: Any) -> Cell:
 
 
 def _cost(row: Any) -> Cell:
-    if row.measure in ("parameters", "flops"):
+    if row.measure in ("parameters", "flops", "forward_passes", "backward_passes"):
         return Cell(f"{row.value:,.0f}")
     unit = _UNITS.get(row.measure, 1)
     return _cell(row, lambda value: f"{value / unit:,.0f}" if abs(value) >= 1000 * unit else f"{value / unit:.3g}")

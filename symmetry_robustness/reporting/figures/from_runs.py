@@ -28,6 +28,7 @@ from symmetry_robustness.reporting.frame import CORRUPTED, records, settings_key
 from symmetry_robustness.reporting.load import VIEWS, Run
 from symmetry_robustness.reporting.sandwich import sandwich_figures, sandwiches
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
+from symmetry_robustness.reporting.tradeoff import tradeoff_figures, tradeoffs
 from symmetry_robustness.reporting.transfer import transfer_figures, transfer_matrices
 from symmetry_robustness.results.names import NORM_TITLES, digest, epsilon_name, measure_title
 from symmetry_robustness.results.report import FloatArray, IntArray
@@ -67,6 +68,7 @@ def write_figures(runs: Sequence[Run], summary: Summary, directory: Path) -> lis
         run_figures(runs, network_names(summary), notes),
         transfer_figures(transfer_matrices(runs)),
         sandwich_figures(sandwiches(runs), notes),
+        tradeoff_figures(tradeoffs(summary, runs), summary.guessing),
     )
     for name, figure in drawn:
         stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)[:_STEM]

@@ -8,6 +8,7 @@ digests it states, so that a text of a run can do no harm even where escaping we
 import base64
 import gzip
 import hashlib
+import io
 import math
 import os
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from symmetry_robustness.reporting.aggregate import Summary
@@ -27,6 +29,7 @@ from symmetry_robustness.reporting.load import Run, shown_path
 from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
 from symmetry_robustness.reporting.page.run import run_details
 from symmetry_robustness.reporting.table_formats import TableSet
+from symmetry_robustness.reporting.tradeoff import tradeoff_figures, tradeoffs
 from symmetry_robustness.results.checks import Check
 
 _FOLDER = Path(__file__).parent
@@ -45,7 +48,7 @@ def write_page(
         runs: finished ones, at least one.
         frame: their numbers, with what was left out (`frame_of`).
         summary: of them.
-        tables: those that the page shows as they are: "measures", "corruptions", "costs" and "claims" of them.
+        tables: those that the page shows as they are: "measures", "corruptions", "costs", "tradeoff", "claims" of them.
     """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -90,6 +93,8 @@ def write_page(
             for table in found.get(kind, ())
             if kind != "corruptions" or table.title.startswith("Mean")  # single ones are among the questions
         ],
+        prices=found.get("tradeoff", ()),
+        priced=[_drawing(figure) for _, figure in tradeoff_figures(tradeoffs(summary, runs), summary.guessing)],
         claims=found.get("claims", ()),
         counts=Counter(e.status for run in runs for e in run.evaluations.values() if e.status and not e.released),
         failing=_failing(runs, names),
@@ -103,6 +108,13 @@ def write_page(
     )
     with path.open("w", encoding="utf-8") as file:
         file.writelines(stream)
+
+
+def _drawing(figure: Figure) -> str:
+    """A figure as the address of an image that the page holds."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def percent(share: float) -> str:

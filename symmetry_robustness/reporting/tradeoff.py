@@ -1,0 +1,305 @@
+"""The price of robustness: robust accuracy over the cost of the training, and who is most robust for so much."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead
+from symmetry_robustness.reporting.comparability import plain, readable
+from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
+from symmetry_robustness.reporting.figures.style import COLORS, fitted, legend_below, printed, tiled
+from symmetry_robustness.reporting.frame import records, settings_key, split
+from symmetry_robustness.reporting.load import Run
+from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag
+from symmetry_robustness.reporting.tables import cell_of, title_of
+from symmetry_robustness.results.names import epsilon_name
+
+QUESTION: Final = "Most robust for at most x times the cost of standard training"
+_BUDGETS: Final = (1, 1.5, 2, 3, 5, 10, 20)
+_SHAPES: Final = "osD^vP<>pXh*8d"  # of defences; colours are of networks
+_COSTS: Final = {"training_flops": "FLOPs", "training_seconds": "seconds"}
+_SLACK: Final = 1.05  # seconds of equal work differ by a few percent
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network under one training: its costs and a row of the results.
+
+    Attributes:
+        network: name of the network.
+        defence: objective, and what else changes its training images or weights.
+        passes: forward and backward of a step, 0 where not known.
+        costs: mean and ends of the interval of each measure of cost that is known.
+        row: robust accuracy with its interval.
+    """
+
+    network: str
+    defence: str
+    passes: tuple[int, int]
+    costs: Mapping[str, tuple[float, float, float]]
+    row: Any
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """Networks and trainings that may be compared, at one epsilon.
+
+    Attributes:
+        group: facts that they share.
+        epsilon: of the attack.
+        points: several.
+        hardware: on which seconds were measured.
+    """
+
+    group: ComparisonGroup
+    epsilon: float
+    points: Sequence[Point]
+    hardware: Sequence[str]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Measures of cost that all points have; seconds only of one hardware."""
+        same = {"training_seconds"} if len(self.hardware) > 1 else set()
+        return [kind for kind in _COSTS if kind not in same and all(kind in point.costs for point in self.points)]
+
+    @property
+    def standard(self) -> Point:
+        """The plain network under plain training, whose cost is 1; the cheapest one where there is none."""
+        plain_steps = [point for point in self.points if sum(point.passes) == 2] or self.points
+        named = [point for point in plain_steps if point.network.startswith("standard")] or plain_steps
+        return min(named, key=lambda point: point.costs[self.kinds[0]][0])
+
+    def price(self, point: Point, kind: str) -> float:
+        """Cost as a multiple of the standard one."""
+        return point.costs[kind][0] / self.standard.costs[kind][0]
+
+    def front(self, kind: str, guessing: frozenset[str]) -> list[Point]:
+        """Points that nothing cheaper is as robust as, by their cost; no check of them failed."""
+        able = {id(row) for row in may_lead([point.row for point in self.points], guessing)}
+        ordered = sorted(self.points, key=lambda point: (point.costs[kind][0], -point.row.value))
+        ordered = [point for point in ordered if id(point.row) in able]
+        best = [-1.0, *accumulate((point.row.value for point in ordered), max)]
+        return [point for point, before in zip(ordered, best, strict=False) if point.row.value > before]
+
+
+def tradeoffs(summary: Summary, runs: Sequence[Run]) -> list[Tradeoff]:
+    """One for each comparison group and epsilon at which several trainings of different cost were attacked."""
+    trained = {settings_key(run, "last.ckpt"): run for run in runs}
+    hardware: dict[str, set[str]] = {}
+    for run in runs:
+        hardware.setdefault(settings_key(run, "last.ckpt"), set()).add(str(run.summary.get("hardware") or ""))
+    costs: dict[str, dict[str, tuple[float, float, float]]] = {}
+    passes: dict[str, dict[str, int]] = {}
+    for row in records(summary.results):
+        if row.measure in _COSTS and row.value > 0:
+            low, high = (row.value if np.isnan(end) else max(0.0, end) for end in (row.low, row.high))
+            costs.setdefault(row.settings, {})[row.measure] = (row.value, low, high)
+        elif row.measure in ("forward_passes", "backward_passes"):
+            passes.setdefault(row.settings, {})[row.measure] = int(row.value)
+    found = []
+    for key, rows in split(summary.results, "comparison_group").items():
+        attacked = rows[rows["measure"] == "worst_case_accuracy"]
+        if attacked.empty:
+            attacked = rows[rows["measure"] == "robust_accuracy"]
+        for epsilon in sorted(attacked["epsilon"].unique().tolist()):
+            at = attacked[attacked["epsilon"] == epsilon]
+            points = [
+                Point(
+                    row.network,
+                    defence(trained[row.settings].training),
+                    (known.get("forward_passes", 0), known.get("backward_passes", 0)),
+                    costs[row.settings],
+                    row,
+                )
+                for row in records(at.drop_duplicates("settings"))
+                if row.settings in costs and row.settings in trained
+                for known in [passes.get(row.settings, {})]
+            ]
+            machines = sorted(set().union(*(hardware[point.row.settings] for point in points)))
+            one = Tradeoff(summary.groups[key], epsilon, points, machines)
+            if len(points) > 1 and one.kinds:
+                found.append(one)
+    return found
+
+
+def defence(training: Mapping[str, Any]) -> str:
+    """What a network is trained on, in a few words: the objective, augmentations and averages.
+
+    Examples:
+        >>> nets = "symmetry_robustness.training.objectives.NFGSM"
+        >>> defence({"objective": {"_target_": nets}, "data": {"augmentation": {"crop_flip": {}, "cutout": {}}}})
+        'NFGSM + crop flip + cutout'
+    """
+    objective = training.get("objective") or {}
+    name = str(objective.get("_target_", "training")).rpartition(".")[2]
+    if isinstance(within := objective.get("around"), Mapping):
+        name += f" around {str(within.get('_target_')).rpartition('.')[2]}"
+    augmentation = (training.get("data") or {}).get("augmentation") or {}
+    parts = [plain(one).replace("_", " ") for one in augmentation]
+    return " + ".join([name, *parts, *(["averaged weights"] if training.get("averaging") else [])])
+
+
+def tradeoff_tables(found: Sequence[Tradeoff], guessing: frozenset[str]) -> TableSet:
+    """For each comparison group the answers within budgets, and all points."""
+    groups: dict[str, list[Tradeoff]] = {}
+    for one in found:
+        groups.setdefault(one.group.key, []).append(one)
+    tables = [
+        table for several in groups.values() for table in (_answers(several, guessing), _points(several, guessing))
+    ]
+    rows = [
+        {
+            "comparison_group": one.group.key,
+            "epsilon": one.epsilon,
+            "network": point.network,
+            "defence": point.defence,
+            "forward_passes": point.passes[0],
+            "backward_passes": point.passes[1],
+            **{name: point.costs.get(name, (np.nan,))[0] for name in _COSTS},
+            **{f"times_standard_{_COSTS[kind]}": one.price(point, kind) for kind in one.kinds},
+            "robust_accuracy": point.row.value,
+            "low": point.row.low,
+            "high": point.row.high,
+            "on_front": point in one.front(one.kinds[0], guessing),
+        }
+        for one in found
+        for point in one.points
+    ]
+    return TableSet("tradeoff", tables, pd.DataFrame(rows))
+
+
+def _shown(several: Sequence[Tradeoff]) -> list[Tradeoff]:
+    """The smallest, the middle and the largest epsilon."""
+    return [several[at] for at in sorted({0, len(several) // 2, len(several) - 1})]
+
+
+def _about(one: Tradeoff, kind: str) -> list[str]:
+    notes = [
+        f"Cost: {_COSTS[kind]} of the training, evaluations left out, as a multiple of "
+        f"{readable(one.standard.network)}, {one.standard.defence}."
+    ]
+    if kind == "training_flops":
+        notes.append("FLOPs: convolutions and matrix products of all steps, attacks included.")
+    if len(one.hardware) > 1:
+        notes.append("Seconds were measured on different hardware and are not compared.")
+    elif one.hardware[0]:
+        notes.append(f"Seconds on {one.hardware[0]}.")
+    return notes
+
+
+def _answers(several: Sequence[Tradeoff], guessing: frozenset[str]) -> Table:
+    shown = _shown(several)
+    first = shown[0]
+    kind = first.kinds[0]
+    dearest = max(first.price(point, kind) for point in first.points)
+    budgets = [x for x in _BUDGETS if x < dearest]
+    lines = []
+    for budget in (*budgets, np.inf):
+        line = [Cell("any cost" if np.isinf(budget) else f"at most {budget:g}×")]
+        for one in shown:
+            front = [point for point in one.front(kind, guessing) if one.price(point, kind) <= budget * _SLACK]
+            line.append(_answer(one, front[-1], kind) if front else Cell("none"))
+        lines.append(line)
+    notes = [
+        "Each cell: the network and training of the highest mean, its accuracy with the 95 % interval, and its cost. "
+        "Where intervals overlap the order may be chance; the tables of leaders test it.",
+        *_about(first, kind),
+    ]
+    columns = ["cost", *(f"ε = {epsilon_name(one.epsilon)}" for one in shown)]
+    return Table(f"{QUESTION}, {title_of(first.group)}", columns, lines, notes)
+
+
+def _answer(one: Tradeoff, point: Point, kind: str) -> Cell:
+    accuracy = cell_of(point.row).text
+    name = readable(point.network)
+    return Cell(f"{name}, {point.defence}: {accuracy} % for {one.price(point, kind):.2g}×")
+
+
+def _points(several: Sequence[Tradeoff], guessing: frozenset[str]) -> Table:
+    shown = _shown(several)
+    first = shown[0]
+    kind = first.kinds[0]
+    fronts = [{id(point) for point in one.front(kind, guessing)} for one in shown]
+    by_settings = [{point.row.settings: point for point in one.points} for one in shown]
+    lines = []
+    for point in sorted(first.points, key=lambda point: point.costs[kind][0]):
+        costs = [Cell(f"{first.price(point, each):.3g}") for each in first.kinds]
+        same = [points.get(point.row.settings) for points in by_settings]
+        accuracies = [
+            Cell("") if other is None else Cell(cell_of(other.row).text, id(other) in front)
+            for other, front in zip(same, fronts, strict=True)
+        ]
+        passes = f"{point.passes[0]}F + {point.passes[1]}B" if any(point.passes) else ""
+        name = f"{readable(point.network)}{flag(point.row.checks)}"
+        lines.append([Cell(name), Cell(point.defence), Cell(passes), *costs, *accuracies])
+    columns = ["network", "trained on", "passes per step", *(f"× standard, {_COSTS[each]}" for each in first.kinds)]
+    columns += [f"% at ε = {epsilon_name(one.epsilon)}" for one in shown]
+    notes = ["Bold: nothing cheaper is as robust (Pareto front).", *_about(first, kind)]
+    return Table(f"Price of robustness, {title_of(first.group)}", columns, lines, notes, fixed=3)
+
+
+def tradeoff_figures(found: Sequence[Tradeoff], guessing: frozenset[str]) -> Drawn:
+    """A figure for each comparison group, at the smallest, the middle and the largest epsilon."""
+    groups: dict[str, list[Tradeoff]] = {}
+    for one in found:
+        groups.setdefault(one.group.key, []).append(one)
+    for several in groups.values():
+        yield "tradeoff", tradeoff_figure(_shown(several), guessing)
+
+
+@printed
+def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figure:
+    """Robust accuracy over the cost of the training: a mark for each network and training, and the Pareto front.
+
+    Args:
+        shown: of one comparison group, a row of panels for each epsilon.
+        guessing: settings of networks that are at chance, which are on no front.
+    """
+    panels = [(one, kind) for kind in shown[0].kinds for one in shown]
+    figure, axes = tiled(len(panels), 2.1, 1.6)
+    points = sorted(shown[0].points, key=lambda point: shown[0].price(point, shown[0].kinds[0]))
+    colors = {name: COLORS[at % len(COLORS)] for at, name in enumerate(dict.fromkeys(p.network for p in points))}
+    shapes = {name: _SHAPES[at % len(_SHAPES)] for at, name in enumerate(dict.fromkeys(p.defence for p in points))}
+    for panel, (one, kind) in zip(axes.flat, panels, strict=False):
+        front = one.front(kind, guessing)
+        line = [(one.price(point, kind), point.row.value) for point in front]
+        right = 1.15 * max(one.price(point, kind) for point in one.points)
+        xs, ys = zip(*[*line, (right, line[-1][1])], strict=True)
+        panel.step(xs, ys, where="post", color="0.6", linewidth=1.0, zorder=0, label="Pareto front")
+        unit = one.standard.costs[kind][0]
+        for point in one.points:
+            value, low, high = (cost / unit for cost in point.costs[kind])
+            row = point.row
+            ends = [row.value if np.isnan(end) else end for end in (row.low, row.high)]
+            panel.errorbar(
+                value,
+                row.value,
+                xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+                yerr=[[max(0.0, row.value - ends[0])], [max(0.0, ends[1] - row.value)]],
+                fmt=shapes[point.defence],
+                color=colors[point.network],
+                markersize=4,
+                elinewidth=0.6,
+                markerfacecolor="none" if row.checks in ("warned", "failed") else colors[point.network],
+            )
+        panel.set(xscale="log", title=f"ε = {epsilon_name(one.epsilon)}", ylim=(-0.03, None))
+        panel.set_xlabel(f"cost × standard ({_COSTS[kind]})")
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+        panel.grid(True)
+    for panel in axes[:, 0]:
+        panel.set_ylabel("robust accuracy")
+    first = axes[0, 0]
+    for name, color in colors.items():
+        first.plot([], [], "s", color=color, linestyle="", label=shown_network(name))
+    for name, shape in shapes.items():
+        first.plot([], [], shape, color="0.4", linestyle="", label=name)
+    figure.suptitle(fitted(title_of(shown[0].group).replace("$", r"\$"), 5.0))
+    legend_below(figure, axes.flat)
+    return figure
