@@ -159,6 +159,7 @@ def _evaluate(
 ) -> RobustnessReport | None:
     """Evaluate the network on the images, in shards that are saved in a folder."""
     check_writable(partial)
+    calibration = _calibration(config, data, protocol)
     answer = settle(network, protocol, data, partial, worker)
     with computing_in(answer.way.threads), shown_progress() as progress:
         report = evaluate_in_shards(
@@ -172,6 +173,7 @@ def _evaluate(
             worker=worker,
             compiled=config.compile,
             should_stop=should_stop,
+            calibration=calibration,
             progress=progress if worker.rank == 0 else None,
         )
     if report is None:
@@ -181,6 +183,22 @@ def _evaluate(
         size = len(data.datamodule.test_dataloader()[0].split)
         known |= {"test_sets": data.datamodule.test_names, "test_images": size}
     return replace(report, provenance=known)
+
+
+def _calibration(config: DictConfig, data: _Images, protocol: EvaluationProtocol) -> Tensor | None:
+    """Clean validation images (n, C, H, W) for the measures that are calibrated, as many as there are at most.
+
+    Raises:
+        UserError: validation images are evaluated, or there are none.
+    """
+    wanted = protocol.calibration_images
+    if not wanted:
+        return None
+    if config.split == "validation":
+        raise UserError("split=validation has the images by which detectors are calibrated; choose split=test")
+    available: int = data.datamodule.validation_size
+    images: Tensor = data.datamodule.subset("validation", min(wanted, available) or None, config.seed)[0]
+    return images
 
 
 def settle(network: nn.Module, protocol: EvaluationProtocol, data: _Images, partial: Path, worker: Worker) -> Answer:

@@ -92,6 +92,8 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "square_better_than_white_box": "Square, which needs no gradient, breaks hardly any image that gradients left.",
     "enough_classes": "The network has as many classes as each attack needs; those that need more were left out.",
     "measures_defined": "Each mean of a measure is a number; NaN for all images mostly comes from a mistake in it.",
+    "same_preprocessing": "A detector gives unchanged images the same score, called clean or attacked.",
+    "false_positive_rate": "A detector calibrated on other clean images flags as many clean images as it is set to.",
     "certificates_below_distance": "No image was broken within its certified radius; else one of the two is wrong.",
     "catastrophic_overfitting": "Training images that withstand FGSM withstand PGD; else one step is all it learned.",
     "bounds_below_distance": "Estimated lower bounds stay below the length of changes that broke images.",

@@ -22,7 +22,7 @@ SOUND: Final[Settings] = {
 }
 # Settings of a protocol that change no number: those of checks, and how a measure is shown.
 _CHECKING: Final = ("checks", "expected_clean_accuracy")
-_SHOWING: Final = ("title", "plots", "means", "headline", "lower_bound", "upper_bound", "proven")
+_SHOWING: Final = ("title", "plots", "means", "headline", "lower_bound", "upper_bound", "proven", "statistics")
 _PAPER: Final[Settings] = {
     "attacks.fgsm.class": "FGSM",
     "attacks.pgd.class": "PGD",

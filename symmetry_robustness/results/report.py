@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.checks import Check, merge_checks
+from symmetry_robustness.results.detection import statistic
 from symmetry_robustness.results.names import WORST_CASE, measure_key, metric_key
 from symmetry_robustness.results.plots import Panel, Plot, plots_from_plain
 from symmetry_robustness.results.report_files import damaged, read_report, write_report
@@ -155,10 +156,12 @@ class RobustnessReport:
         Raises:
             UserError: for what was not measured.
         """
-        if array not in self.measures.get(measure, {}):
+        statistics = self._measure_settings(measure).get("statistics", {})
+        if array not in self.measures.get(measure, {}) and not (measure in self.measures and array in statistics):
             known = [f"{name} {array}" for name, arrays in self.measures.items() for array in arrays]
             raise UserError(f"{measure} {array} was not measured; this report has {', '.join(known) or 'no measures'}")
-        values = self.measures[measure][array]
+        arrays = self.measures[measure]
+        values = arrays[array] if array in arrays else statistic(statistics[array], arrays)
         flat = values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float64)  # of 0 images, too
         known_entries = ~np.isnan(flat)
         count = known_entries.sum(1)
@@ -184,7 +187,8 @@ class RobustnessReport:
             pictures = [plot.images for plot in self.plots(name) if isinstance(plot, Panel)]
             reported = self._measure_settings(name).get("means")
             shown = [array for array in arrays if array not in ("indices", *pictures)] if reported is None else reported
-            means[name] = {array: self.measured(name, array) for array in shown}
+            known = [*shown, *self._measure_settings(name).get("statistics", {})]
+            means[name] = {array: self.measured(name, array) for array in known}
         return means
 
     def plots(self, measure: str) -> tuple[Plot, ...]:

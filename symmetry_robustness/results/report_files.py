@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import DAMAGED_ARCHIVE, replace_file
 from symmetry_robustness.results.checks import Status
+from symmetry_robustness.results.detection import sources_of
 from symmetry_robustness.results.plots import Distribution, Plot, equivariance_plots, plots_to_plain
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -172,7 +173,8 @@ def _check_shapes(path: Path, content: Mapping[str, Any], arrays: Arrays) -> Non
         if arrays[name].dtype.kind == "f" and np.isnan(arrays[name]).any():
             raise damaged(path, f"the npz has NaN in {name}")
     for measure, means in content["measures"].items():
-        for array in ("indices", *means):
+        derived = content["settings"].get("measures", {}).get(measure, {}).get("statistics", {})
+        for array in ("indices", *(name for name in means if name not in derived), *sources_of(derived)):
             values, rows = (arrays.get(f"measures.{measure}.{name}") for name in (array, "indices"))
             if values is None or rows is None or values.shape[:1] != rows.shape[:1]:
                 raise damaged(path, f"the npz lacks measures.{measure}.{array} for each of its images")

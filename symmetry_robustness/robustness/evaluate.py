@@ -60,6 +60,7 @@ def evaluate_robustness(
     compiled: bool = False,
     progress: ProgressCallback | None = None,
     extra_checks: bool = True,
+    calibration: Tensor | None = None,
 ) -> RobustnessReport:
     """Measure clean accuracy, robustness under the protocol's attacks, its measures, and whether to believe it.
 
@@ -77,6 +78,7 @@ def evaluate_robustness(
             and a C++ compiler, and pays where the attacks take many.
         progress: called now and then with how far each stage has come.
         extra_checks: whether `add_checks` is part of it; False where the caller does that for a larger report.
+        calibration: (n, C, H, W) clean images that are none of those evaluated, for measures that are calibrated.
 
     Raises:
         UserError: for unsuitable images, labels or indices, or a call inside inference mode.
@@ -91,6 +93,8 @@ def evaluate_robustness(
     """
     started = time.perf_counter()
     inputs = validate_inputs(network, images, labels, protocol, indices)
+    if calibration is not None:
+        inputs = inputs._replace(calibration=check_images(calibration).to(inputs.images.device))
     images, numbers = inputs.images, inputs.indices
     with _untouched(network, images.device):
         protocol = protocol.against(network, images[:2])

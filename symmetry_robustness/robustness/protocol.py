@@ -164,6 +164,11 @@ class EvaluationProtocol:
         """Other networks from which images come, by name, with their provenance."""
         return {name: origin for attack in self.attacks.values() for name, origin in as_attack(attack).origins.items()}
 
+    @property
+    def calibration_images(self) -> int:
+        """How many clean images, none of those evaluated, the measures need."""
+        return max((getattr(measure, "calibration_images", 0) for measure in self.measures.values()), default=0)
+
     def threat(self, epsilon: float) -> Threat:
         """The threat of one epsilon."""
         return make_threat(self.norm, epsilon, self.bounds)

@@ -101,6 +101,7 @@ def evaluate_in_shards(
     compiled: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     progress: ProgressCallback | None = None,
+    calibration: Tensor | None = None,
 ) -> RobustnessReport | None:
     """Evaluate as `evaluate_robustness` does, but save every finished shard in a folder and resume from those in it.
 
@@ -122,6 +123,8 @@ def evaluate_in_shards(
         progress: called with how far each part has come ("attacks", "measures.NAME", "checks"), all processes
             together.
 
+        calibration: see `evaluate_robustness`.
+
     Returns:
         The report, or None where another process completed it.
 
@@ -136,12 +139,14 @@ def evaluate_in_shards(
     size = default_shard_size(protocol, device) if shard_size is None else shard_size
     protocol = protocol.against(network, images[:2].to(device))
     shards = plan_shards(numbers, protocol, size)
+    clean = None if calibration is None else check_images(calibration).to(device)
 
     def compute(shard: Shard) -> RobustnessReport:
         rows = torch.as_tensor(shard.rows, device=images.device)
         notify = _part_progress(progress or ignore, shards, shard, folder, protocol)
         if shard.part == "checks":
             inputs = MeasureInputs(network, images[rows], labels[rows], numbers[shard.rows], protocol.seed)
+            inputs = inputs._replace(calibration=clean)
             report = add_checks(inputs, protocol, _merge(folder, shards, "attacks"))
             notify(Progress("checks", len(rows), len(rows)))
             return report
@@ -154,6 +159,7 @@ def evaluate_in_shards(
             compiled=compiled and shard.part == "attacks",
             progress=notify,
             extra_checks=False,
+            calibration=clean,
         )
 
     try:

@@ -86,6 +86,8 @@ class RobustnessCallback(pl.Callback):
             )
         if self.split not in (None, "train", "validation", "test"):
             raise UserError(f"callback.split must be train, validation, test or null, got {self.split}")
+        if self.protocol.calibration_images:
+            raise UserError("detectors are calibrated by `symrob evaluate` alone; leave them out of callback.protocol")
         self.budget = Budget(share, max(1, self.every_n_epochs), least, most)
         self.evaluated_epoch: int | None = None
         self.final_report: RobustnessReport | None = None

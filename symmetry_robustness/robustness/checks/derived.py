@@ -10,8 +10,9 @@ from scipy.optimize import linear_sum_assignment
 
 from symmetry_robustness.attacks.base import AttackCall, as_attack
 from symmetry_robustness.attacks.threat import TOLERANCE
-from symmetry_robustness.results.checks import Check
+from symmetry_robustness.results.checks import Check, merge_checks
 from symmetry_robustness.results.report import RobustnessReport
+from symmetry_robustness.robustness.checks.detection import false_positive_rates
 from symmetry_robustness.robustness.checks.gradients import finite_gradients, zero_gradients
 from symmetry_robustness.robustness.checks.setup import several_classes
 
@@ -42,6 +43,7 @@ def add_derived_checks(report: RobustnessReport, attacks: Mapping[str, AttackCal
         derived.append(falls_with_epsilon({name: values.mean(0).tolist() for name, values in correct.items()}))
         derived.append(iterative_at_least_single(single, iterative))
     derived += _bounds_checks(report)
+    derived += merge_checks([false_positive_rates(report)])
     derived.append(measures_defined(report))
     fresh = {check.name: check for check in derived if check is not None}
     others = [check for check in report.checks if check.name not in fresh]

@@ -11,7 +11,7 @@ from symmetry_robustness.attacks.validation import device_of
 from symmetry_robustness.results.checks import Check, merge_checks
 from symmetry_robustness.results.names import WORST_CASE
 from symmetry_robustness.results.report import RobustnessReport
-from symmetry_robustness.robustness.checks import adversarial, forward
+from symmetry_robustness.robustness.checks import adversarial, detection, forward
 from symmetry_robustness.robustness.checks.adversarial import Target
 from symmetry_robustness.robustness.checks.black_box import compare_with_white_box
 from symmetry_robustness.robustness.checks.gradients import gradient_matches_difference
@@ -51,6 +51,7 @@ def run_checks(inputs: MeasureInputs, protocol: EvaluationProtocol, report: Robu
         return found
     sample = _take(inputs, rows)
     found += [check(sample) for check in _CHEAP]
+    found += detection.scores_alike(sample, protocol.measures)
     rows = _first(report, report.predictions >= 0, _NOISE_IMAGES)
     noisy = _take(inputs, rows)._replace(batch_size=protocol.batch_size)
     correct = torch.as_tensor(report.clean_correct[rows])

@@ -17,7 +17,7 @@ IntArray = npt.NDArray[np.int64]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 # Attributes that a measure may have beside its settings and `plots`.
-_OPTIONAL: Final = ("title", "means", "headline", "lower_bound", "upper_bound", "proven")
+_OPTIONAL: Final = ("title", "means", "headline", "lower_bound", "upper_bound", "proven", "statistics")
 
 
 class MeasureInputs(NamedTuple):
@@ -25,6 +25,7 @@ class MeasureInputs(NamedTuple):
 
     `indices` (N,) are the numbers of the images in their data set, increasing; with the seed they decide every random
     draw. Of the first `keep` images a measure may return pictures. `notify` takes the number of images that are done.
+    `calibration` (n, C, H, W) are clean images that are none of these, for a measure that has to be calibrated.
     """
 
     network: nn.Module
@@ -35,6 +36,7 @@ class MeasureInputs(NamedTuple):
     batch_size: int = 128
     keep: int = 0
     notify: Callable[[float], None] = lambda done: None
+    calibration: Tensor | None = None
 
     def logits(self, images: Tensor) -> Tensor:
         """The network's logits (n, K) of images (n, C, H, W) in float32, without gradients."""
@@ -73,8 +75,10 @@ class Measure(Protocol):
     that stands for the measure: its mean has the measure's name in summaries and logs, and may choose a checkpoint),
     `passes` (network passes for each image, by which work is divided), and `lower_bound` or `upper_bound`: the name of
     an array (M,) of lengths in its setting `norm` below which no perturbation, or at which one, changes the prediction.
-    A lower bound is an estimate unless `proven` is True. Where a boolean array `saturated` (M,) holds, an upper bound
-    is none. Images whose gradient is not finite may be
+    `calibration_images` says how many clean images that are not measured it needs, and `statistics` which statistics of
+    its arrays are reported beside the means (see `results.detection`); a measure with these has `unattacked()`, the
+    same measure with an attack that changes nothing. A lower bound is an estimate unless `proven` is True. Where a
+    boolean array `saturated` (M,) holds, an upper bound is none. Images whose gradient is not finite may be
     marked in a boolean array `nonfinite`.
     """
 
@@ -93,7 +97,11 @@ class Measure(Protocol):
 
 def describe_measure(measure: Measure) -> dict[str, Any]:
     """A measure as plain values: class, settings, and how its arrays are shown."""
-    settings: dict[str, Any] = asdict(measure) if is_dataclass(measure) and not isinstance(measure, type) else {}
+    settings: dict[str, Any] = {}
+    if callable(own := getattr(measure, "describe", None)):
+        settings = own()
+    elif is_dataclass(measure) and not isinstance(measure, type):
+        settings = asdict(measure)
     stated = {name: value for name in _OPTIONAL if (value := getattr(measure, name, None)) is not None}
     return {
         "class": type(measure).__name__,
