@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 EXPERIMENTS := $(patsubst %/README.md,%,$(wildcard experiments/*/README.md))
 DATA ?= data
 RESULTS := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
@@ -50,7 +51,12 @@ format: $(READY)  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmark: $(READY)  ## measure side by side against plain loops, torchattacks and ART
+$(PEERS): $(READY) pyproject.toml
+	$(BIN)/python -m pip install --quiet 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --no-deps --group peers
+	touch $@
+
+benchmark: $(PEERS)  ## measure side by side against plain loops, torchattacks and ART, which it installs
 	$(BIN)/python -m benchmarks
 
 docs: $(READY)  ## build the documentation as a site in site/ (a broken link fails)

@@ -1,6 +1,7 @@
 """`python -m benchmarks`: run the benchmarks, print ratios, write a table with hardware and versions.
 
-Machines are shared and noisy: ratios of things measured in one run count, not seconds.
+Machines are shared and noisy: ratios of things measured in one run count, not seconds. A part whose subject is unfit,
+such as a network that classifies by chance, fails with the reason; the others are measured.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.subject import Unfit
 from symmetry_robustness.reporting.table_formats import Cell, Table, markdown
 from symmetry_robustness.runs.provenance import code_version, environment
 
@@ -42,16 +44,19 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown part {sorted(unknown)[0]!r}; choose from {', '.join(PARTS)}")
     options = {"checkpoint": arguments.checkpoint, "overrides": tuple(arguments.override)}
-    results = {}
+    results, status = {}, 0
     for part in arguments.parts:
-        rows = importlib.import_module(f"benchmarks.{part}").run(
-            arguments.device, **(options if part in ATTACKING else {})
-        )
+        try:
+            rows = importlib.import_module(f"benchmarks.{part}").run(
+                arguments.device, **(options if part in ATTACKING else {})
+            )
+        except Unfit as reason:
+            rows, status = [{"failed": str(reason)}], 1
         print(f"\n{table(part, rows)}", flush=True)
         results[part] = rows
     if arguments.output:
         write(results, arguments.output, arguments.device)
-    return 0
+    return status
 
 
 def write(results: dict[str, list[dict[str, float | str]]], output: Path, device: str) -> None:

@@ -9,13 +9,14 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from benchmarks.alone import alone
-from benchmarks.subject import subject
+from benchmarks.subject import accuracy, check_accuracy, subject
 from symmetry_robustness import load_config
 from symmetry_robustness.attacks import PGD, ThreatModel
 from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
 from symmetry_robustness.runs.process import keep_freed_memory
 
 EPSILON, BATCH_SIZE = 8 / 255, 128
+PLAIN = "as trained"
 
 
 def harden(network: nn.Module, overrides: tuple[str, ...], device: str, steps: int = 192) -> nn.Module:
@@ -62,11 +63,18 @@ def cascade(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, 
 
 
 def compare(name: str, network: nn.Module, images: Tensor, labels: Tensor, device: str) -> dict[str, float | str]:
-    """Seconds and robust accuracies of both on one network."""
+    """Seconds and robust accuracies of both on one network.
+
+    Raises:
+        Unfit: it classifies hardly better than by chance, or was trained adversarially and withstands nothing.
+    """
+    hardened = name != PLAIN
+    check_accuracy(f"clean accuracy, {name},", accuracy(network, images, labels), 0.25 if hardened else 0.5, 1.0)
     network.requires_grad_(True)
     ours = alone(cascade, network, images, labels, device=device, warm_up=2)
     theirs = alone(autoattack, network, images, labels, device=device, warm_up=2)
     clean, robust = ours.result
+    check_accuracy(f"robust accuracy, {name},", theirs.result, *((0.1, 0.9) if hardened else (0.0, 0.5)))
     return {
         "network": name,
         "clean": clean,
@@ -83,7 +91,7 @@ def run(
 ) -> list[dict[str, float | str]]:
     """A row for the network as it is, and one for it after adversarial training."""
     network, images, labels = subject(device, checkpoint, overrides, size)
-    rows = [compare("as trained", network, images, labels, device)]
+    rows = [compare(PLAIN, network, images, labels, device)]
     return [
         *rows,
         compare("adversarially trained", harden(network.to(device), overrides, device).cpu(), images, labels, device),

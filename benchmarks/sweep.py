@@ -5,10 +5,13 @@ the same images, each in a process of its own. The plain loop is what a hand-wri
 start, every image, every step, gradients of the parameters included.
 """
 
+import time
+
 import torch
 from torch import Tensor, nn
 
 from benchmarks.alone import alone
+from benchmarks.peak import attack_step, columns, count, peak
 from benchmarks.subject import subject
 from symmetry_robustness.attacks import PGD
 from symmetry_robustness.robustness import EvaluationProtocol, evaluate_robustness
@@ -71,7 +74,11 @@ def evaluator(network: nn.Module, images: Tensor, labels: Tensor) -> list[float]
 def run(
     device: str = "cpu", checkpoint: str | None = None, overrides: tuple[str, ...] = (), size: int = 512
 ) -> list[dict[str, float | str]]:
-    """Seconds of each way, and the largest amount by which an accuracy of the evaluator exceeds theirs."""
+    """Seconds of each way, and the largest amount by which an accuracy of the evaluator exceeds theirs.
+
+    Then the share of the machine's peak that the evaluator reaches, by the passes that it does, and that a single step
+    of an attack does.
+    """
     # The scripts' networks have parameters that take gradients.
     network, images, labels = subject(device, checkpoint, overrides, size)
     network.requires_grad_(True)
@@ -91,4 +98,23 @@ def run(
                 "ours MiB": ours.mebibytes,
             }
         )
+    on_device = network.to(device), images.to(device), labels.to(device)
+    step = attack_step(network, *(rows_[:BATCH_SIZE] for rows_ in on_device[1:]))
+    flops, of = count(lambda: evaluator(*on_device)), max(peak(device), peak(device))
+    one = alone(step_seconds, network, *on_device[1:], device=device).result
+    rows.append({"against": "its own peak", "ours s": ours.seconds, **columns(flops, ours.seconds, of, step, device)})
+    rows.append({"against": "the peak, a single step", "ours s": one, **columns(count(step), one, of, step, device)})
     return rows
+
+
+def step_seconds(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Seconds of a step of an attack on one batch, the fastest of some."""
+    keep_freed_memory()
+    step, seconds = attack_step(network, images[:BATCH_SIZE], labels[:BATCH_SIZE]), []
+    for _ in range(8):
+        start = time.perf_counter()
+        step()
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,19 +1,25 @@
-"""Training throughput against a plain loop, on the same data, each in processes of its own.
+"""Training throughput against a plain loop and the best bare loop, on the same data, each in processes of its own.
 
 The plain loop is what a hand-written script does: float32, channels first, escnn's own layers, Adam, the loss read back
-after every batch. Per-sample transforms are left out on both sides: batches come from tensors in memory.
+after every batch. Per-sample transforms are left out on both sides: batches come from tensors in memory. The bare loop
+trains the project's own network, with nothing around it, in the best of both precisions and both memory formats.
 """
 
+import statistics
 import time
 import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.alone import alone
 from benchmarks.fit import prepare
-from symmetry_robustness import load_config
+from benchmarks.peak import columns, count, peak
+from symmetry_robustness import build_network, load_config
 from symmetry_robustness.layers.basis import planar_escnn
+from symmetry_robustness.precision import computes_in_bfloat16
+from symmetry_robustness.runs.process import keep_freed_memory
 
 BATCH_SIZE = 128
 
@@ -73,6 +79,7 @@ class Parallel(nn.Module):
 
 def plain_network(name: str, trunk: list[int | str]) -> nn.Module:
     """The hand-written counterpart of a released network."""
+    name = name.removesuffix("_4layer")
     if name == "standard":
         return Plain(convolution(3, 16), 16, trunk, 10)
     if name == "parallel_rotation":
@@ -102,26 +109,98 @@ def plain_loop(network: nn.Module, images: Tensor, labels: Tensor, device: str) 
     return time.perf_counter() - start
 
 
+Way = tuple[str, bool]  # precision and whether channels are last
+
+
+def bare_step(name: str, way: Way, images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """A step of the project's own network and nothing else, on rows of the images; it returns the loss."""
+    precision, channels_last = way
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = build_network(load_config("train", [f"model={name}"])).train().to(images.device, memory_format=layout)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+
+    def step(rows: Tensor) -> Tensor:
+        batch = (images[rows].float() / 255).contiguous(memory_format=layout)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision != "32-true"):
+            loss = nn.functional.cross_entropy(network(batch), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def bare_fits(name: str, ways: Sequence[Way], images: Tensor, labels: Tensor) -> list[float]:
+    """Seconds of one pass in each way; they take turns batch by batch, after a warm-up."""
+    keep_freed_memory()
+    steps = [bare_step(name, way, images, labels) for way in ways]
+    batches = torch.randperm(len(images)).split(BATCH_SIZE)
+    for step in steps:
+        step(batches[0])
+    seconds = [0.0] * len(ways)
+    for rows in batches:
+        for place, step in enumerate(steps):
+            start = time.perf_counter()
+            step(rows)
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            seconds[place] += time.perf_counter() - start
+    return seconds
+
+
+def find_ways(device: str) -> list[Way]:
+    """All ways in which a bare loop may be written."""
+    low = ["bf16-mixed"] if computes_in_bfloat16(torch.device(device)) else []
+    return [(precision, channels_last) for precision in ("32-true", *low) for channels_last in (True, False)]
+
+
 def our_fit(name: str, images: Tensor, device: str) -> float:
     """Seconds for one epoch of the project's own Trainer, data module and settings, without validation."""
     return prepare(name, device, "data.validation_size=0", f"data.train_size={len(images)}").run(1, [])
 
 
 # Batches per epoch on a CPU: some seconds of training each, so that what an epoch costs once does not count much.
-BATCHES = {"standard": 64, "parallel_rotation": 20, "cascaded": 12}
+BATCHES = {
+    "standard": 64,
+    "parallel_rotation": 20,
+    "cascaded": 12,
+    "standard_4layer": 96,
+    "parallel_rotation_4layer": 32,
+}
 
 
-def run(device: str = "cpu") -> list[dict[str, float | str]]:
-    """Images per second of both, interleaved, per network; the ratio is what counts."""
+def run(device: str = "cpu", batches: dict[str, int] = BATCHES, times: int = 3) -> list[dict[str, float | str]]:
+    """Images per second of all three, interleaved, per network; ratios and the share of the peak are what counts."""
     rows: list[dict[str, float | str]] = []
-    for name, batches in BATCHES.items():
-        count = BATCH_SIZE * batches * (20 if device == "cuda" else 1)
-        images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
-        labels = torch.randint(0, 10, (count,))
-        ours, plain = [], []
-        for _ in range(3):
-            plain.append(count / alone(plain_fit, name, images, labels, device).result)
-            ours.append(count / alone(our_fit, name, images, device).result)
-        best, reference = sorted(ours)[1], sorted(plain)[1]
-        rows.append({"network": name, "plain images/s": reference, "ours images/s": best, "ratio": best / reference})
+    for name, number in batches.items():
+        size = BATCH_SIZE * number * (20 if device == "cuda" else 1)
+        images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
+        labels = torch.randint(0, 10, (size,))
+        tried = max(BATCH_SIZE, size // 4)
+        ways = find_ways(device)
+        seconds = alone(bare_fits, name, ways, images[:tried], labels[:tried], device=device).result
+        best = ways[seconds.index(min(seconds))]
+        ours, plain, bare, peaks = [], [], [], []
+        for _ in range(times):
+            plain.append(size / alone(plain_fit, name, images, labels, device).result)
+            ours.append(size / alone(our_fit, name, images, device).result)
+            bare.append(size / alone(bare_fits, name, [best], images, labels, device=device).result[0])
+            peaks.append(peak(device, best[0]))
+        own, reference, limit = (statistics.median(found) for found in (ours, plain, bare))
+        few = images[:BATCH_SIZE].to(device), labels[:BATCH_SIZE].to(device)
+        step, all_rows = bare_step(name, best, *few), torch.arange(BATCH_SIZE)
+        flops = count(lambda: step(all_rows)) / BATCH_SIZE  # noqa: B023 - called at once
+        rows.append(
+            {
+                "network": name,
+                "plain images/s": reference,
+                "ours images/s": own,
+                "ratio": own / reference,
+                "best bare images/s": limit,
+                "in": f"{best[0]}, channels {'last' if best[1] else 'first'}",
+                "ours / best bare": own / limit,
+                **columns(flops, 1 / own, max(peaks), lambda: step(all_rows), device),  # noqa: B023 - called at once
+            }
+        )
     return rows

@@ -3,10 +3,13 @@
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 
 def test_rows_become_a_table_on_the_terminal_and_in_files(
@@ -22,3 +25,50 @@ def test_rows_become_a_table_on_the_terminal_and_in_files(
     for text in (capsys.readouterr().out, (tmp_path / "results.md").read_text()):
         assert [line for line in text.splitlines() if line.startswith("|") and "--" not in line] == lines
     assert json.loads((tmp_path / "results.json").read_text())["results"] == {"training": rows}
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of the benchmarks."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+def test_a_part_with_an_unfit_subject_fails_with_the_reason(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = benchmarks("subject").check_accuracy
+
+    def collapsed(device: str) -> list[dict[str, float | str]]:
+        check("robust accuracy", 0.09, 0.1, 0.9)
+        return []
+
+    monkeypatch.setitem(sys.modules, "benchmarks.training", SimpleNamespace(run=collapsed))
+    monkeypatch.setitem(sys.modules, "benchmarks.callback", SimpleNamespace(run=lambda device: [{"ratio": 2.0}]))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "training", "callback"])
+    assert benchmarks("__main__").main() == 1
+    printed = capsys.readouterr().out
+    assert "robust accuracy is 9.0%, outside 10% to 90%" in printed
+    assert "| 2 |" in printed  # the next part was measured
+
+
+def test_the_arithmetic_of_a_training_step_is_that_of_its_convolutions(
+    benchmarks: Callable[[str], ModuleType],
+) -> None:
+    """Forward, and backward to the weights; the gradient of the images is not asked for, so not counted."""
+    layer, images = nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.rand(2, 3, 16, 16)
+    forward = 2 * 2 * 8 * 3 * 9 * 16 * 16  # multiplications and additions, images, channels, taps, pixels
+    count = benchmarks("peak").count
+    assert count(lambda: layer(images).sum().backward()) == 2 * forward
+    assert count(lambda: layer(images.requires_grad_()).sum().backward()) == 3 * forward
+
+
+def test_a_small_share_of_the_peak_says_where_the_time_goes(benchmarks: Callable[[str], ModuleType]) -> None:
+    peak = benchmarks("peak")
+    images = torch.rand(8, 16, 32, 32)
+    layer, pool = nn.Conv2d(16, 16, 3), nn.MaxPool2d(2)
+    small = peak.columns(1e6, 1.0, 1e7, lambda: pool(layer(images)), "cpu")
+    assert (small["GFLOP/s"], small["share of peak"]) == (1e-3, 0.1)
+    assert "convolutions" in small["below 60 % because of"]
+    assert peak.columns(6e6, 1.0, 1e7, lambda: None, "cpu")["below 60 % because of"] == ""
+    assert peak.matrix_product("cpu", torch.float32) > 0
