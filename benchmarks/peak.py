@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.autograd.profiler_util import EventList
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from benchmarks.alone import alone
 
@@ -54,9 +55,22 @@ def peak(device: str, precision: str = "32-true") -> float:
 
 def count(work: Callable[[], Any]) -> int:
     """Multiplications and additions of convolutions and matrix products of some work, which is done."""
-    with FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         work()
-    return int(counter.get_total_flops())
+    return counter.total
+
+
+class _Counter(TorchDispatchMode):
+    """Torch's own counts; its `FlopCounterMode` refuses `torch.autograd.grad` with respect to a leaf."""
+
+    total = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = operation(*args, **kwargs)
+        if formula := flop_registry.get(operation._overloadpacket):
+            self.total += formula(*args, **kwargs, out_val=result)
+        return result
 
 
 def where_time_goes(work: Callable[[], Any], device: str = "cpu") -> str:
@@ -77,7 +91,7 @@ def describe(events: EventList, device: str = "cpu") -> str:
             event.key.lower(),
             event.self_device_time_total if device == "cuda" else event.self_cpu_time_total,
         )
-        kind = next((kind for kind, parts in _KINDS.items() if any(part in name for part in parts)), "others")
+        kind = next((kind for kind, parts in _KINDS.items() if any(part in name for part in parts)), event.key)
         spent[kind] += seconds
     total = sum(spent.values()) or 1.0
     shares = sorted(((seconds / total, kind) for kind, seconds in spent.items()), reverse=True)
@@ -104,8 +118,8 @@ def attack_step(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) 
     from symmetry_robustness.attacks.base import loss_gradient
     from symmetry_robustness.engine.fusion import fuse
 
-    fused = fuse(network.requires_grad_(False), images)
-    return lambda: loss_gradient(fused, images, labels)
+    fused, laid_out = fuse(network.requires_grad_(False), images), images.contiguous(memory_format=torch.channels_last)
+    return lambda: loss_gradient(fused, laid_out, labels)
 
 
 def _wait(device: str) -> None:

@@ -61,6 +61,8 @@ def test_the_arithmetic_of_a_training_step_is_that_of_its_convolutions(
     count = benchmarks("peak").count
     assert count(lambda: layer(images).sum().backward()) == 2 * forward
     assert count(lambda: layer(images.requires_grad_()).sum().backward()) == 3 * forward
+    # What an attack does: the gradient of the images alone, by autograd.grad.
+    assert count(lambda: torch.autograd.grad(layer.requires_grad_(False)(images).sum(), images)) == 2 * forward
 
 
 def test_a_small_share_of_the_peak_says_where_the_time_goes(benchmarks: Callable[[str], ModuleType]) -> None:
