@@ -2,6 +2,7 @@
 
 from symmetry_robustness.data.augmentation import (
     Augmentation,
+    Augmentations,
     AugMix,
     Cutout,
     RandomCropFlip,
@@ -20,6 +21,7 @@ __all__ = [
     "CIFAR100C",
     "AugMix",
     "Augmentation",
+    "Augmentations",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
     "Cutout",

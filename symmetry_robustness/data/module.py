@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from symmetry_robustness.data.augmentation import Augmentation, augment
+from symmetry_robustness.data.augmentation import Augmentations
 from symmetry_robustness.data.loaders import Batch, EvaluationLoader, Split, TrainLoader, check_split
 from symmetry_robustness.data.test_transforms import TestTransform, View
 from symmetry_robustness.errors import UserError
@@ -62,8 +62,7 @@ class ImageDataModule(LightningDataModule, ABC):
         validation_size: Images set aside from the training images; 0, the paper's way, leaves no validation loader.
         train_size: How many of the remaining images to train on; None means all.
         seed: Of the order, the validation split and the augmentation.
-        augmentation: By names of your choice, applied one after the other to training batches on their device; None,
-            the paper's way, leaves them as they are.
+        augmentation: Applied to training batches on their device; None, the paper's way, leaves them as they are.
         test_transform: Turns each test set into several; None leaves it as it is.
 
     Raises:
@@ -79,7 +78,7 @@ class ImageDataModule(LightningDataModule, ABC):
     validation_size: int = 5_000
     train_size: int | None = None
     seed: int = 0
-    augmentation: Mapping[str, Augmentation] | None = None
+    augmentation: Augmentations | None = None
     test_transform: TestTransform | None = None
     excluded_test_images: Sequence[int] = field(init=False, default=())
     """Positions in the test sets, one after the other, that `subset` never chooses."""
@@ -206,8 +205,7 @@ class ImageDataModule(LightningDataModule, ABC):
             loader = self._training
             position = loader.position - 1  # the loader counts the batches it has handed out
             generator = keyed_generator(self.seed, loader.epoch, position, _AUGMENTATION)
-            for augmentation in self.augmentation.values():
-                images = augment(augmentation, images, generator, *loader.batch_rows(position))
+            images = self.augmentation(images, generator, *loader.batch_rows(position))
         return images, labels
 
     def split_size(self, split: SplitName) -> int:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead
-from symmetry_robustness.reporting.comparability import plain, readable
+from symmetry_robustness.reporting.comparability import readable
 from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
 from symmetry_robustness.reporting.figures.style import COLORS, fitted, legend_below, printed, tiled
 from symmetry_robustness.reporting.frame import records, settings_key, split
@@ -141,7 +141,7 @@ def defence(training: Mapping[str, Any]) -> str:
     if isinstance(within := objective.get("around"), Mapping):
         name += f" around {str(within.get('_target_')).rpartition('.')[2]}"
     augmentation = (training.get("data") or {}).get("augmentation") or {}
-    parts = [plain(one).replace("_", " ") for one in augmentation]
+    parts = [str(one).replace("_", " ") for one in augmentation if one != "_target_"]
     return " + ".join([name, *parts, *(["averaged weights"] if training.get("averaging") else [])])
 
 

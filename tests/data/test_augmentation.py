@@ -2,12 +2,21 @@
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from symmetry_robustness import load_config
-from symmetry_robustness.data import Augmentation, AugMix, Cutout, RandomCropFlip, RandomRotation, RandomScale
-from symmetry_robustness.data.augmentation import augment, augmix
+from symmetry_robustness.data import (
+    Augmentation,
+    Augmentations,
+    AugMix,
+    Cutout,
+    RandomCropFlip,
+    RandomRotation,
+    RandomScale,
+)
+from symmetry_robustness.data.augmentation import augmix
 from symmetry_robustness.data.loaders import rank_slice
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.resampling import warp
@@ -17,7 +26,7 @@ ALL = (RandomCropFlip(), Cutout(5), RandomRotation(degrees=20.0), RandomScale(),
 
 
 def augmented(augmentation: Augmentation, images: Tensor, seed: int = 0) -> Tensor:
-    return augment(augmentation, images, keyed_generator(seed))
+    return Augmentations(one=augmentation)(images, keyed_generator(seed))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +62,7 @@ def test_sharing_a_batch_does_not_change_it(augmentation: Augmentation, world_si
     shares = []
     for rank in range(world_size):
         rows = rank_slice(len(images), rank, world_size)
-        shares.append(augment(augmentation, images[rows], keyed_generator(0), rows, len(images)))
+        shares.append(Augmentations(one=augmentation)(images[rows], keyed_generator(0), rows, len(images)))
     assert torch.equal(torch.cat(shares), augmented(augmentation, images))
     assert not torch.equal(torch.cat(shares), images)
 
@@ -181,6 +190,7 @@ def test_pixels_are_moved_as_pillow_moves_them(name: str, sign: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
+        (lambda: Augmentations(crop=torch.rand), "crop is no augmentation"),
         (lambda: RandomCropFlip(padding=-1), "padding"),
         (lambda: Cutout(length=-1), "length"),
         (lambda: Cutout(fill=2.0), "fill"),
@@ -196,9 +206,20 @@ def test_wrong_settings_are_refused_by_name(wrong: object, word: str) -> None:
         wrong()  # type: ignore[operator]
 
 
-def test_choices_stand_in_the_configuration_in_their_order() -> None:
+def test_choices_stand_in_the_configuration_and_are_built_in_their_order() -> None:
     assert load_config("train").data.augmentation is None
-    several = load_config("train", ["augmentation=[cutout,crop_flip]", "data=cifar10"]).data.augmentation
-    assert list(several) == ["cutout", "crop_flip"]
-    for name in ("crop_flip", "cutout", "rotation", "scale", "augmix"):
-        assert list(load_config("train", [f"augmentation={name}"]).data.augmentation) == [name]
+    several = instantiate(load_config("train", ["augmentation=[cutout,crop_flip]"]).data).augmentation
+    assert list(several.steps) == ["cutout", "crop_flip"]
+    images, generator = torch.rand(4, 3, 32, 32), keyed_generator(5)
+    expected = images
+    for step in (Cutout(), RandomCropFlip()):
+        expected = step.apply(expected, *step.draw(4, generator))
+    assert torch.equal(several(images, keyed_generator(5)), expected)
+
+
+@pytest.mark.parametrize("kind", [AugMix(), Cutout(), RandomCropFlip(), RandomRotation(), RandomScale()])
+def test_each_choice_has_the_defaults_of_its_class(kind: Augmentation) -> None:
+    names = {AugMix: "augmix", Cutout: "cutout", RandomCropFlip: "crop_flip", RandomRotation: "rotation"}
+    name = names.get(type(kind), "scale")
+    (found,) = instantiate(load_config("train", [f"augmentation={name}"]).data).augmentation.steps.values()
+    assert found == kind

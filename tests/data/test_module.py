@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.data import Augmentation, AugMix, RandomCropFlip, ShapesDataModule
+from symmetry_robustness.data import Augmentations, AugMix, RandomCropFlip, ShapesDataModule
 from symmetry_robustness.data.loaders import training_order
 
 
@@ -65,8 +65,8 @@ def test_trainer_finds_set_epoch(tmp_path: Path) -> None:
     assert module.training_labels == expected
 
 
-@pytest.mark.parametrize("augmentation", [None, {"crop_flip": RandomCropFlip(), "augmix": AugMix()}])
-def test_resume_in_mid_epoch_repeats_nothing(augmentation: dict[str, Augmentation] | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("augmentation", [None, Augmentations(crop_flip=RandomCropFlip(), augmix=AugMix())])
+def test_resume_in_mid_epoch_repeats_nothing(augmentation: Augmentations | None, tmp_path: Path) -> None:
     settings = {"augmentation": augmentation, "validation_size": 0}
     torch.manual_seed(0)
     reference = Recorder()
@@ -87,7 +87,7 @@ def test_resume_in_mid_epoch_repeats_nothing(augmentation: dict[str, Augmentatio
 def test_augmentation_is_for_training_only_and_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     plain, augmented = Recorder(), Recorder()
     states = []
-    for module, augmentation in ((plain, None), (augmented, {"augmix": AugMix()})):
+    for module, augmentation in ((plain, None), (augmented, Augmentations(augmix=AugMix()))):
         torch.manual_seed(1)
         trainer(tmp_path, max_epochs=1).fit(module, datamodule=data(augmentation=augmentation))
         states.append(torch.get_rng_state())
