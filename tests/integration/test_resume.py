@@ -188,6 +188,7 @@ def test_a_run_with_any_objective_that_was_stopped_in_the_middle_of_an_epoch(
     objective: str, run: Run, tmp_path: Path
 ) -> None:
     words, directory, whole = [f"objective={objective}"], tmp_path / "run", tmp_path / "whole"
+    words += ["model=adaptive_4layer"] if objective == "adaptive_features" else []
     assert run(whole, *words) == 0, output(whole)
     for name, count in [("INT", 3), ("KILL", BATCHES + 1)]:  # the count is of the process
         assert run(directory, *words, **stop(name, "batch", count)) == STATUS[name], output(directory)

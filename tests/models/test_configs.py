@@ -28,6 +28,8 @@ NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_mat
     *OURS,
     "invariant_4layer",
     "invariant_matched",
+    "adaptive",
+    "adaptive_4layer",
 ]
 
 EQUIVARIANT_BRANCH = "model/branch=scale_equivariant"

@@ -1,5 +1,6 @@
 """Training objectives: cross-entropy, adversarial training, and penalties on gradients, features and symmetry."""
 
+from symmetry_robustness.training.objectives.adaptive_features import AdaptiveFeatures
 from symmetry_robustness.training.objectives.attribution_guided import AttributionGuided
 from symmetry_robustness.training.objectives.augmix import AugMixConsistency
 from symmetry_robustness.training.objectives.awp import AdversarialWeightPerturbation
@@ -28,6 +29,7 @@ __all__ = [
     "MART",
     "NFGSM",
     "TRADES",
+    "AdaptiveFeatures",
     "AdversarialObjective",
     "AdversarialWeightPerturbation",
     "AttributionGuided",

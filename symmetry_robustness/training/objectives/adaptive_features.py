@@ -1,0 +1,83 @@
+"""Training of networks with norms of their own for clean and for attacked images."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from symmetry_robustness.attacks import PGD, ThreatModel
+from symmetry_robustness.attacks.validation import check_count
+from symmetry_robustness.errors import UserError
+from symmetry_robustness.training.objectives.base import (
+    AdversarialObjective,
+    Passes,
+    check_positive,
+    craft,
+    read_epsilon,
+)
+
+
+@final
+@dataclass(frozen=True)
+class AdaptiveFeatures(AdversarialObjective):
+    """Half the cross-entropy of clean and half that of PGD images of any strength, each with norms of its own.
+
+    The network mixes both sets of norms by a weight that it predicts; statistics of one set learn from clean images
+    alone, those of the other from attacked ones. The radius is drawn uniformly from [0, epsilon] for each batch.
+    Attacks meet the network in evaluation mode and go through the prediction.
+
+    A reconstruction of arXiv 2105.15157 (AFA) from its abstract: the shares, the draw and the attack are ours.
+
+    Args:
+        epsilon: largest radius of the linf ball in pixel units, number or fraction.
+        steps: of PGD.
+        relative_step_size: length of a step as a fraction of the radius.
+    """
+
+    epsilon: float | str = "8/255"
+    steps: int = 7
+    relative_step_size: float = 0.25
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", read_epsilon(self.epsilon))
+        check_count("steps", self.steps)
+        check_positive("relative_step_size", self.relative_step_size)
+
+    @property
+    def attack_passes(self) -> Passes:
+        """One for each step."""
+        steps = self.steps if self.epsilon else 0
+        return steps, steps
+
+    @property
+    def loss_passes(self) -> Passes:
+        """Clean and attacked images."""
+        return 2, 2
+
+    def attacked(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """PGD images (B, C, H, W) of a radius drawn for the batch."""
+        radius = float(self.epsilon) * float(torch.rand(()))
+        if not radius:
+            return images
+        rule = PGD(self.steps, relative_step_size=self.relative_step_size, random_start=True)
+        return craft(network, images, labels, ThreatModel("linf", radius), rule, "evaluation")
+
+    def loss(self, network: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss and the logits of the clean images.
+
+        Raises:
+            UserError: the network has no norms of two kinds.
+        """
+        learning = getattr(network, "learning", None)
+        if learning is None:
+            raise UserError(
+                f"objective=adaptive_features needs norms of two kinds, which {type(network).__name__} lacks; "
+                "choose model=adaptive or adaptive_4layer"
+            )
+        with learning("clean"):
+            logits = network(images)
+        with learning("attacked"):
+            moved = network(attacked)
+        return (F.cross_entropy(logits, labels) + F.cross_entropy(moved, labels)) / 2, logits
