@@ -82,6 +82,11 @@ class AdaptiveNetwork(Network):
         UserError: a setting of the network is invalid, the weight lies outside [0, 1], or there is no norm.
     """
 
+    normalize: nn.Module
+    stem: nn.Module
+    trunk: nn.Module
+    head: nn.Module
+
     def __init__(
         self,
         stem: nn.Module,
