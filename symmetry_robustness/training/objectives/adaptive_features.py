@@ -46,6 +46,11 @@ class AdaptiveFeatures(AdversarialObjective):
         check_positive("relative_step_size", self.relative_step_size)
 
     @property
+    def defends(self) -> ThreatModel | None:
+        """The largest ball."""
+        return ThreatModel("linf", float(self.epsilon)) if self.epsilon else None
+
+    @property
     def attack_passes(self) -> Passes:
         """One for each step."""
         steps = self.steps if self.epsilon else 0
