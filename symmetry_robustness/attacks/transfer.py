@@ -22,9 +22,36 @@ View = Callable[[Tensor], Tensor]
 Classes = tuple[Tensor, Tensor | None]
 
 
+class MomentumAttack(CheckedAttack):
+    """An attack with the steps of PGD along gradients of its own."""
+
+    steps: int
+    step_size: float | str | None
+    relative_step_size: float | None
+    momentum: float
+    loss: LossName
+    targeted: bool
+
+    @property
+    def ascent(self) -> PGD:
+        """The steps, given a gradient."""
+        return PGD(
+            steps=self.steps,
+            step_size=self.step_size,
+            relative_step_size=self.relative_step_size,
+            momentum=self.momentum,
+            loss=self.loss,
+            targeted=self.targeted,
+        )
+
+    def reach(self, epsilon: float) -> float:
+        """Steps times the length of one."""
+        return self.ascent.reach(epsilon)
+
+
 @final
 @dataclass(frozen=True)
-class TransferPGD(CheckedAttack):
+class TransferPGD(MomentumAttack):
     """PGD with momentum along a gradient that is less particular to the network it is taken of.
 
     The parts compose. With all of them neutral the attack is `PGD(momentum=momentum)` bit for bit; alone they are:
@@ -93,25 +120,9 @@ class TransferPGD(CheckedAttack):
             raise UserError("lookahead follows the momentum, of which there is none; set momentum=1 or lookahead=false")
 
     @property
-    def ascent(self) -> PGD:
-        """The steps, given a gradient."""
-        return PGD(
-            steps=self.steps,
-            step_size=self.step_size,
-            relative_step_size=self.relative_step_size,
-            momentum=self.momentum,
-            loss=self.loss,
-            targeted=self.targeted,
-        )
-
-    @property
     def is_random(self) -> bool:  # type: ignore[override]
         """Whether views or neighbours are drawn."""
         return bool(self.diversity or self.neighbours)
-
-    def reach(self, epsilon: float) -> float:
-        """Steps times the length of one."""
-        return self.ascent.reach(epsilon)
 
     def craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, source: RandomSource

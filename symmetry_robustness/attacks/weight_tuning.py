@@ -8,12 +8,12 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks.base import CheckedAttack, Pass, class_to_leave, loss_gradient
-from symmetry_robustness.attacks.gradient import PGD, LossName
+from symmetry_robustness.attacks.base import Pass, class_to_leave, loss_gradient
+from symmetry_robustness.attacks.gradient import LossName
 from symmetry_robustness.attacks.losses import cross_entropy
 from symmetry_robustness.attacks.norms import per_image
 from symmetry_robustness.attacks.threat import ThreatModel
-from symmetry_robustness.attacks.transfer import Classes
+from symmetry_robustness.attacks.transfer import Classes, MomentumAttack
 from symmetry_robustness.attacks.validation import check_count, check_gradients_exist, check_logits, forward
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.precision import float32
@@ -24,7 +24,7 @@ _WEIGHT_MOMENTUM: Final = 0.5  # that of the released code
 
 @final
 @dataclass(frozen=True)
-class AdversarialWeightTuning(CheckedAttack):
+class AdversarialWeightTuning(MomentumAttack):
     """PGD with momentum on a copy of the network whose weights are tuned against it before each step.
 
     A step on the weights lowers the cross-entropy of the images and of their iterates, by a gradient taken where a step
@@ -82,18 +82,6 @@ class AdversarialWeightTuning(CheckedAttack):
             raise UserError(f"ahead must lie between 0 and 1, got {self.ahead}; 0 is none, 0.5 is usual")
 
     @property
-    def ascent(self) -> PGD:
-        """The steps on the images, given a gradient."""
-        return PGD(
-            steps=self.steps,
-            step_size=self.step_size,
-            relative_step_size=self.relative_step_size,
-            momentum=self.momentum,
-            loss=self.loss,
-            targeted=self.targeted,
-        )
-
-    @property
     def is_random(self) -> bool:  # type: ignore[override]
         """Whether neighbours are drawn."""
         return bool(self.neighbour_radius)
@@ -103,10 +91,6 @@ class AdversarialWeightTuning(CheckedAttack):
         """Gradients of images at all neighbours, and four of the weights."""
         gradients = self.neighbours * (2 if self.ahead else 1) + (4 if self.learning_rate else 0)
         return 3 * self.steps * gradients
-
-    def reach(self, epsilon: float) -> float:
-        """Steps times the length of one."""
-        return self.ascent.reach(epsilon)
 
     def craft(
         self, network: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, source: RandomSource
