@@ -206,6 +206,7 @@ def summarize(
     """summary.json: identity, clean accuracies on the whole test set, robustness on its evaluated images."""
     accuracies = {k: v for metrics in tested for k, v in metrics.items() if k.endswith("/accuracy")}
     report = robustness.final_report if robustness else None
+    best = robustness.best_report if robustness else None
     return {
         "status": "done",
         "name": config.name,
@@ -216,6 +217,7 @@ def summarize(
         **(report.summary() if report else {}),
         "clean_accuracy": sum(accuracies.values()) / len(accuracies),
         "test_accuracy": accuracies,
+        **({"best": {"epoch": best.provenance["epoch"], **best.summary()}} if best else {}),
         "robustness_images": len(report) if report else 0,
         "test_images": len(datamodule.test_dataloader()[0].split),  # of each test set
     }

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import pytorch_lightning as pl
+import torch
 from torch import distributed, nn
 
 from symmetry_robustness.attacks.validation import lay_out
-from symmetry_robustness.errors import UserError
+from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models import export
+from symmetry_robustness.models.checkpoint import DAMAGE, PREFIX
 from symmetry_robustness.results.names import WORST_CASE, metric_key
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
 from symmetry_robustness.robustness.checks.derived import add_derived_checks
@@ -91,6 +93,7 @@ class RobustnessCallback(pl.Callback):
         self.budget = Budget(share, max(1, self.every_n_epochs), least, most)
         self.evaluated_epoch: int | None = None
         self.final_report: RobustnessReport | None = None
+        self.best_report: RobustnessReport | None = None
         self._start = self._seconds = 0.0
         self._during = ""
 
@@ -163,7 +166,7 @@ class RobustnessCallback(pl.Callback):
         self._seconds = state_dict["seconds"]
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate the weights of the last epoch on the test images."""
+        """Evaluate the weights of the last epoch on the test images, then the checkpoint that was chosen, if any."""
         if trainer.interrupted:
             return
         watched = self._watch(trainer, pl_module) if self.protocol.attacks else None
@@ -172,6 +175,34 @@ class RobustnessCallback(pl.Callback):
         metrics = {f"test/robust/{name}": value for name, value in flat_metrics(self.final_report).items()}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
+        choosing = (each for each in trainer.checkpoint_callbacks if getattr(each, "monitor", None))
+        found = (getattr(each, "best_model_path", "") for each in choosing)
+        if path := next(filter(None, found), ""):
+            self.best_report = self._report_best(trainer, pl_module, Path(path))
+
+    def _report_best(self, trainer: pl.Trainer, module: pl.LightningModule, path: Path) -> RobustnessReport | None:
+        """The same evaluation of the checkpoint that was chosen; the module keeps its weights."""
+        start = self.clock()
+        network = cast(nn.Module, module.network)
+        try:
+            saved = torch.load(path, map_location=module.device, weights_only=True)
+        except (*DAMAGE, OSError) as error:
+            log.warning("%s cannot be read and is not evaluated (%s)", path, one_line(error))
+            return None
+        last = {name: value.clone() for name, value in network.state_dict().items()}
+        chosen = {name.removeprefix(PREFIX): value for name, value in saved["state_dict"].items()}
+        network.load_state_dict({name: chosen[name] for name in last})
+        try:
+            report = self._report(trainer, module, "test", self.final_num_images, self.protocol)
+        finally:
+            network.load_state_dict(last)
+        report = replace(report, provenance={**report.provenance, "file": path.name, "epoch": saved["epoch"] + 1})
+        if trainer.is_global_zero:
+            self._save(report, Path(trainer.default_root_dir) / "robustness", path.stem)
+            log.info(
+                "%s, of epoch %d: %s (%.1f s)", path.name, saved["epoch"] + 1, describe(report), self.clock() - start
+            )
+        return report
 
     def _evaluate(
         self,

@@ -119,6 +119,13 @@ def assert_equal(directory: Path, whole: Path) -> None:
     timings = [(each.pop("training_seconds"), each.pop("images_per_second")) for each in (ours, theirs)]
     assert all(each.pop("peak_memory") > 2**20 for each in (ours, theirs))
     assert ours == theirs
+    best, last = (torch.load(whole / "checkpoints" / f"{n}.ckpt", weights_only=True)["epoch"] for n in ("best", "last"))
+    assert theirs["best"]["epoch"] == best + 1
+    assert theirs["best"].keys() - {"epoch"} <= theirs.keys()
+    if best == last:
+        assert all(
+            theirs[name] == value for name, value in theirs["best"].items() if name not in ("epoch", "clean_accuracy")
+        )
     assert 0 < timings[0][0] < 100  # counted on, from a clock of the same process
     assert {p.name for p in (directory / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     reports = {p.name for p in (whole / "robustness").glob("*.json")}
