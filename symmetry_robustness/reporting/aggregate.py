@@ -150,7 +150,7 @@ def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> Non
 def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """All that decides the weights, by settings key."""
     return {
-        settings_key(run, weights): {**run.training, "weights": weights}
+        settings_key(run, weights): {"weights": weights, **run.training}
         for run in runs
         for weights in ("last.ckpt", *(evaluation.weights for evaluation in run.evaluations.values()))
     }
