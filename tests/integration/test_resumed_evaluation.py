@@ -150,7 +150,7 @@ def test_killed_at_twenty_places_ends_with_the_same_numbers(
     words, partial = command(run, "name=killed"), run / "robustness" / "killed.partial"
 
     def finished() -> int:
-        return len(list(partial.glob("*/*.json")))
+        return len(list(partial.glob("*/*-*.json")))
 
     found = []
     for shards in KILLS:
