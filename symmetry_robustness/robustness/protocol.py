@@ -32,7 +32,7 @@ _TAKEN: Final = (
     "clean", "clean_accuracy", "images", "checks_failed", "checks_warned", "share_of_epoch", "status", "name", "group",
     "seed", "data", "parameters", "test_accuracy", "test_images", "robustness_images", "flops", "epochs",
     "training_seconds", "images_per_second", "step_flops", "training_flops", "forward_passes", "backward_passes",
-    "peak_memory", "hardware",
+    "peak_memory", "hardware", "best",
 )  # fmt: skip
 
 
