@@ -49,29 +49,37 @@ def read_features(network: nn.Module, images: Tensor, layers: Sequence[str]) -> 
 def default_layers(network: nn.Module) -> tuple[str, ...]:
     """Names of a network's blocks, and of the feature that its classifier gets.
 
-    A layer has weights if it owns a matrix or a filter, and the classifier is the last such layer in the order of
-    registration. A block is a layer with weights, or a module that holds some: a sequence counts as a block where it
-    holds a single one, as convolution, batch norm and ReLU do, and is taken apart where it holds more. So are modules
-    that hold the classifier.
+    A layer has weights if it owns a matrix or a filter. The classifier is the last such layer, in the order of
+    registration, of the network's part `head`, or of all where there is no such part; layers after it do not count. A
+    block is a layer with weights, or a module that holds some: a sequence counts as a block where it holds a single
+    one, as convolution, batch norm and ReLU do, and is taken apart where it holds more. So are modules that hold the
+    classifier.
 
     Raises:
         UserError: no layer has weights.
     """
     feature = pooled_feature(network)
-    classifier = network.get_submodule(feature.removesuffix(INPUT))
-    return (*_blocks(network, "", classifier), feature)
+    last = feature.removesuffix(INPUT)
+    names = _with_weights(network)
+    before = names[: names.index(last)]
+    blocks = _blocks(network, "", network.get_submodule(last))
+    return (*(block for block in blocks if any(f"{name}.".startswith(f"{block}.") for name in before)), feature)
 
 
 def pooled_feature(network: nn.Module) -> str:
-    """Name of the feature that a network's classifier, its last layer with weights, gets.
+    """Name of the feature that a network's classifier gets, see `default_layers`.
 
     Raises:
         UserError: no layer has weights.
     """
-    names: list[str] = [name for name, module in network.named_modules() if _has_weights(module)]
+    names = _with_weights(network)
     if not names:
         raise UserError(f"{type(network).__name__} has no layer with weights; name the layers to read")
-    return names[-1] + INPUT
+    return ([name for name in names if f"{name}.".startswith("head.")] or names)[-1] + INPUT
+
+
+def _with_weights(network: nn.Module) -> list[str]:
+    return [name for name, module in network.named_modules() if _has_weights(module)]
 
 
 def _has_weights(module: nn.Module) -> bool:
