@@ -221,11 +221,20 @@ def _take_title(model: Any, choices: typing.Mapping[str, Any]) -> str:
     """Take titles, which are no setting of the network, out of its configuration; the chosen one's, or nothing.
 
     Titles stand below the name of their file, so that no network goes by the title of the one it is derived from.
+
+    Raises:
+        UserError: a title stands alone.
     """
     if not isinstance(model, DictConfig) or model._is_none():
         return ""
     with open_dict(model):
         titles = model.pop("title", None) or {}
+    if not isinstance(titles, typing.Mapping):
+        chosen = choices["model"]
+        raise UserError(
+            f"model.title={titles} must stand below the name of its file, as in title: {{{chosen}: {titles}}}; "
+            "on the command line write title=…"
+        )
     title = str(titles.get(choices["model"], ""))
     parts = [str(titles.get(part, part.replace("_", " "))) for part in _unusual_parts(choices)]
     return ", ".join([title, *parts]) if title else ""

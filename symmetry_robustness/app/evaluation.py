@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from symmetry_robustness.app.progress import shown_progress
-from symmetry_robustness.app.subject import CheckpointSubject, NetworkSubject, Subject, check_outputs
+from symmetry_robustness.app.subject import CheckpointSubject, NetworkSubject, Subject
 from symmetry_robustness.attacks.validation import lay_out
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file, unused
@@ -41,6 +41,7 @@ from symmetry_robustness.runs.computing import (
 )
 from symmetry_robustness.runs.json_files import read_mapping, write_json
 from symmetry_robustness.runs.provenance import own_code, package_digest
+from symmetry_robustness.runs.settings import check_outputs
 
 _SPLITS: Final = ("train", "validation", "test")
 _CHECKED: Final = 8  # images on which a network shows what it returns

@@ -11,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from symmetry_robustness.app.config import check_targets
-from symmetry_robustness.attacks.validation import are_probabilities, predict
-from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.errors import UserError
 from symmetry_robustness.models import load_checkpoint, load_weights, require_trusted, wrap
 from symmetry_robustness.models.build import instantiate_network
 from symmetry_robustness.robustness import RobustnessReport
@@ -154,39 +153,6 @@ class NetworkSubject:
 
 def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-
-
-def check_outputs(network: nn.Module, images: torch.Tensor, classes: int) -> None:
-    """Refuse a network that does not map images of the data set to logits of its classes.
-
-    Args:
-        network: in evaluation mode.
-        images: (B, C, H, W), a few, on its device.
-        classes: of the data set.
-
-    Raises:
-        UserError: names what it does instead, and the remedy.
-    """
-    shape = tuple(images.shape)
-    try:
-        logits = predict(network, images)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"the network does not take images of shape {shape} ({one_line(error)[:200]}); choose data=… of the size "
-            "that it was trained on"
-        ) from error
-    if logits.shape[1] != classes:
-        raise UserError(
-            f"the network has {logits.shape[1]} classes, the data set {classes}; choose data=… to fit, or "
-            "the network's number of classes"
-        )
-    if are_probabilities(logits):
-        raise UserError(
-            "the network returns probabilities (rows of numbers from 0 that add up to 1), from which no attack gets a "
-            "gradient; return the logits before the softmax"
-        )
 
 
 def choose_data(config: DictConfig, trained: Mapping[str, Any]) -> DictConfig:

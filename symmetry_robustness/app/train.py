@@ -78,7 +78,7 @@ class Command:
 
         try:
             status = run_job([str(earlier or self.made)])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if user_message(error) and not earlier:
                 remove_untrained(self.made)
             raise

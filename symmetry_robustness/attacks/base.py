@@ -14,6 +14,7 @@ from symmetry_robustness.attacks.losses import LOSSES, Loss, classes_needed
 from symmetry_robustness.attacks.norms import NORMS, per_image
 from symmetry_robustness.attacks.threat import TOLERANCE, ThreatModel
 from symmetry_robustness.attacks.validation import (
+    check_classes,
     check_evaluation_mode,
     check_gradients_exist,
     check_images,
@@ -277,7 +278,11 @@ def likely_targets(logits: Tensor, labels: Tensor, count: int) -> Tensor:
 
 def class_to_leave(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """The class predicted, (B,); the next likely one where that is already the one to be reached."""
-    return likely_targets(predict(network, images), targets, 1)[:, 0] if len(images) else targets
+    if not len(images):
+        return targets
+    logits = predict(network, images)
+    check_classes(targets, logits.shape[1])
+    return likely_targets(logits, targets, 1)[:, 0]
 
 
 def attack_loss(loss: str | Loss, logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -300,16 +305,24 @@ def loss_gradient(
     the graph gives a zero gradient, which a soundness check reports.
 
     Raises:
-        UserError: for a network without logits (B, K), or a call inside inference mode.
+        UserError: for a network without logits (B, K), labels without a logit, or a call inside inference mode.
     """
     check_gradients_exist("attack")
     with torch.enable_grad(), float32(images.device):
         variable = images.detach().requires_grad_()
         logits = forward(network, variable)
+        if labels.device.type == "cpu":  # others would have to be waited for
+            check_classes(labels, logits.shape[1])
         losses = attack_loss(loss, logits, labels, targets)
         gradient = None
         if losses.requires_grad:
-            (gradient,) = torch.autograd.grad(losses.sum() * scale, variable, allow_unused=True)
+            try:
+                (gradient,) = torch.autograd.grad(losses.sum() * scale, variable, allow_unused=True)
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+                remedy = "set use_reentrant=False in its torch.utils.checkpoint"
+                raise UserError(f"network recomputes activations, which gives images no gradient; {remedy}") from error
     return logits.detach(), torch.zeros_like(images) if gradient is None else gradient
 
 
@@ -402,6 +415,7 @@ def _run_once(
         else:
             logits, gradient = predict(network, iterate), torch.zeros_like(iterate)
         if step == 0:
+            check_classes(labels, logits.shape[1])
             check_logits(logits)
         if rule.iterate == "best":
             best = _stronger(best, _judge(rule, threat, images, iterate, logits, labels, aims))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.precision import float32
@@ -60,7 +61,9 @@ def check_labels(labels: Tensor, images: Tensor) -> Tensor:
 
 def _as_tensor(values: object, name: str) -> Tensor:
     if isinstance(values, Tensor):
-        return values
+        if values.layout is not torch.strided or values.is_nested:
+            raise UserError(f"{name} must be a dense tensor, got a sparse or nested one; stack its rows, or to_dense()")
+        return values.clone() if values.is_inference() and not torch.is_inference_mode_enabled() else values
     try:
         array = np.asarray(values)
         own = not isinstance(values, np.ndarray) and array.dtype == np.float64  # Python's numbers
@@ -100,6 +103,10 @@ def check_network(network: nn.Module) -> None:
     if not isinstance(network, nn.Module):
         kind, remedy = type(network).__name__, "wrap it in a module whose forward calls it"
         raise UserError(f"network must be a torch.nn.Module, got {kind}; {remedy}")
+    if getattr(network.forward, "__func__", None) is nn.Module.forward:
+        raise UserError(f"network must compute logits, but {type(network).__name__} has no forward; give it one")
+    if any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
+        raise UserError("network has lazy layers without weights; call it on images once, and load its weights")
 
 
 def check_logits(logits: Tensor) -> None:
@@ -113,6 +120,20 @@ def check_logits(logits: Tensor) -> None:
         raise UserError(
             f"network gives non-finite logits for {broken} of {len(logits)} images; check its weights and its training"
         )
+
+
+def check_classes(labels: Tensor, classes: int) -> None:
+    """Refuse labels (B,) without a logit, of which a GPU would tell by aborting.
+
+    Raises:
+        UserError: names the range.
+    """
+    if len(labels):
+        low, high = (int(value) for value in torch.aminmax(labels))
+        if low < 0 or high >= classes:
+            raise UserError(
+                f"labels must lie in 0 ... {classes - 1}, got {low} ... {high}; use the data the network is for"
+            )
 
 
 def training_layers(network: nn.Module) -> list[str]:
@@ -143,14 +164,14 @@ def check_gradients_exist(caller: str) -> None:
         raise UserError(f"{caller} called inside torch.inference_mode, where no gradients exist; call it outside")
 
 
-def check_count(name: str, count: int) -> None:
-    """Refuse a setting that counts and is no whole number of at least 1.
+def check_count(name: str, count: int, least: int = 1) -> None:
+    """Refuse a setting that counts and is no whole number of at least `least`.
 
     Raises:
         UserError: names the setting.
     """
-    if count != int(count) or count < 1:
-        raise UserError(f"{name} must be a whole number of at least 1, got {count}; set it to 1 or more")
+    if not (isinstance(count, int | float | np.integer) and count >= least and count % 1 == 0):
+        raise UserError(f"{name} must be a whole number of at least {least}, got {count!r}; set it to {least} or more")
 
 
 def check_norm(attack: str, norm: str, known: Sequence[str]) -> None:
@@ -184,47 +205,38 @@ def forward(network: nn.Module, images: Tensor) -> Tensor:
         raise UserError(
             f"network has {_name(dtype)} weights, whose rounding hides small perturbations; evaluate network.float()"
         )
-    leaf = images.is_leaf and images.requires_grad and images.dtype == dtype
-    given = images if leaf else images.to(dtype, copy=True)
     try:
-        logits = _call(network, given)
+        logits = _call(network, images, dtype)
     except Exception as error:
-        if leaf and _is_in_place(error):  # which autograd refuses for leaves; copies are none
-            logits = _call(network, images.clone())
-        elif images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
             raise UserError(
                 f"images of shape {tuple(images.shape)} have their channels last; give images.permute(0, 3, 1, 2)"
             ) from error
-        elif _is_misfit(error):
+        if _is_misfit(error):
             reason = one_line(error)[:200]
             raise UserError(
                 f"network takes no images of shape {tuple(images.shape)} ({reason}); give images as in its training"
             ) from error
-        else:
-            raise
+        raise
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images) or logits.shape[1] < 2:
-        raise UserError(_wrong_output(logits, len(images)))
+        mode = " in training mode" if getattr(network, "training", False) else ""
+        raise UserError(_wrong_output(logits, len(images), mode))
     if not logits.is_floating_point():
         raise UserError(f"network returns {_name(logits.dtype)}, not logits; return the values before argmax")
     return logits.float()
 
 
-def _call(network: nn.Module, images: Tensor) -> object:
-    """The network's output, for contiguous images where it has refused others."""
-    if network in _ORDERED:
-        return network(images.contiguous())
-    try:
-        return network(images)
-    except Exception as error:
-        if images.is_contiguous() or isinstance(error, torch.OutOfMemoryError) or _is_in_place(error):
-            raise
-        output = network(images.contiguous())
+def _call(network: nn.Module, images: Tensor, dtype: torch.dtype) -> object:
+    """The network's output for a copy of the images, a contiguous one where it has refused others."""
+    if network not in _ORDERED:
+        try:
+            return network(images.to(dtype, copy=True))
+        except Exception as error:
+            if images.is_contiguous() or isinstance(error, torch.OutOfMemoryError):
+                raise
+    output = network(images.to(dtype, copy=True, memory_format=torch.contiguous_format))
     _ORDERED.add(network)
     return output
-
-
-def _is_in_place(error: Exception) -> bool:
-    return "in-place operation" in str(error)
 
 
 def lay_out(network: nn.Module, images: Tensor) -> nn.Module:
@@ -255,7 +267,7 @@ def _is_misfit(error: Exception) -> bool:
 def predict(network: nn.Module, images: Tensor) -> Tensor:
     """Logits (B, K) in float32 without gradients."""
     with torch.no_grad(), float32(images.device):
-        return forward(network, images)
+        return forward(network, images).detach()
 
 
 def are_probabilities(outputs: Tensor) -> bool:
@@ -268,7 +280,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _wrong_output(output: object, count: int) -> str:
+def _wrong_output(output: object, count: int, mode: str) -> str:
     """One line on an output that is no matrix of logits: its kind, and the wrapper that makes logits of it."""
     if isinstance(output, Tensor):
         shape = tuple(output.shape)
@@ -281,7 +293,7 @@ def _wrong_output(output: object, count: int) -> str:
             remedy = "return one row of logits per image"
     elif isinstance(output, Mapping):
         found = f"a {type(output).__name__} with {', '.join(map(repr, output)) or 'no keys'}"
-        key = next((key for key, value in output.items() if isinstance(value, Tensor)), "logits")
+        key = next((key for key, value in output.items() if isinstance(value, Tensor) and value.dim() == 2), "logits")
         remedy = f"wrap it in a module whose forward returns network(images)[{key!r}]"
     elif isinstance(output, tuple | list):
         found = f"a {type(output).__name__} of {len(output)}"
@@ -289,4 +301,4 @@ def _wrong_output(output: object, count: int) -> str:
     else:
         found = f"{type(output).__name__}"
         remedy = "wrap it in a module whose forward returns its logits, such as network(images).logits"
-    return f"network must return logits ({count}, K) for {count} images, got {found}; {remedy}"
+    return f"network must return logits ({count}, K) for {count} images, got {found}{mode}; {remedy}"

@@ -53,7 +53,8 @@ def check_split(split: Split, what: str, num_classes: int, image_size: int) -> S
         image_size: Height and width.
 
     Raises:
-        UserError: Images are not uint8 (M, 3, image_size, image_size), or labels not whole numbers (M,) of the classes.
+        UserError: Images are not uint8 (M, 3, image_size, image_size), labels not whole numbers (M,) of the classes, or
+            indices no rows of them.
     """
     images, labels, indices = (
         _as_tensor(getattr(split, name), f"{what}: {name}") for name in ("images", "labels", "indices")
@@ -83,13 +84,17 @@ def check_split(split: Split, what: str, num_classes: int, image_size: int) -> S
             f"{what}: labels are {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}; set "
             "data.num_classes, or number the classes from 0"
         )
-    return replace(split, images=images, labels=labels, indices=indices.to(torch.int64))
+    rows = indices.to(torch.int64)
+    if rows.dim() != 1 or (len(rows) and not 0 <= rows.min() <= rows.max() < len(images)):
+        raise UserError(f"{what}: indices must be rows (N,) of its {len(images)} images; torch.arange takes all")
+    return replace(split, images=images, labels=labels, indices=rows)
 
 
 def _as_tensor(values: object, what: str) -> Tensor:
     if isinstance(values, np.ndarray):
         try:
-            return torch.from_numpy(values)
+            # torch takes no reversed or read-only arrays
+            return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
         except TypeError as error:
             raise UserError(f"{what} are an array of {values.dtype}; return numbers") from error
     if not isinstance(values, Tensor):

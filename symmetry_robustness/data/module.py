@@ -147,11 +147,14 @@ class ImageDataModule(LightningDataModule, ABC):
         if name == "test" and name not in self._splits:
             self._splits[name] = [
                 replace(split, name=view.name, transform=view.transform or split.transform)
-                for split in (self._checked(split, "load_test") for split in self.load_test())
+                for split in (self._checked(split, "load_test") for split in self._test_splits())
                 for view in self._views(split.name)
             ]
         elif name not in self._splits:
-            images, labels = self.load_train()
+            found: object = self.load_train()
+            if not isinstance(found, tuple | list) or len(found) != 2:
+                raise UserError(f"{type(self).__name__}.load_train must return a pair; return images, labels")
+            images, labels = found
             whole = self._checked(Split("train", images, labels, torch.empty(0, dtype=torch.int64)), "load_train")
             train, validation = split_train(len(whole.labels), self.validation_size, self.train_size, self.seed)
             self._splits["train"] = [replace(whole, indices=train)]
@@ -159,6 +162,17 @@ class ImageDataModule(LightningDataModule, ABC):
                 [replace(whole, name="validation", indices=validation)] if len(validation) else []
             )
         return self._splits[name]
+
+    def _test_splits(self) -> list[Split]:
+        found: object = self.load_test()
+        splits = [split for split in found if isinstance(split, Split)] if isinstance(found, list | tuple) else []
+        if not splits or len(splits) < len(found) or [split.name for split in splits] != self.test_sets:  # type: ignore[arg-type]
+            names = ", ".join(split.name for split in splits) or type(found).__name__
+            raise UserError(
+                f"{type(self).__name__}.load_test must return a list of one Split for each of test_sets="
+                f"{self.test_sets}, got {names}; name them alike"
+            )
+        return splits
 
     def _checked(self, split: Split, method: str) -> Split:
         return check_split(split, f"{type(self).__name__}.{method}", self.num_classes, self.image_size)

@@ -1,6 +1,6 @@
 """Trust in configurations that come with a file: plain values, and classes of trusted packages only."""
 
-import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 
 from symmetry_robustness.errors import UserError
@@ -21,13 +21,24 @@ def require_trusted(
         base: class of which all that it names must be subclasses.
 
     Raises:
-        UserError: the node names another class or a function, holds an interpolation or is not plain.
+        UserError: the node names another class or a function, holds an interpolation or is not plain; or a module of
+            `trusted` is not found.
     """
     if isinstance(trusted, str):
         raise UserError(f"trusted must be a list of modules, got {trusted!r}; write [{trusted!r}]")
     if isinstance(node, Mapping) and "_partial_" in node:
         raise UserError(f"{name} of the file is only a part of one ('_partial_'); do not trust the file")
     _require_trusted(node, name, tuple(f"{module}." for module in (*packages, *trusted)), base)
+    for module in trusted:
+        try:
+            found = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise UserError(
+                f"trusted=[{module}] names no module that Python finds; give a module, not a class, as in [gabor], "
+                "and its folder in PYTHONPATH"
+            )
 
 
 def _require_trusted(node: object, name: str, prefixes: tuple[str, ...], base: type) -> None:

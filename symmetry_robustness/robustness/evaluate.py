@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.base import as_attack, loss_gradient
 from symmetry_robustness.attacks.validation import (
+    check_classes,
     check_gradients_exist,
     check_images,
     check_indices,
     check_labels,
     device_of,
     predict,
-    training_layers,
 )
 from symmetry_robustness.engine.continuous_batching import CleanPass, misclassified
 from symmetry_robustness.engine.fusion import fuse
@@ -168,17 +168,10 @@ def validate_inputs(
         raise UserError(f"network is on {device} but images are on {images.device}; move one of them")
     if protocol.attacks and len(images) and not bool(torch.isfinite(images).all()):
         raise UserError("images must be finite, got NaN or infinity; check the data")
-    if len(images):  # a GPU would report labels without a logit by aborting
+    if len(images):
         with _untouched(network, images.device):
-            classes = predict(network, images[:2]).shape[1]
-        low, high = (int(value) for value in torch.aminmax(labels))
-        if low < 0 or high >= classes:
-            raise UserError(
-                f"labels must lie in 0 ... {classes - 1}, got {low} ... {high}; use the data the network is for"
-            )
-    images = images.detach().clone() if images.is_inference() else images.detach()
-    labels = labels.clone() if labels.is_inference() else labels
-    return MeasureInputs(network, images, labels, numbers, protocol.seed, protocol.batch_size)
+            check_classes(labels, predict(network, images[:2]).shape[1])
+    return MeasureInputs(network, images.detach(), labels, numbers, protocol.seed, protocol.batch_size)
 
 
 def _lowest(numbers: IntArray, count: int) -> BoolArray:
@@ -209,17 +202,16 @@ def _in_mode(network: nn.Module, mode: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _untouched(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put global random states back, and buffers of layers that were left in training mode by mistake."""
-    training = set(training_layers(network))
-    layers = [m for name, m in network.named_modules() if (name or type(m).__name__) in training]
-    buffers = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
+    """Put global random states back, and the buffers that a pass has changed, as layers in training mode do."""
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:
             with torch.no_grad():
                 for buffer, copy in buffers:
-                    buffer.copy_(copy)
+                    if not torch.equal(buffer, copy):
+                        buffer.copy_(copy)
 
 
 def _clean_pass(inputs: MeasureInputs, notify: ProgressCallback) -> CleanPass:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import AttackCall, accepted_norms, as_attack
 from symmetry_robustness.attacks.threat import Threat, ThreatModel, check_bounds, parse_epsilon
 from symmetry_robustness.attacks.threats import ThreatName, make_threat
-from symmetry_robustness.attacks.validation import check_norm
+from symmetry_robustness.attacks.validation import check_count, check_norm
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.names import WORST_CASE
 from symmetry_robustness.robustness.measures.base import Measure, describe_measure
@@ -99,6 +99,8 @@ class EvaluationProtocol:
         object.__setattr__(self, "attacks", dict(_singly(self.attacks)))
         if clever is not None:
             object.__setattr__(self, "measures", {"clever": _shortened(clever, clever_images), **self.measures})
+        if isinstance(self.epsilons, str) or not hasattr(self.epsilons, "__iter__"):
+            raise UserError(f"epsilons must be a list, got {self.epsilons!r}; write [{self.epsilons!r}]")
         grid = tuple(sorted(map(parse_epsilon, self.epsilons)))
         if len(set(grid)) != len(grid):
             raise UserError(f"epsilons must differ, got {list(self.epsilons)}; remove the repetition")
@@ -129,10 +131,8 @@ class EvaluationProtocol:
             raise UserError(
                 f"expected_clean_accuracy must lie in [0, 1], got {self.expected_clean_accuracy}; give 95 % as 0.95"
             )
-        if self.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {self.batch_size}; 128 suits most machines")
-        if self.keep_examples < 0:
-            raise UserError(f"keep_examples must not be negative, got {self.keep_examples}; 0 keeps none")
+        check_count("batch_size", self.batch_size)
+        check_count("keep_examples", self.keep_examples, least=0)
 
     def _check_measures(self) -> None:
         for name, measure in self.measures.items():

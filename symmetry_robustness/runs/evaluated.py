@@ -17,7 +17,7 @@ from torch import nn
 
 from symmetry_robustness.attacks.validation import predict
 from symmetry_robustness.data.module import to_float
-from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import locked
 from symmetry_robustness.results.report import RobustnessReport
 from symmetry_robustness.runs.directory import (
@@ -31,7 +31,7 @@ from symmetry_robustness.runs.directory import (
     is_done,
     read_config,
 )
-from symmetry_robustness.runs.exit_status import user_message, write_outcome
+from symmetry_robustness.runs.exit_status import write_failure, write_outcome
 from symmetry_robustness.runs.json_files import read_mapping, write_json
 from symmetry_robustness.runs.liveness import is_locked
 from symmetry_robustness.runs.provenance import add_environment, add_own_code
@@ -137,10 +137,10 @@ class EvaluatedRun:
         write_json(self.directory / SUMMARY, summary)
 
     def _record(self, error: BaseException) -> None:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        reason = user_message(error) if isinstance(error, Exception) else None
-        text = "interrupted" if interrupted else reason or f"{type(error).__name__}: {one_line(error)}"
-        write_outcome(self.directory, "interrupted" if interrupted else "failed", text)
+        if isinstance(error, KeyboardInterrupt):
+            write_outcome(self.directory, "interrupted", "interrupted")
+        else:
+            write_failure(self.directory, error)
 
 
 def _numbers(report: RobustnessReport) -> dict[str, float]:

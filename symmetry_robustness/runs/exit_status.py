@@ -8,7 +8,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from pydoc import locate
@@ -17,6 +17,7 @@ from typing import Any, Final
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.runs.directory import LOG, SUMMARY, is_done
 from symmetry_robustness.runs.json_files import read_mapping, write_json
+from symmetry_robustness.runs.provenance import PACKAGE, is_users
 from symmetry_robustness.runs.signals import WARNINGS, Interrupted, Signals, slurm_job
 from symmetry_robustness.runs.terminal import open_standard_streams
 
@@ -41,7 +42,7 @@ _REFUSALS: Final = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDI
 
 
 def run_guarded(command: Callable[[], int]) -> int:
-    """Run a command; its mistakes by the user end with one line on standard error, other errors pass.
+    """Run a command; mistakes of the user's, also in code of theirs, end with one line on standard error, others pass.
 
     Returns:
         The command's exit status; 2 for a user's mistake or a closed standard output, 130 after Ctrl-C, 141 if the
@@ -55,12 +56,13 @@ def run_guarded(command: Callable[[], int]) -> int:
     try:
         status = command()
         sys.stdout.flush()
-    except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # so rich ends where the reader has left
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        ends = isinstance(error, SystemExit)
+        if ends and isinstance(error.__context__, BrokenPipeError):  # so rich ends where the reader has left
             return 128 + signal.SIGPIPE
-        raise
-    except (Exception, KeyboardInterrupt) as error:
-        if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):  # pydoc and others wrap a Ctrl-C
+        if not ends and any(
+            isinstance(cause, KeyboardInterrupt) for cause in _causes(error)
+        ):  # pydoc and others wrap a Ctrl-C
             print("interrupted", file=sys.stderr)
             return 130
         if isinstance(error, BrokenPipeError) and _reader_has_left():
@@ -83,8 +85,12 @@ def _reader_has_left() -> bool:
 
 def user_message(error: BaseException) -> str | None:
     """The one line for a user's mistake, if `error` or anything it was raised from is one; else None."""
+    if isinstance(error, SystemExit):
+        return _own_code_message([error])
     mistake = next((cause for cause in _causes(error) if isinstance(cause, UserError)), None)
-    return one_line(mistake) if mistake else _composition_message(error) or _file_message(error)
+    if mistake:
+        return one_line(mistake)
+    return _composition_message(error) or _own_code_message(_causes(error)) or _file_message(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -95,6 +101,22 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def _own_code_message(errors: Iterable[BaseException]) -> str | None:
+    """The first of some errors that was raised in code of the user's, or by what that code called: where, and why.
+
+    Nothing for one that this package raised when that code called it.
+    """
+    for error in errors:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [frame for frame in frames if is_users(frame.filename) or Path(frame.filename).is_relative_to(PACKAGE)]
+        if ours and is_users(ours[-1].filename):
+            last, kind = ours[-1], type(error).__name__
+            text = f"{kind}: {one_line(error)}".removesuffix(f": {kind}")
+            what = f"ends the program with status {error.code}" if isinstance(error, SystemExit) else text
+            return f"{last.filename}, line {last.lineno}, in {last.name}: {what}; correct it there"
+    return None
 
 
 def _composition_message(error: BaseException) -> str | None:
@@ -205,12 +227,10 @@ def record_failure(error: BaseException, signals: Signals, directory: Path | Non
     """
     failed_before = directory is not None and (read_mapping(directory / SUMMARY) or {}).get("status") == "failed"
     number = error.number if isinstance(error, Interrupted) else signals.received
-    mistake = user_message(error) if isinstance(error, Exception) else None
+    mistake = user_message(error) if isinstance(error, Exception) or number is None else None
     if number is None or mistake:
         if directory and not failed_before:
-            reason = mistake or traceback.format_exception_only(error)[-1].strip()
-            text = f"error: {mistake}\n" if mistake else "".join(traceback.format_exception(error))
-            write_outcome(directory, "failed", reason, text)
+            write_failure(directory, error)
         return MISTAKE if mistake else 1
     if failed_before:
         return 1
@@ -219,6 +239,14 @@ def record_failure(error: BaseException, signals: Signals, directory: Path | Non
     if number in WARNINGS and slurm_job():
         return REQUEUED
     return 130 if number is signal.SIGINT else 143
+
+
+def write_failure(directory: Path, error: BaseException) -> None:
+    """Write why a job failed; log.txt gets the traceback, except of a mistake that a check has found."""
+    mistake = user_message(error)
+    checked = mistake and any(isinstance(cause, UserError) for cause in _causes(error))
+    text = f"error: {mistake}\n" if checked else "".join(traceback.format_exception(error))
+    write_outcome(directory, "failed", mistake or traceback.format_exception_only(error)[-1].strip(), text)
 
 
 def write_outcome(directory: Path, status: str, reason: str, text: str | None = None) -> None:

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
             time.sleep(_REQUEUE_S)  # Slurm ends all ranks of a job when one has ended
         elif status == REQUEUED and not requeue(str(slurm_job())):
             status = 143
-        if status == 1 and distributed.is_initialized():
+        if distributed.is_initialized() and (status == 1 or (status == MISTAKE and not leader)):
             traceback.print_exc()
             wandb_logger.finish(status)
             os._exit(status)  # Python's own end would wait for ranks that are gone

@@ -20,7 +20,7 @@ from symmetry_robustness.runs.json_files import read_mapping, write_json
 
 PROVENANCE: Final = "provenance.json"
 CODE: Final = "code"
-_PACKAGE: Final = Path(__file__).resolve().parents[1]
+PACKAGE: Final = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "escnn", "torchattacks", "hydra-core", "numpy", "wandb")
 
 
@@ -67,7 +67,7 @@ def code_version() -> Mapping[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(_PACKAGE), *arguments]
+    command = ["git", "-C", str(PACKAGE), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -121,16 +121,21 @@ def package_version(name: str) -> str | None:
 
 def own_code() -> dict[str, str]:
     """Digests of the user's own modules: loaded, and neither this package's, nor installed, nor Python's."""
-    places = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")}
     found = {}
     for name, module in sorted(sys.modules.items()):
         file, package = getattr(module, "__file__", None), name.partition(".")[0]
         if not file or package in ("__main__", "__mp_main__", "symmetry_robustness", "hydra_plugins"):
             continue
-        path = Path(file).resolve()
-        if path.suffix == ".py" and path.is_file() and not any(path.is_relative_to(place) for place in places):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        if is_users(file):
+            found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
     return found
+
+
+def is_users(file: str) -> bool:
+    """Whether a file is Python code, and neither this package's, nor installed, nor Python's."""
+    path, places = Path(file).resolve(), [sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")]
+    elsewhere = not any(path.is_relative_to(place) for place in (PACKAGE, *(Path(p).resolve() for p in places)))
+    return elsewhere and path.suffix == ".py" and path.is_file()
 
 
 def snapshot(sweep: Path) -> dict[str, str]:
@@ -145,7 +150,7 @@ def snapshot(sweep: Path) -> dict[str, str]:
         unfinished = unused(target)
         try:
             for name, content in _package().items():
-                copy = unfinished / _PACKAGE.name / name
+                copy = unfinished / PACKAGE.name / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(content)
             unfinished.rename(target)
@@ -171,5 +176,5 @@ def package_digest() -> str:
 
 @functools.cache
 def _package() -> Mapping[str, bytes]:
-    files = sorted(path for path in _PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc")
-    return {path.relative_to(_PACKAGE).as_posix(): path.read_bytes() for path in files}
+    files = sorted(path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(PACKAGE).as_posix(): path.read_bytes() for path in files}

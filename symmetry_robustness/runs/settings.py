@@ -10,8 +10,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.runs.exit_status import user_message
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from symmetry_robustness.training import Classifier, RobustnessCallback
 
 # Settings of the Trainer that follow from others, or that resuming and reporting rely on.
@@ -218,6 +221,40 @@ def monitor_interval(config: DictConfig, robustness: "RobustnessCallback | None"
     if kind == "validation":
         return config.trainer.get("check_val_every_n_epoch", 1), "trainer.check_val_every_n_epoch"
     return 1, ""
+
+
+def check_outputs(network: "nn.Module", images: "Tensor", classes: int) -> None:
+    """Refuse a network that does not map images of the data set to logits of its classes.
+
+    Args:
+        network: in evaluation mode.
+        images: (B, C, H, W), a few, on its device.
+        classes: of the data set.
+
+    Raises:
+        UserError: names what it does instead, and the remedy.
+    """
+    from symmetry_robustness.attacks.validation import are_probabilities, predict
+
+    try:
+        logits = predict(network, images)
+    except Exception as error:
+        if user_message(error):
+            raise
+        raise UserError(
+            f"the network does not take images of shape {tuple(images.shape)} ({one_line(error)[:200]}); choose data=… "
+            "of the size that it was trained on"
+        ) from error
+    if logits.shape[1] != classes:
+        raise UserError(
+            f"the network has {logits.shape[1]} classes, the data set {classes}; choose data=… to fit, or "
+            "the network's number of classes"
+        )
+    if are_probabilities(logits):
+        raise UserError(
+            "the network returns probabilities (rows of numbers from 0 that add up to 1), from which no attack gets a "
+            "gradient; return the logits before the softmax"
+        )
 
 
 def check_batches(

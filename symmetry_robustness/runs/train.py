@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from symmetry_robustness.errors import UserError, one_line
-from symmetry_robustness.models import build_network
+from symmetry_robustness.models import build_network, export
 from symmetry_robustness.runs.computing import Answer, agreed, computing_in, plain_answer, read_answer, settle_training
 from symmetry_robustness.runs.directory import CHECKPOINTS, PROGRESS, SUMMARY
 from symmetry_robustness.runs.exit_status import write_outcome
@@ -25,7 +26,7 @@ from symmetry_robustness.runs.preemption import PreemptionCheckpoint
 from symmetry_robustness.runs.provenance import PROVENANCE, add_own_code, hardware_name, read_provenance
 from symmetry_robustness.runs.ranks import Ranks, is_leader, slurm_environment, started_by_slurm
 from symmetry_robustness.runs.resume_state import ResumeState
-from symmetry_robustness.runs.settings import check_batches, check_devices, monitor_interval
+from symmetry_robustness.runs.settings import check_batches, check_devices, check_outputs, monitor_interval
 from symmetry_robustness.runs.signals import Signals
 from symmetry_robustness.training import Classifier, RobustnessCallback
 from symmetry_robustness.training.checkpoints import (
@@ -120,13 +121,20 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
 
 
 def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
-    """The network to train, with objective, optimiser and schedule."""
-    if config.model.num_classes != datamodule.num_classes:
-        raise UserError(
-            f"model.num_classes={config.model.num_classes}, but the data set has {datamodule.num_classes}; leave it out"
-        )
+    """The network to train, with objective, optimiser and schedule.
+
+    Raises:
+        UserError: the network does not map images of the data set to logits of its classes.
+    """
+    classes = config.model.get("num_classes", datamodule.num_classes)
+    if classes != datamodule.num_classes:
+        raise UserError(f"model.num_classes={classes}, but the data set has {datamodule.num_classes}; leave it out")
+    network = build_network(config)
+    with torch.random.fork_rng(devices=[]):
+        for training in (True, False):
+            check_outputs(export(network).train(training), torch.zeros(2, *datamodule.image_shape), classes)
     return Classifier(
-        build_network(config),
+        network,
         objective=instantiate(config.objective),
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler) if config.scheduler else None,

@@ -102,7 +102,7 @@ class Classifier(pl.LightningModule):
         self.objective = objective
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
-        self.test_names = test_names
+        self.num_classes, self.test_names = num_classes, test_names
         self.config = None if config is None else OmegaConf.to_yaml(config)
         self._begin_loop()
         names = ["train", "validation", *(self._test_key(name) for name in test_names)]
@@ -131,7 +131,7 @@ class Classifier(pl.LightningModule):
             set_epoch(self.current_epoch)
         with frozen_weights(self._period()):
             found = self.objective(self.network, images.contiguous(memory_format=self.memory_format), labels)
-        loss, logits = check_result(self.objective, found, len(labels))
+        loss, logits = check_result(self.objective, found, len(labels), self.num_classes)
         if batch_index % _CHECK_EVERY == 0:
             self._check_finite(loss, f"training loss in batch {batch_index}")
         self._update("train", loss.detach(), logits.detach(), labels)

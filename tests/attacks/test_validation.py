@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.attacks import FGSM, PGD, ThreatModel, TorchAttack
+from symmetry_robustness.attacks import FGSM, PGD, Square, ThreatModel, TorchAttack
 from symmetry_robustness.attacks.validation import lay_out, predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import Clever, EvaluationProtocol, evaluate_in_shards, evaluate_robustness
@@ -63,6 +63,19 @@ def subtract(network: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
+def subtract_unseen(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        images.sub_(0.1)
+    logits: Tensor = network(images.mul_(2))
+    return logits
+
+
+def subtract_data(network: nn.Module, images: Tensor) -> Tensor:
+    images.data.sub_(0.1)
+    logits: Tensor = network(images.mul_(2))
+    return logits
+
+
 def subtract_out_of_place(network: nn.Module, images: Tensor) -> Tensor:
     logits: Tensor = network((images - 0.1) * 2)
     return logits
@@ -72,10 +85,12 @@ def subtract_out_of_place(network: nn.Module, images: Tensor) -> Tensor:
     ("in_place", "out_of_place"),
     [
         (Changed(subtract), Changed(subtract_out_of_place)),
+        (Changed(subtract_unseen), Changed(subtract_out_of_place)),
+        (Changed(subtract_data), Changed(subtract_out_of_place)),
         (nn.Sequential(nn.ReLU(inplace=True), body()), nn.Sequential(nn.ReLU(), body())),
         (nn.Sequential(nn.Hardtanh(0.2, 0.8, inplace=True), body()), nn.Sequential(nn.Hardtanh(0.2, 0.8), body())),
     ],
-    ids=["subtract", "relu", "hardtanh"],
+    ids=["subtract", "subtract without autograd", "subtract data", "relu", "hardtanh"],
 )
 def test_networks_that_work_in_place_have_the_numbers_of_those_that_do_not(
     in_place: nn.Module, out_of_place: nn.Module, images: Tensor
@@ -101,6 +116,13 @@ OUTPUTS: dict[str, tuple[Callable[[nn.Module, Tensor], object], str]] = {
     "one row": (lambda net, x: net(x).mean(0, keepdim=True), r"shape \(1, 5\); return one row of logits per image"),
     "classes": (lambda net, x: net(x).argmax(1, keepdim=True).expand(-1, 5), "returns int64, not logits"),
 }
+
+
+def test_of_a_dictionary_the_logits_are_named_and_training_mode_is_said(images: Tensor, labels: Tensor) -> None:
+    network = Changed(lambda net, x: {"loss": net(x).sum(), "logits": net(x)}).train()
+    network.network.eval()
+    with pytest.raises(UserError, match=r"'loss', 'logits' in training mode; .*network\(images\)\['logits'\]"):
+        evaluate_robustness(network, images, labels, PROTOCOL)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -169,8 +191,11 @@ def test_other_containers_are_converted(
         (lambda images, labels: (images, labels.float()), "labels must be int64"),
         (lambda images, labels: (images, labels[:3]), "labels must be int64"),
         (lambda images, labels: ("images", labels), "images must be a tensor, got str"),
+        (lambda images, labels: (images.to_sparse(), labels), r"must be a dense tensor, .*to_dense\(\)"),
+        (lambda images, labels: (images, labels + 5), r"labels must lie in 0 \.\.\. 4"),
+        (lambda images, labels: (images, labels - 5), r"labels must lie in 0 \.\.\. 4"),
     ],
-    ids=["channels last", "double", "float labels", "few labels", "text"],
+    ids=["channels last", "double", "float labels", "few labels", "text", "sparse", "labels above", "labels below"],
 )
 def test_unsuitable_data_is_refused_in_one_line(
     convert: Callable[..., tuple], message: str, images: Tensor, labels: Tensor
@@ -179,6 +204,8 @@ def test_unsuitable_data_is_refused_in_one_line(
     for call in (
         lambda: evaluate_robustness(body(), *given, PROTOCOL),
         lambda: FGSM()(body(), *given, THREAT),
+        lambda: Square(steps=2)(body(), *given, THREAT),
+        lambda: PGD(targeted=True)(body(), *given, THREAT),
     ):
         with pytest.raises(UserError, match=message):
             call()
@@ -190,8 +217,10 @@ def test_unsuitable_data_is_refused_in_one_line(
         (lambda images: body()(images), "got function; wrap it in a module"),
         (nn.Flatten, "got the class Flatten; make an object"),
         (None, "got NoneType"),
+        (nn.ModuleList([body()]), "ModuleList has no forward"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(5)), "lazy layers without weights"),
     ],
-    ids=["function", "class", "nothing"],
+    ids=["function", "class", "nothing", "list of networks", "lazy"],
 )
 def test_what_is_no_network_is_refused_in_one_line(
     given: object, message: str, images: Tensor, labels: Tensor, tmp_path: Path
@@ -270,6 +299,35 @@ def test_the_library_attacks_a_network_that_cuts_its_graph(
         assert torch.equal(attack(network, images, labels, THREAT), images)  # whose gradient is zero
     square = TorchAttack("Square", n_queries=20, seed=0)
     assert torch.equal(square(network, images, labels, THREAT), square(body(), images, labels, THREAT))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_activations_recomputed_without_gradients_of_images_are_named(images: Tensor, labels: Tensor) -> None:
+    network = Changed(lambda net, x: torch.utils.checkpoint.checkpoint(net, x, use_reentrant=True))
+    with pytest.raises(UserError, match="set use_reentrant=False"):
+        evaluate_robustness(network, images, labels, PROTOCOL)
+
+
+def test_tensors_made_in_inference_mode_are_attacked(images: Tensor, labels: Tensor) -> None:
+    with torch.inference_mode():
+        given = images.clone(), labels.clone()
+    for found, expected in zip(everything(body(), *given), everything(body(), images, labels), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_buffers_that_a_pass_changes_are_put_back(images: Tensor, labels: Tensor) -> None:
+    class Counting(Changed):
+        def __init__(self) -> None:
+            super().__init__(lambda net, x: net(x))
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, images: Tensor) -> object:
+            self.calls += 1
+            return super().forward(images)
+
+    network = Counting()
+    evaluate_robustness(network, images, labels, PROTOCOL)
+    assert network.calls == 0
 
 
 def test_an_error_of_the_network_is_not_blamed_on_the_attack(images: Tensor, labels: Tensor) -> None:

@@ -63,11 +63,41 @@ def test_what_cannot_be_meant_is_refused_before_training(change: Change, message
     assert "\n" not in str(caught.value)
 
 
+class Returned(Own):
+    """Returns something else than the pair, or than the list."""
+
+    found: Any
+
+    def load_train(self) -> Any:
+        return self.found
+
+    def load_test(self) -> Any:
+        return self.found
+
+
+SPLIT = Split("test", *Own().draw(10, 1), torch.arange(10))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [None, SPLIT, [], (1, 2, 3), [SPLIT, SPLIT], [SPLIT, 3], [Split("mine", *Own().draw(10, 1), torch.arange(10))]],
+    ids=["nothing", "split", "none", "three", "twice", "other things", "other name"],
+)
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_what_is_no_pair_or_no_list_of_the_test_sets_is_refused(found: Any, part: str) -> None:
+    own = Returned()
+    own.found = found
+    with pytest.raises(UserError, match=rf"Returned\.load_{part}"):
+        own.subset(part, None, 0)  # type: ignore[arg-type]
+
+
 CONVERTED = {
     "int32 labels": lambda x, y: (x, y.int()),
     "uint8 labels": lambda x, y: (x, y.byte()),
     "arrays": lambda x, y: (x.numpy(), y.numpy()),
     "arrays, int16": lambda x, y: (x.numpy(), y.numpy().astype(np.int16)),
+    "reversed arrays": lambda x, y: (x.flip(0).numpy()[::-1], y.flip(0).numpy()[::-1]),
+    "read-only": lambda x, y: (np.broadcast_to(x.numpy(), x.shape), y.numpy().astype(">i8")),
     "strided": lambda x, y: (x.contiguous(memory_format=torch.channels_last), y),
 }
 
@@ -78,6 +108,14 @@ def test_what_can_only_be_meant_one_way_is_taken_that_way(change: Change, split:
     for one, other in zip(Own(change, change).subset(split, None, 0), Own().subset(split, None, 0), strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("rows", [torch.arange(11), torch.arange(10) - 1, torch.zeros(2, 2)])
+def test_rows_that_are_none_are_refused(rows: torch.Tensor) -> None:
+    own = Returned()
+    own.found = [Split("test", *own.draw(10, 1), rows)]
+    with pytest.raises(UserError, match=r"indices must be rows \(N,\) of its 10 images"):
+        own.subset("test", None, 0)
 
 
 def test_images_of_another_size_are_taken_where_they_are_stated() -> None:

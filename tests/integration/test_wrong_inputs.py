@@ -182,6 +182,26 @@ IN_THE_JOB = {
         "return a pair",
     ),
 }
+# A model of the user's own, refused before its training: the body of its forward, and what the line must name.
+OWN_NETWORKS = {
+    "tuple in training": ("return (y, x) if self.training else y", "got a tuple of 2 in training mode"),
+    "other number of classes": ("return y[:, :7]", "has 7 classes, the data set 10"),
+    "mistake": ("return y[3, 99]", "own_network.py, line 11, in forward: IndexError"),
+    "end of Python": ("raise SystemExit(0)", "own_network.py, line 11, in forward: ends the program with status 0"),
+    "no gradient": ("return y.detach()", "a loss without gradient"),
+}
+OWN_NETWORK = """
+import torch
+class Own(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 10)
+
+    def forward(self, x):
+        y = self.linear(x.mean((2, 3)))
+
+        {body}
+"""
 ONLY_LOSS = """
 from dataclasses import dataclass
 from torch.nn import functional
@@ -257,6 +277,21 @@ def test_refused_by_the_job(words: list[str], named: str, tmp_path: Path, monkey
         assert '"failed"' in (run / "summary.json").read_text()
     else:
         assert not run.exists()
+
+
+@pytest.mark.parametrize(("body", "named"), OWN_NETWORKS.values(), ids=OWN_NETWORKS.keys())
+def test_a_network_of_the_user_s_that_cannot_be_trained_is_refused(
+    body: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_network.py").write_text(OWN_NETWORK.format(body=body))
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "own.yaml").write_text("_target_: own_network.Own\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    words = ["--config-dir", "conf", "model=own", *SMALL[1:-3], "robustness=none", "hydra.run.dir=run"]
+    done = symrob("train", *words, directory=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stdout + done.stderr
+    assert named in one_line(done.stderr)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("resume", ["never", "auto"])

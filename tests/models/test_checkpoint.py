@@ -176,6 +176,13 @@ def test_a_module_of_the_user_s_own_is_loaded_when_it_is_trusted(own_module, com
     assert load_network(path, trusted=[own_module])(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("trusted", [["nix"], ["own_stem.OwnStem"], [""], ["json", "nix.nought"]])
+def test_a_trusted_module_that_is_not_found_is_refused(trusted, own_module, compose_model, tmp_path):
+    path = write(tmp_path / "last.ckpt", contents_of(compose_model("standard_4layer")))
+    with pytest.raises(UserError, match=r"names no module that Python finds; give a module, not a class"):
+        load_network(path, trusted)
+
+
 @pytest.mark.parametrize("trusted", [[], ["own"], ["own_ste"], ["other"], ["own_stem.OwnStem"], [""]])
 def test_a_module_that_is_not_trusted_is_not_even_imported(trusted, own_module, compose_model, tmp_path):
     path = write(tmp_path / "last.ckpt", with_stem(compose_model, "own_stem.OwnStem"))

@@ -99,21 +99,26 @@ def run_update(objective: Objective, network: nn.Module, step: Callable[[], obje
         update(network, step)
 
 
-def check_result(objective: Objective, found: object, images: int) -> tuple[Tensor, Tensor]:
-    """The loss () and the logits (B, K) that an objective has returned for a number of images.
+def check_result(objective: Objective, found: object, images: int, classes: int) -> tuple[Tensor, Tensor]:
+    """The loss () and the logits (B, K) that an objective has returned for a number of images and of classes.
 
     Raises:
-        UserError: it has returned something else.
+        UserError: it has returned something else, or a loss without gradient.
     """
     if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Tensor) for part in found):
         loss, logits = found
-        if loss.ndim == 0 and logits.ndim == 2 and len(logits) == images:
-            return loss, logits
+        if loss.ndim == 0 and logits.shape == (images, classes):
+            if loss.requires_grad:
+                return loss, logits
+            raise UserError(
+                f"objective {type(objective).__name__} returned a loss without gradient; do not detach it, and leave "
+                "the network weights that require one"
+            )
     parts = found if isinstance(found, tuple) else (found,)
     shapes = [f"a tensor {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__ for part in parts]
     raise UserError(
         f"objective {type(objective).__name__} returned {' and '.join(shapes) or 'nothing'} for {images} images; "
-        f"return a pair: the loss () and the logits ({images}, K) of the clean images"
+        f"return a pair: the loss () and the logits ({images}, {classes}) of the clean images"
     )
 
 

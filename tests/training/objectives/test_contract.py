@@ -295,10 +295,16 @@ def test_without_an_attack_the_loss_is_torch_s() -> None:
         (torch.zeros(()), r"a tensor \(\)"),
         ((torch.zeros(4), torch.zeros(4, 3)), r"a tensor \(4,\) and a tensor \(4, 3\)"),
         ((torch.zeros(4, 3), torch.zeros(())), r"a tensor \(4, 3\) and a tensor \(\)"),
+        ((torch.zeros(()), torch.zeros(4, 2)), r"a tensor \(\) and a tensor \(4, 2\)"),
         ((0.5, torch.zeros(4, 3)), r"float and a tensor \(4, 3\)"),
         (None, "NoneType"),
     ],
 )
 def test_what_is_no_loss_with_logits_is_refused(found: object, named: str) -> None:
     with pytest.raises(UserError, match=rf"objective CrossEntropy returned {named} for 4 images; return a pair"):
-        check_result(CrossEntropy(), found, 4)
+        check_result(CrossEntropy(), found, 4, 3)
+
+
+def test_a_loss_without_gradient_is_refused() -> None:
+    with pytest.raises(UserError, match="CrossEntropy returned a loss without gradient"):
+        check_result(CrossEntropy(), (torch.zeros(()), torch.zeros(4, 3)), 4, 3)
