@@ -53,7 +53,8 @@ class RobustnessReport:
         distance: attack to (N,) norm of the perturbation that did it; 0 and inf likewise.
         fooled: attack to (N, E) whether each image is misclassified at each epsilon, only where the protocol judges
             each epsilon on its own.
-        passes: attack to (N,) how often each image went through the network, only of attacks that are driven.
+        passes: attack to (N,) how often each image went through the network, only of attacks that are driven. A cost,
+            which depends on the batch size: room that is left in a batch is used to try larger epsilons ahead.
         examples: attack to adversarial images (k, C, H, W) of the first images, the clean image where none was found;
             "clean" has the clean images.
         measures: measure to array name to (M, ...), the first axis being the image; "indices" (M,) are the numbers of

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple, cast
@@ -141,6 +142,8 @@ def _prepare(network: nn.Module, images: Tensor, compiled: bool) -> _Forms:
     attacked = fuse(network, images)
     if not compiled:
         return _Forms(network, attacked, None)
+    # The compiler looks at the gradients of its inputs, which are copies and need none.
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
     mode = "reduce-overhead" if images.device.type == "cuda" else "default"  # the former uses CUDA graphs
     return _Forms(network, attacked, cast(nn.Module, torch.compile(attacked, dynamic=False, mode=mode)))
 

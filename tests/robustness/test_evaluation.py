@@ -272,7 +272,7 @@ def test_no_images_give_an_empty_report(network: nn.Module, images: Tensor, labe
         ({"attacks": {"clean": FGSM()}}, "cannot name an attack"),
         ({"judge": "last"}, "judge must be"),
         ({"batch_size": 0}, "batch_size must be"),
-        ({"keep_examples": -1}, "keep_examples must not"),
+        ({"keep_examples": -1}, "keep_examples must be a whole number of at least 0"),
     ],
 )
 def test_bad_protocols_are_refused(settings: dict[str, object], message: str) -> None:
