@@ -29,6 +29,8 @@ _PLACES = (
     "SLURM_NTASKS",
 )
 
+_RANKS = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
+
 
 def run_hydra(
     app: str,
@@ -61,6 +63,10 @@ def run_hydra(
     for name in _PLACES:
         if not os.environ.get(name, "0").isdecimal():
             raise UserError(f"{name}={os.environ[name]} in the environment is no number; unset it")
+    for name, total in _RANKS.items():
+        rank, ranks = os.environ.get(name, "0"), os.environ.get(total, "1")
+        if int(rank) >= max(int(ranks), 1):  # it would wait for the first one to write results
+            raise UserError(f"{name}={rank} in the environment is no rank of {total}={ranks}; unset both")
     for word in argv:
         if word.lstrip("+~").startswith("="):
             raise UserError(f"{word} names no setting; write SETTING=VALUE")

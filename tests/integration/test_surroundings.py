@@ -38,3 +38,18 @@ def test_a_place_that_is_no_number_is_refused(
     monkeypatch.setenv(name, "x")
     assert cli.main([command, "seed=1"]) == 2
     assert capfd.readouterr().err == f"error: {name}=x in the environment is no number; unset it\n"
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+@pytest.mark.parametrize("total", ["2", "0", None])
+def test_a_rank_beyond_all_ranks_is_refused(
+    rank: str, ranks: str, total: str | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(rank, "5")
+    monkeypatch.delenv(ranks, raising=False)
+    if total:
+        monkeypatch.setenv(ranks, total)
+    assert cli.main(["train", "seed=1"]) == 2
+    assert (
+        capfd.readouterr().err == f"error: {rank}=5 in the environment is no rank of {ranks}={total or 1}; unset both\n"
+    )
