@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from symmetry_robustness import build_network, load_config
-from symmetry_robustness.runs.computing import computing_in, settle_training
+from symmetry_robustness.runs.autotune import computing_in, tune_training
 from symmetry_robustness.runs.process import keep_freed_memory
 from symmetry_robustness.training import Classifier
 
@@ -44,15 +44,15 @@ class Fit(NamedTuple):
             num_classes=datamodule.num_classes,
             test_names=datamodule.test_names,
         )
-        way = settle_training(self.config, classifier, datamodule.batch_size, datamodule.image_shape).way
-        classifier.lay_out(channels_last=way.channels_last)
-        if way.compile:
+        compute = tune_training(self.config, classifier, datamodule.batch_size, datamodule.image_shape).settings
+        classifier.lay_out(channels_last=compute.channels_last)
+        if compute.compile:
             classifier.network.compile()
         clock = Clock()
         trainer = pl.Trainer(
             accelerator=self.accelerator,
             devices=1,
-            precision=way.precision,  # type: ignore[arg-type]
+            precision=compute.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             limit_val_batches=0,
             default_root_dir=directory,
@@ -62,7 +62,7 @@ class Fit(NamedTuple):
             enable_model_summary=False,
             callbacks=[*callbacks, clock],
         )
-        with computing_in(way.threads):
+        with computing_in(compute.threads):
             trainer.fit(classifier, datamodule=datamodule)
         return clock.seconds
 

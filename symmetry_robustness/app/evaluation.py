@@ -30,14 +30,14 @@ from symmetry_robustness.results.checks import count_checks
 from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_title
 from symmetry_robustness.results.report import share_estimate
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, Worker, evaluate_in_shards
-from symmetry_robustness.runs.computing import (
-    Answer,
+from symmetry_robustness.runs.autotune import (
+    Tuned,
     agreed,
     computing_in,
     lay_out_as,
-    plain_answer,
-    read_answer,
-    settle_attacks,
+    plain_tuned,
+    read_tuned,
+    tune_attacks,
 )
 from symmetry_robustness.runs.json_files import read_mapping, write_json
 from symmetry_robustness.runs.provenance import own_code, package_digest
@@ -161,8 +161,8 @@ def _evaluate(
     """Evaluate the network on the images, in shards that are saved in a folder."""
     check_writable(partial)
     calibration = _calibration(config, data, protocol)
-    answer = settle(network, protocol, data, partial, worker)
-    with computing_in(answer.way.threads), shown_progress() as progress:
+    tuned = settle(network, protocol, data, partial, worker)
+    with computing_in(tuned.settings.threads), shown_progress() as progress:
         report = evaluate_in_shards(
             network,
             data.images,
@@ -179,7 +179,7 @@ def _evaluate(
         )
     if report is None:
         return None
-    known: dict[str, Any] = {"computing": plain_answer(answer)}
+    known: dict[str, Any] = {"compute": plain_tuned(tuned)}
     if config.split == "test":
         size = len(data.datamodule.test_dataloader()[0].split)
         known |= {"test_sets": data.datamodule.test_names, "test_images": size}
@@ -202,21 +202,21 @@ def _calibration(config: DictConfig, data: _Images, protocol: EvaluationProtocol
     return images
 
 
-def settle(network: nn.Module, protocol: EvaluationProtocol, data: _Images, partial: Path, worker: Worker) -> Answer:
+def settle(network: nn.Module, protocol: EvaluationProtocol, data: _Images, partial: Path, worker: Worker) -> Tuned:
     """Lay out the network as it is attacked fastest, in float32 always; all processes, also later ones, do the same."""
-    path = partial / "computing.json"
+    path = partial / "compute.json"
 
-    def decide() -> Answer:
+    def decide() -> Tuned:
         shape, device = data.images.shape[1:], next((p.device for p in network.parameters()), data.images.device)
-        answer = settle_attacks(network, min(protocol.batch_size, len(data.images)), shape, device)
-        write_json(path, plain_answer(answer))
-        return answer
+        tuned = tune_attacks(network, min(protocol.batch_size, len(data.images)), shape, device)
+        write_json(path, plain_tuned(tuned))
+        return tuned
 
-    answer = agreed(lambda: read_answer(read_mapping(path)), decide, decides=worker.rank == 0, patience=_PATIENCE_S)
-    lay_out_as(network, answer.way)
+    tuned = agreed(lambda: read_tuned(read_mapping(path)), decide, decides=worker.rank == 0, patience=_PATIENCE_S)
+    lay_out_as(network, tuned.settings)
     if worker.rank == 0:
-        print(f"attacked in {answer.describe()}")
-    return answer
+        print(f"attacked in {tuned.describe()}")
+    return tuned
 
 
 def check_writable(folder: Path) -> None:

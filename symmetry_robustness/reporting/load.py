@@ -61,6 +61,7 @@ class Provenance(BaseModel):
 
     commit: str | None = None
     changed_since_commit: bool = False
+    compute: dict[str, Any] | None = None
 
 
 class Problem(NamedTuple):
@@ -135,8 +136,12 @@ class Run:
 
     @cached_property
     def training(self) -> dict[str, Any]:
-        """All settings that decide the weights, but for the seed."""
-        return training_settings(self.config)
+        """All settings that decide the weights, but for the seed; a precision that the job chose is what it chose."""
+        settings = training_settings(self.config)
+        compute, chosen = settings.get("compute") or {}, self.provenance.get("compute") or {}
+        if compute.get("precision") == "auto" and chosen.get("precision"):
+            settings["compute"] = {**compute, "precision": chosen["precision"]}
+        return settings
 
     def metrics(self) -> list[dict[str, float]]:
         """Rows of metrics.csv, each with the numbers that were logged; empty where there is none that can be read."""

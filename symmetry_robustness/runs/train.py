@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger
 
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models import build_network, export
-from symmetry_robustness.runs.computing import Answer, agreed, computing_in, plain_answer, read_answer, settle_training
+from symmetry_robustness.runs.autotune import Tuned, agreed, computing_in, plain_tuned, read_tuned, tune_training
 from symmetry_robustness.runs.directory import CHECKPOINTS, PROGRESS, SUMMARY
 from symmetry_robustness.runs.exit_status import write_outcome
 from symmetry_robustness.runs.heartbeat import Heartbeat
@@ -64,7 +64,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     robustness = robustness_callback(config)
     if is_leader():
         add_own_code(directory)
-    answer = settle(config, directory, classifier, datamodule)
+    tuned = settle(config, directory, classifier, datamodule)
     checkpoint, steps = newest_checkpoint(directory / CHECKPOINTS) or (None, 0)
     metrics, files, throughput = MetricsCSV(directory, steps=steps), CheckpointFiles(), ThroughputMonitor()
     heartbeat = Heartbeat(directory / PROGRESS, [config.checkpoint.monitor, *_PROGRESS_METRICS], throughput)
@@ -72,7 +72,7 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     # Called afterwards, because Hydra would take arguments that are dataclasses for configurations.
     trainer: pl.Trainer = instantiate(config.trainer, _partial_=True)(
         default_root_dir=str(directory),
-        precision=answer.way.precision,
+        precision=tuned.settings.precision,
         logger=[metrics, *trackers(config, directory)],
         enable_progress_bar=sys.stdout.isatty(),
         sync_batchnorm=False,  # torch's own does not exist on CPUs
@@ -101,8 +101,8 @@ def train(config: DictConfig, directory: Path, signals: Signals) -> dict[str, An
     log.info("%s on %s: %s parameters, seed %d, %s", *about)
     if checkpoint:
         log.info("resumes from %s, after %d steps", checkpoint, steps)
-    log.info("computes in %s", answer.describe())
-    with computing_in(answer.way.threads), _supervised(trainer, directory, signals, heartbeat):
+    log.info("computes in %s", tuned.describe())
+    with computing_in(tuned.settings.threads), _supervised(trainer, directory, signals, heartbeat):
         only_weights = True if checkpoint else None  # Lightning refuses the question without a checkpoint
         trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint, weights_only=only_weights)
         tested = trainer.test(classifier, datamodule=datamodule, verbose=False)
@@ -144,25 +144,25 @@ def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
     )
 
 
-def settle(config: DictConfig, directory: Path, classifier: Classifier, datamodule: Any) -> Answer:
+def settle(config: DictConfig, directory: Path, classifier: Classifier, datamodule: Any) -> Tuned:
     """Lay out and compile the network as this job computes; rank 0 decides, and a resumed job computes as before."""
 
-    def read() -> Answer | None:
-        return read_answer(read_provenance(directory).get("computing"))
+    def read() -> Tuned | None:
+        return read_tuned(read_provenance(directory).get("compute"))
 
-    def decide() -> Answer:
+    def decide() -> Tuned:
         if not is_leader():
             raise RuntimeError("rank 0 has not said how the network is computed")
-        answer = settle_training(config, classifier, datamodule.batch_size, datamodule.image_shape)
+        tuned = tune_training(config, classifier, datamodule.batch_size, datamodule.image_shape)
         known = read_provenance(directory)
-        write_json(directory / PROVENANCE, known | {"computing": plain_answer(answer)}, durable=True)
-        return answer
+        write_json(directory / PROVENANCE, known | {"compute": plain_tuned(tuned)}, durable=True)
+        return tuned
 
-    answer = agreed(read, decide, decides=is_leader())
-    classifier.lay_out(channels_last=answer.way.channels_last)
-    if answer.way.compile:
+    tuned = agreed(read, decide, decides=is_leader())
+    classifier.lay_out(channels_last=tuned.settings.channels_last)
+    if tuned.settings.compile:
         classifier.network.compile()
-    return answer
+    return tuned
 
 
 def robustness_callback(config: DictConfig) -> RobustnessCallback | None:

@@ -1,5 +1,6 @@
 """What is averaged, what is told apart, and which network is called the best."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,15 @@ def test_trainings_that_differ_are_told_apart_by_name(config: Mapping[str, Any],
     first, second = rows_of(summary, measure="clean_accuracy")["label"]
     assert second == f"standard ({named})"
     assert first.startswith("standard (")
+
+
+def test_jobs_that_chose_other_precisions_are_told_apart(tmp_path: Path) -> None:
+    for seed, precision in enumerate(("32-true", "bf16-mixed")):
+        config = {"compute": {"precision": "auto"}}
+        run = make_run(tmp_path / str(seed), make_report(draw_broken_at(20, seed)), seed=seed, config=config)
+        (run / "provenance.json").write_text(json.dumps({"compute": {"precision": precision}}))
+    labels = rows_of(summary_of(tmp_path), measure="clean_accuracy")["label"]
+    assert set(labels) == {"standard (compute.precision=32-true)", "standard (compute.precision=bf16-mixed)"}
 
 
 @pytest.mark.parametrize(

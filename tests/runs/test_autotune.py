@@ -16,19 +16,19 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from symmetry_robustness import load_config
-from symmetry_robustness.runs import computing
-from symmetry_robustness.runs.computing import (
-    Answer,
-    Way,
+from symmetry_robustness.runs import autotune
+from symmetry_robustness.runs.autotune import (
+    ComputeSettings,
+    Tuned,
     agreed,
     computing_in,
-    measure,
-    plain_answer,
-    read_answer,
-    remembered,
-    settle_attacks,
-    settle_training,
+    plain_tuned,
+    read_tuned,
     training_steps,
+    tune,
+    tune_attacks,
+    tune_once,
+    tune_training,
 )
 from symmetry_robustness.runs.directory import create_run
 from symmetry_robustness.runs.provenance import read_provenance
@@ -80,8 +80,8 @@ def test_nothing_is_changed_by_a_measurement() -> None:
     classifier.objective = Careless()
     before, network = states(), contents(classifier.network)
     steps = training_steps(classifier, SHAPE, CPU)
-    answer = measure(Way(threads=1), {**OPEN, "threads": (1, 2)}, steps, 8, CPU)
-    assert len(answer.images_per_second) == 5  # two precisions in two formats, and another number of threads
+    tuned = tune(ComputeSettings(threads=1), {**OPEN, "threads": (1, 2)}, steps, 8, CPU)
+    assert len(tuned.images_per_second) == 5  # two precisions in two formats, and another number of threads
     assert states() == before
     after = contents(classifier.network)
     assert [*after] == [*network]
@@ -93,7 +93,7 @@ def test_nothing_is_changed_by_a_measurement() -> None:
 
 
 def test_the_steps_are_those_of_a_training() -> None:
-    """Each way's step moves every weight of its copy, in the precision and format that it names."""
+    """Each settings's step moves every weight of its copy, in the precision and format that it names."""
     _, _, classifier = job()
     seen: list[tuple[torch.dtype, bool]] = []
     moved: list[nn.Module] = []
@@ -106,43 +106,45 @@ def test_the_steps_are_those_of_a_training() -> None:
 
     classifier.objective = note
     steps = training_steps(classifier, SHAPE, CPU)
-    for way in (Way(), Way("bf16-mixed"), Way(channels_last=False)):
-        steps(way, 4)()
+    for settings in (ComputeSettings(), ComputeSettings("bf16-mixed"), ComputeSettings(channels_last=False)):
+        steps(settings, 4)()
     assert seen == [(torch.float32, True), (torch.bfloat16, True), (torch.float32, False)]
     for network in moved:
         pairs = zip(network.parameters(), classifier.network.parameters(), strict=True)
         assert all(not torch.equal(own, original) for own, original in pairs)
 
 
-def prepare_of(work: Callable[[Way], int]) -> computing.Prepare:
-    """Steps that multiply matrices as often as a function of the way says."""
+def prepare_of(work: Callable[[ComputeSettings], int]) -> autotune.Prepare:
+    """Steps that multiply matrices as often as a function of the settings says."""
     matrix = torch.rand(200, 200)
 
-    def prepare(way: Way, images: int) -> computing.Step:
-        return lambda: [matrix @ matrix for _ in range(work(way))]
+    def prepare(settings: ComputeSettings, images: int) -> autotune.Step:
+        return lambda: [matrix @ matrix for _ in range(work(settings))]
 
     return prepare
 
 
-def test_the_fastest_way_wins_and_failing_ones_do_not_take_part() -> None:
-    def work(way: Way) -> int:
-        if not way.channels_last:
+def test_the_fastest_candidate_wins_and_failing_ones_do_not_take_part() -> None:
+    def work(settings: ComputeSettings) -> int:
+        if not settings.channels_last:
             raise RuntimeError("this network views features as rows")
-        return 1 if way.precision == "bf16-mixed" else 200
+        return 1 if settings.precision == "bf16-mixed" else 200
 
-    answer = measure(Way(), OPEN, prepare_of(work), 8, CPU)
-    assert answer.way == Way("bf16-mixed")
-    assert set(answer.images_per_second) == {"32-true, channels last", "bf16-mixed, channels last"}
-    assert answer.describe().startswith("bf16-mixed, channels last: ")
+    tuned = tune(ComputeSettings(), OPEN, prepare_of(work), 8, CPU)
+    assert tuned.settings == ComputeSettings("bf16-mixed")
+    assert set(tuned.images_per_second) == {"32-true, channels last", "bf16-mixed, channels last"}
+    assert tuned.describe().startswith("bf16-mixed, channels last: ")
 
 
-def test_the_usual_way_stays_where_it_is_as_fast_and_where_nothing_can_be_measured() -> None:
-    def fail(way: Way) -> int:
+def test_the_default_stays_where_it_is_as_fast_and_where_nothing_can_be_measured() -> None:
+    def fail(settings: ComputeSettings) -> int:
         raise RuntimeError("no such thing")
 
-    faster = measure(Way(), OPEN, prepare_of(lambda way: 200 if way != Way() else 1), 8, CPU)
-    assert faster.way == Way()
-    assert measure(Way(), OPEN, prepare_of(fail), 8, CPU) == Answer(Way(), {})
+    faster = tune(
+        ComputeSettings(), OPEN, prepare_of(lambda settings: 200 if settings != ComputeSettings() else 1), 8, CPU
+    )
+    assert faster.settings == ComputeSettings()
+    assert tune(ComputeSettings(), OPEN, prepare_of(fail), 8, CPU) == Tuned(ComputeSettings(), {})
 
 
 @pytest.fixture
@@ -154,121 +156,128 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_answer_is_kept_for_its_network_and_its_batch(cache: Path) -> None:
     prepared: list[int] = []
 
-    def prepare(way: Way, images: int) -> computing.Step:
+    def prepare(settings: ComputeSettings, images: int) -> autotune.Step:
         prepared.append(images)
         return lambda: None
 
-    first = remembered(Way(), OPEN, prepare, 64, CPU, {"model": "a"})
+    first = tune_once(ComputeSettings(), OPEN, prepare, 64, CPU, {"model": "a"})
     count = len(prepared)
-    assert remembered(Way(), OPEN, prepare, 64, CPU, {"model": "a"}) == first
+    assert tune_once(ComputeSettings(), OPEN, prepare, 64, CPU, {"model": "a"}) == first
     assert len(prepared) == count
     for changes in ({"images": 32}, {"about": {"model": "b"}}):
         before = len(prepared)
         settings: dict[str, Any] = {"images": 64, "about": {"model": "a"}, **changes}
-        remembered(Way(), OPEN, prepare, settings["images"], CPU, settings["about"])
+        tune_once(ComputeSettings(), OPEN, prepare, settings["images"], CPU, settings["about"])
         assert len(prepared) > before
     for file in cache.glob("*.json"):
         file.write_text('{"precision": "8-bit"}')
     before = len(prepared)
-    remembered(Way(), OPEN, prepare, 64, CPU, {"model": "a"})
+    tune_once(ComputeSettings(), OPEN, prepare, 64, CPU, {"model": "a"})
     assert len(prepared) > before
 
 
 def test_a_file_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SYMMETRY_ROBUSTNESS_CACHE", str(tmp_path / "file"))
-    assert remembered(Way(), OPEN, prepare_of(lambda way: 1), 8, CPU, {}).images_per_second
+    assert tune_once(ComputeSettings(), OPEN, prepare_of(lambda settings: 1), 8, CPU, {}).images_per_second
 
 
 @pytest.mark.parametrize(
-    "content", [None, {}, {"precision": "32-true"}, {**plain_answer(Answer(Way(), {})), "threads": "2"}]
+    "content", [None, {}, {"precision": "32-true"}, {**plain_tuned(Tuned(ComputeSettings(), {})), "threads": "2"}]
 )
 def test_damaged_answers_are_none(content: dict[str, Any] | None) -> None:
-    assert read_answer(content) is None
+    assert read_tuned(content) is None
 
 
 def test_an_answer_survives_a_file() -> None:
-    answer = Answer(Way("bf16-mixed", False, True, 3), {"x": 1.5})
-    assert read_answer(json.loads(json.dumps(plain_answer(answer)))) == answer
+    tuned = Tuned(ComputeSettings("bf16-mixed", False, True, 3), {"x": 1.5})
+    assert read_tuned(json.loads(json.dumps(plain_tuned(tuned)))) == tuned
 
 
 def test_processes_wait_for_the_one_that_decides() -> None:
-    written: list[Answer] = []
-    late = threading.Timer(0.3, lambda: written.append(Answer(Way("bf16-mixed"), {})))
+    written: list[Tuned] = []
+    late = threading.Timer(0.3, lambda: written.append(Tuned(ComputeSettings("bf16-mixed"), {})))
     late.start()
-    answer = agreed(lambda: written[0] if written else None, lambda: Answer(Way(), {}), decides=False)
+    tuned = agreed(lambda: written[0] if written else None, lambda: Tuned(ComputeSettings(), {}), decides=False)
     late.join()
-    assert answer.way == Way("bf16-mixed")
-    assert agreed(lambda: written[0], lambda: Answer(Way(), {}), decides=True).way == Way("bf16-mixed")
-    assert agreed(lambda: None, lambda: Answer(Way(), {}), decides=False, patience=0.0).way == Way()
+    assert tuned.settings == ComputeSettings("bf16-mixed")
+    assert agreed(lambda: written[0], lambda: Tuned(ComputeSettings(), {}), decides=True).settings == ComputeSettings(
+        "bf16-mixed"
+    )
+    assert (
+        agreed(lambda: None, lambda: Tuned(ComputeSettings(), {}), decides=False, patience=0.0).settings
+        == ComputeSettings()
+    )
 
 
 def test_stated_settings_are_not_measured(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     stated = ["compute.precision=bf16-mixed", "compute.channels_last=false", "compute.compile=false"]
     config, _, classifier = job(*stated)
-    assert settle_training(config, classifier, 8, SHAPE) == Answer(Way("bf16-mixed", channels_last=False), {})
+    assert tune_training(config, classifier, 8, SHAPE) == Tuned(ComputeSettings("bf16-mixed", channels_last=False), {})
     assert not cache.exists()
 
 
-def test_a_job_keeps_its_way(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_keeps_its_settings(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What provenance says counts, also where a measurement would say something else; a second start adds nothing."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config, datamodule, classifier = job()
     create_run(config, tmp_path / "run", ["symrob", "train"])
     first = settle(config, tmp_path / "run", classifier, datamodule)
-    assert read_provenance(tmp_path / "run")["computing"] == plain_answer(first)
+    assert read_provenance(tmp_path / "run")["compute"] == plain_tuned(first)
     assert first.images_per_second
-    other = Way(first.way.precision, not first.way.channels_last)
-    known = read_provenance(tmp_path / "run") | {"computing": plain_answer(Answer(other, {}))}
+    other = ComputeSettings(first.settings.precision, not first.settings.channels_last)
+    known = read_provenance(tmp_path / "run") | {"compute": plain_tuned(Tuned(other, {}))}
     (tmp_path / "run" / "provenance.json").write_text(json.dumps(known))
     resumed = copy.deepcopy(classifier)
-    assert settle(config, tmp_path / "run", resumed, datamodule).way == other
+    assert settle(config, tmp_path / "run", resumed, datamodule).settings == other
     assert (resumed.memory_format == torch.channels_last) == other.channels_last
 
 
 def test_a_measured_job_trains_as_a_job_with_its_settings_stated(cache: Path) -> None:
     """To the bit, although the measurement stands between the network's first weights and its training."""
 
-    def trained(*settings: str) -> tuple[Way, dict[str, Tensor]]:
+    def trained(*stated: str) -> tuple[ComputeSettings, dict[str, Tensor]]:
         torch.manual_seed(1)
-        config, datamodule, classifier = job("objective=fgsm_rs", *settings)
-        way = settle_training(config, classifier, 8, SHAPE).way
-        classifier.lay_out(channels_last=way.channels_last)
+        config, datamodule, classifier = job("objective=fgsm_rs", *stated)
+        settings = tune_training(config, classifier, 8, SHAPE).settings
+        classifier.lay_out(channels_last=settings.channels_last)
         step = classifier.objective
         optimizer = classifier.make_optimizer(classifier.network.parameters())
         for images, labels in list(datamodule.train_dataloader())[:3]:
             images = (images.float() / 255).contiguous(memory_format=classifier.memory_format)
-            with torch.autocast("cpu", torch.bfloat16, enabled=way.precision != "32-true"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "32-true"):
                 loss, _ = step(classifier.network.train(), images, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        return way, contents(classifier.network)
+        return settings, contents(classifier.network)
 
-    way, measured = trained()
+    settings, measured = trained()
     _, stated = trained(
-        f"compute.precision={way.precision}", f"compute.channels_last={way.channels_last}", "compute.compile=false"
+        f"compute.precision={settings.precision}",
+        f"compute.channels_last={settings.channels_last}",
+        "compute.compile=false",
     )
     assert all(torch.equal(measured[name], stated[name]) for name in measured)
 
 
 def test_attacks_are_measured_in_float32_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(computing, "available_cores", lambda: 4)
+    monkeypatch.setattr(autotune, "available_cores", lambda: 4)
     _, _, classifier = job()
     network = classifier.network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before, weights = states(), contents(network)
-    answer = settle_attacks(network, 8, SHAPE, CPU)
+    tuned = tune_attacks(network, 8, SHAPE, CPU)
     assert states() == before
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
-    assert all(name.startswith("32-true") for name in answer.images_per_second)
-    assert answer.way.threads in (1, 2, 4)
-    assert any("channels first" in name for name in answer.images_per_second)
+    assert all(name.startswith("32-true") for name in tuned.images_per_second)
+    assert tuned.settings.threads in (1, 2, 4)
+    assert any("channels first" in name for name in tuned.images_per_second)
 
 
 def test_threads_are_at_most_the_cores_and_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(computing, "available_cores", lambda: 2)
+    monkeypatch.setattr(autotune, "available_cores", lambda: 2)
     before = torch.get_num_threads()
     for asked, given in ((0, before), (1, 1), (2, 2), (64, 2)):
         with computing_in(asked):
