@@ -187,10 +187,10 @@ def _evaluate(
 
 
 def _calibration(config: DictConfig, data: _Images, protocol: EvaluationProtocol) -> Tensor | None:
-    """Clean validation images (n, C, H, W) for the measures that are calibrated, as many as there are at most.
+    """Clean validation images (n, C, H, W) for the measures that are calibrated.
 
     Raises:
-        UserError: validation images are evaluated, or there are none.
+        UserError: validation images are evaluated, or there are too few.
     """
     wanted = protocol.calibration_images
     if not wanted:
@@ -198,7 +198,13 @@ def _calibration(config: DictConfig, data: _Images, protocol: EvaluationProtocol
     if config.split == "validation":
         raise UserError("split=validation has the images by which detectors are calibrated; choose split=test")
     available: int = data.datamodule.validation_size
-    images: Tensor = data.datamodule.subset("validation", min(wanted, available) or None, config.seed)[0]
+    if available < wanted:
+        raise UserError(
+            f"robustness={config.protocol} calibrates detectors on {wanted} validation images, "
+            f"data.validation_size={available} has fewer; lower robustness.measures.NAME.calibration_images, or "
+            "choose a network that was trained with more"
+        )
+    images: Tensor = data.datamodule.subset("validation", wanted, config.seed)[0]
     return images
 
 

@@ -37,16 +37,29 @@ def threshold_at(positive: FloatArray, rate: float) -> float:
 
 
 def _auroc(positive: FloatArray, negative: FloatArray, settings: Mapping[str, Any]) -> FloatArray:
-    """Placement of each positive image, NaN for the negative ones."""
-    known, others = ~np.isnan(positive), negative[~np.isnan(negative)]
+    """The area plus what each image adds to it as a positive and as a negative one.
+
+    The mean is the area, and the standard error of the mean that of the area, since it counts the chance in the choice
+    of both kinds, and that both scores of an image belong together. Source: Obuchowski 1997 (doi 10.2307/2533958),
+    with each image as a cluster.
+    """
+    known, others = ~np.isnan(positive), ~np.isnan(negative)
     values = np.full(len(positive), np.nan)
-    if known.any() and len(others):
-        values[known] = placement(positive[known], others)
+    if known.any() and others.any():
+        above = placement(positive[known], negative[others])
+        below = 1 - placement(negative[others], positive[known])
+        area, images = above.mean(), np.count_nonzero(known | others)
+        values[known | others] = area
+        values[known] += images / len(above) * (above - area)
+        values[others] += images / len(below) * (below - area)
     return values
 
 
 def _fpr_at_tpr(positive: FloatArray, negative: FloatArray, settings: Mapping[str, Any]) -> FloatArray:
-    """Whether each negative image reaches the threshold that finds a share, `rate`, of the positive ones."""
+    """Whether each negative image reaches the threshold that finds a share, `rate`, of the positive ones.
+
+    The threshold is taken as given: its own chance is in no interval.
+    """
     known, others = ~np.isnan(negative), positive[~np.isnan(positive)]
     values = np.full(len(negative), np.nan)
     if known.any() and len(others):

@@ -54,7 +54,8 @@ def false_positive_rates(report: RobustnessReport) -> list[Check]:
         nominal, found = settings.get("false_positive_rate"), report.measures.get(name, {})
         if nominal is None or "false_positive" not in found:
             continue
-        flagged, count = np.asarray(found["false_positive"], dtype=bool), int(settings["calibration_images"]) // 2
+        flagged = np.asarray(found["false_positive"], dtype=bool)
+        count = -(-int(settings["calibration_images"]) // 2)  # those that the threshold was set on
         error = float(np.sqrt(nominal * (1 - nominal) * (1 / max(len(flagged), 1) + 1 / max(count, 1))))
         share = float(flagged.mean()) if len(flagged) else nominal
         evidence = f"{name} flags {share:.3f} of {len(flagged)} clean images, set to {nominal:g} ± {error:.2g}"

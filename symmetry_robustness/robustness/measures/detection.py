@@ -185,7 +185,7 @@ class Detection:
         """Scores of clean and attacked images.
 
         Raises:
-            UserError: there are no calibration images, or the detector refuses network or images.
+            UserError: there are too few calibration images, or the detector refuses network or images.
         """
         inputs.check()
         ready = self._calibrate(inputs)
@@ -194,11 +194,11 @@ class Detection:
 
     def _calibrate(self, inputs: MeasureInputs) -> _Calibrated:
         images = inputs.calibration
-        if images is None or len(images) < max(_FEWEST, 2 * int(np.ceil(1 / self.false_positive_rate))):
+        if images is None or len(images) < self.calibration_images:
             count = 0 if images is None else len(images)
             raise UserError(
-                f"detection needs clean images for calibration, got {count} of {self.calibration_images}; `symrob "
-                "evaluate` takes them from the validation split, evaluate_robustness from its argument calibration"
+                f"detection needs clean images for calibration, got {count} of {self.calibration_images}; give more as "
+                "calibration=… of evaluate_robustness, or lower calibration_images"
             )
         images = images[: self.calibration_images]
         key = (
@@ -213,6 +213,8 @@ class Detection:
             score = self.detector.fit(inputs.network, images[:half], inputs.seed)
             values = torch.cat([_scores(score, part) for part in torch.split(images[half:], inputs.batch_size)])
             threshold = threshold_of(values, self.false_positive_rate)
+            for other in [other for other, ready in _FITTED.items() if ready.network is not inputs.network]:
+                del _FITTED[other]
             _FITTED[key] = _Calibrated(inputs.network, score, threshold, float(values.std()) or 1.0)
             while len(_FITTED) > _KEPT:
                 _FITTED.pop(next(iter(_FITTED)))
@@ -337,6 +339,6 @@ class _NoDetector(Detector):
 
 
 _NONE: Final = _NoDetector()
-# The last fitted scores, so that shards of one evaluation fit once.
+# The last fitted scores of one network, so that shards of one evaluation fit once and no earlier network stays alive.
 _FITTED: dict[Any, _Calibrated] = {}
 _KEPT: Final = 4

@@ -1,6 +1,8 @@
 """Laws of detectors: closed forms of scores, thresholds that hold, attacks that know them, and a planted mistake."""
 
+import gc
 import math
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,6 +86,32 @@ def test_statistics_are_those_of_torchmetrics(ties: bool) -> None:
     assert np.nanmean(statistic({"kind": "fpr_at_tpr", "rate": 0.95, **common}, arrays)) == pytest.approx(
         expected, abs=1e-6
     )
+
+
+def test_the_standard_error_of_the_area_counts_the_chance_of_both_kinds() -> None:
+    """For images that are of one kind each it is DeLong's, whose second part few negative ones make the larger."""
+    generator = np.random.default_rng(1)
+    positive, negative = np.full(420, np.nan), np.full(420, np.nan)
+    positive[:400], negative[400:] = generator.normal(1, 1, 400), generator.normal(0, 1, 20)
+    above = (positive[:400, None] > negative[None, 400:]).astype(float)
+    expected = math.sqrt(above.mean(1).var() / 400 + above.mean(0).var() / 20)
+    values = statistic({"kind": "auroc", "positive": "a", "negative": "c"}, {"a": positive, "c": negative})
+    assert values.mean() == pytest.approx(above.mean())
+    assert values.std() / math.sqrt(420) == pytest.approx(expected)
+    assert expected > 2 * above.mean(1).std() / math.sqrt(400)
+
+
+def test_the_standard_error_of_the_area_holds_where_both_scores_are_of_one_image() -> None:
+    generator = np.random.default_rng(2)
+    areas, errors = [], []
+    for _ in range(600):
+        common = generator.normal(0, 1, 100)
+        arrays = {"c": common + generator.normal(0, 0.3, 100), "a": common + 0.7 + generator.normal(0, 0.3, 100)}
+        arrays["a"][generator.random(100) < 0.4] = np.nan
+        values = statistic({"kind": "auroc", "positive": "a", "negative": "c"}, arrays)
+        areas.append(values.mean())
+        errors.append(values.std(ddof=1) / 10)
+    assert np.mean(errors) == pytest.approx(np.std(areas), rel=0.1)
 
 
 def test_thresholds_are_exceeded_by_no_more_than_the_rate() -> None:
@@ -280,6 +308,23 @@ def test_a_network_that_has_learned_since_is_calibrated_anew() -> None:
     assert measure._calibrate(inputs(network, images, calibration)).threshold != before.threshold
 
 
+def test_no_earlier_network_stays_alive() -> None:
+    measure = measured(calibration_images=100, strengths=(), false_positive_rate=0.1)
+    first = fragile()
+    measure._calibrate(inputs(first, draw(5, 5), draw(100, 6)))
+    alive = weakref.ref(first)
+    del first
+    measure._calibrate(inputs(fragile(), draw(5, 5), draw(100, 6)))
+    gc.collect()
+    assert alive() is None
+
+
+def test_fewer_calibration_images_than_stated_are_refused(network: nn.Module) -> None:
+    measure = measured(calibration_images=100, false_positive_rate=0.1)
+    with pytest.raises(UserError, match="got 60 of 100"):
+        measure.compute(inputs(network, draw(5, 1), draw(60, 0)))
+
+
 def test_missing_calibration_and_unsuitable_settings_are_refused(network: nn.Module) -> None:
     for calibration in (None, draw(10, 0)):
         with pytest.raises(UserError, match="needs clean images for calibration"):
@@ -316,7 +361,7 @@ def test_reports_hold_statistics_and_survive_saving_and_sharding(tmp_path: Any) 
     expected = np.nanmean(statistic(measure.statistics["auroc"], whole.measures["rough"]))
     assert summary["measures.rough.auroc"] == pytest.approx(expected)
     assert "measures.rough.fpr95" in summary
-    assert whole.measured("rough", "auroc").images == whole.measures["rough"]["success"].sum() > 5
+    assert whole.measured("rough", "auroc").images == 60
     loaded = RobustnessReport.load(whole.save(tmp_path, "whole"))
     assert loaded.summary() == pytest.approx(summary, nan_ok=True)
     sharded = evaluate_in_shards(
