@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from symmetry_robustness.results.names import NORM_TITLES, SOUND, flatten, protocol_settings
+from symmetry_robustness.results.names import NORM_TITLES, SOUND, protocol_settings
 
 Settings = Mapping[str, Any]
 
@@ -71,17 +71,35 @@ def has_versions(data: Settings) -> bool:
 
 
 def differing(several: Sequence[Settings]) -> list[str]:
-    """Dotted names of the settings in which several differ, in order of appearance."""
-    flat = [flatten(settings) for settings in several]
-    names = dict.fromkeys(name for one in flat for name in one)
-    return [name for name in names if any(one.get(name, names) != flat[0].get(name, names) for one in flat)]
+    """Dotted names of the settings in which several differ, in order of appearance.
+
+    An object that one of them has and another one lacks, such as an augmentation, is a single difference.
+    """
+    names = []
+    for name in dict.fromkeys(name for one in several for name in one):
+        values = [one.get(name, {}) for one in several]
+        is_object = any(isinstance(value, Mapping) and "_target_" in value for value in values)
+        if all(isinstance(value, Mapping) and (value or not is_object) for value in values):
+            names += [f"{name}.{inner}" for inner in differing(values)]
+        elif any(one.get(name, names) != several[0].get(name, names) for one in several):
+            names.append(name)
+    return names
 
 
 def name_difference(settings: Settings, names: Sequence[str]) -> str:
     """The given settings with their values, as in `optimizer.lr=0.01, trainer.max_epochs=3`; no more than three."""
-    flat = flatten(settings)
-    words = [f"{name.removesuffix('._target_')}={plain(flat.get(name, 'unset'))}" for name in names]
+    words = [f"{name.removesuffix('._target_')}={plain(_at(settings, name))}" for name in names]
     return ", ".join(words if len(words) <= 3 else [*words[:3], f"{len(words) - 3} more"])
+
+
+def _at(settings: Settings, name: str) -> Any:
+    """The setting of a dotted name; "unset" where there is none."""
+    here: Any = settings
+    for part in name.split("."):
+        if not isinstance(here, Mapping) or part not in here:
+            return "unset"
+        here = here[part]
+    return here
 
 
 def plain(value: object) -> str:

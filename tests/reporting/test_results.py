@@ -102,6 +102,10 @@ OTHER: list[tuple[Mapping[str, Any], str]] = [
     ({"data": {**CIFAR, "seed": 1, "batch_size": 128, "train_size": 100}}, "data.train_size=100"),
     ({"data": {**CIFAR, "seed": 1, "batch_size": 64}}, "data.batch_size=64"),
     ({"compute": {"precision": "16-mixed"}}, "compute.precision=16-mixed"),
+    (
+        {"data": {**CIFAR, "seed": 1, "batch_size": 128, "augmentation": {"_target_": "a.Augmentations", "cutout": 1}}},
+        "data.augmentation=a.Augmentations(cutout=1)",
+    ),
 ]
 
 

@@ -1,6 +1,7 @@
 """The price of robustness in a report, read off runs whose costs and accuracies are made by hand."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,22 @@ def test_the_figure_has_a_mark_for_each_training_in_each_panel(tmp_path: Path) -
     (steps,) = [line for line in panels[len(EPSILONS) - 1].get_lines() if line.get_label() == "Pareto front"]
     assert steps.get_xdata()[:3] == pytest.approx([1, 2, 12])
     assert steps.get_ydata()[:3] == pytest.approx([0.095, 0.295, 0.495])
+
+
+def test_augmented_training_of_the_same_cost_is_not_the_standard(tmp_path: Path) -> None:
+    summary, runs = read(make(tmp_path))
+    last = tradeoffs(summary, runs)[-1]
+    plain = last.standard
+    augmented = replace(plain, defence="CrossEntropy + cutout", costs={k: (1.0, 1.0, 1.0) for k in plain.costs})
+    assert replace(last, points=[augmented, *last.points]).standard is plain
+
+
+def test_epsilons_at_which_other_networks_were_attacked_stand_in_one_figure(tmp_path: Path) -> None:
+    summary, runs = read(make(tmp_path))
+    found = tradeoffs(summary, runs)
+    several = [replace(found[0], points=found[0].points[:2]), *found[1:]]
+    ((_, figure),) = tradeoff_figures(several, summary.guessing)
+    assert [len(figure.axes[panel].containers) for panel in (0, 1)] == [2, len(TRAININGS)]
 
 
 def test_the_page_asks_the_question_and_shows_the_figure(browser: Browser, tmp_path: Path) -> None:
