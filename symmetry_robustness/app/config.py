@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 from symmetry_robustness.app.schema import register_schemas
 from symmetry_robustness.errors import UserError, one_line
@@ -314,7 +315,9 @@ def _check_value(path: str, value: Any, hint: Any) -> Any:
         UserError: the annotation does not allow the value.
     """
     for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a dataclass has its own, and refuses a second one
-        with contextlib.suppress(PydanticUserError):  # if both are refused, the type is unknown to pydantic
+        with contextlib.suppress(
+            PydanticUserError, SchemaError
+        ):  # if both are refused, pydantic does not know the type
             try:
                 return TypeAdapter(hint, config=config).validate_python(value)
             except ValidationError as error:

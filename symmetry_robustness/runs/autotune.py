@@ -286,7 +286,10 @@ def tune_training(config: DictConfig, classifier: Classifier, batch_size: int, s
         options["threads"], default = threads, default._replace(threads=threads[0])
     if not options:
         return Tuned(default, {})
-    about = {name: OmegaConf.to_container(config[name]) for name in ("model", "objective", "optimizer")}
+    about: dict[str, object] = {
+        name: OmegaConf.to_container(config[name]) for name in ("model", "objective", "optimizer")
+    }
+    about["shape"] = list(shape)
     images = max(1, batch_size // ranks)
     return tune_once(default, options, training_steps(classifier, shape, device), images, device, about)
 
@@ -371,7 +374,9 @@ def tune_attacks(network: nn.Module, batch_size: int, shape: Sequence[int], devi
         return lambda: loss_gradient(laid(settings.channels_last), images, labels)
 
     state = [(name, list(value.shape)) for name, value in network.state_dict().items()]
-    return tune_once(default, options, prepare, batch_size, device, {"network": str(network), "state": state})
+    return tune_once(
+        default, options, prepare, batch_size, device, {"network": str(network), "state": state, "shape": list(shape)}
+    )
 
 
 def _images(count: int, shape: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

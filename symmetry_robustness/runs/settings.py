@@ -126,6 +126,7 @@ def check_objects(config: DictConfig) -> None:
     """
     import torch
 
+    from symmetry_robustness.models import build_network
     from symmetry_robustness.training.schedules import drive
 
     if not hasattr(instantiate(config.data), "subset"):
@@ -137,6 +138,8 @@ def check_objects(config: DictConfig) -> None:
         raise UserError(
             f"objective._target_={config.objective._target_} must take (network, images, labels): {error}"
         ) from error
+    if check_network := getattr(objective, "check_network", None):
+        check_network(build_network(config))
     _check_layers(config, getattr(objective, "reads_layers", False))
     _check_second_derivatives(config, getattr(objective, "second_derivatives", None))
     if hasattr(objective, "update") and (batches := config.trainer.get("accumulate_grad_batches", 1)) > 1:
@@ -156,6 +159,8 @@ def check_objects(config: DictConfig) -> None:
                 drive(instantiate(node), optimizer, lambda: 100)["scheduler"].step()
     except KeyError:  # it asks the environment for what a job alone has, such as its rank
         return
+    except UserError:
+        raise
     except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{node._target_} refuses its settings ({one_line(error)}); correct them") from error
     if idle:

@@ -92,7 +92,12 @@ class WeightAverage(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take both kinds of weights apart; the module was given the averaged ones before."""
+        """Take both kinds of weights apart; the module was given the averaged ones before.
+
+        The average begins with the weights of a checkpoint that was written without one.
+        """
+        if _LIVE not in checkpoint:
+            return
         names = [f"{PREFIX}{name}" for name, _ in _network(pl_module).named_parameters()]
         self._other = [checkpoint["state_dict"][name].clone() for name in names]
         self._judged = False

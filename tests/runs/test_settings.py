@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from torch import nn
 
@@ -128,3 +129,21 @@ def test_an_objective_with_updates_of_its_own_wants_a_step_for_each_batch(name: 
     with pytest.raises(UserError, match=r"trainer\.accumulate_grad_batches=2 leaves no step to each batch"):
         check_objects(config)
     return None
+
+
+@pytest.mark.parametrize(
+    "words", [["objective=adaptive_features"], ["objective=awp", "objective@objective.around=adaptive_features"]]
+)
+def test_a_network_that_an_objective_cannot_train_is_refused(words: list[str]) -> None:
+    check_objects(configured(*words, "model=adaptive_4layer"))
+    with pytest.raises(UserError, match="needs norms of two kinds"):
+        check_objects(configured(*words, "model=standard_4layer"))
+
+
+@pytest.mark.parametrize(
+    "words", [["objective=awp", "objective.around=null"], ["objective=augmix", "objective.augmentation=null"]]
+)
+def test_an_objective_without_what_it_is_made_of_is_refused(words: list[str]) -> None:
+    with pytest.raises(InstantiationException) as caught:
+        check_objects(configured(*words))
+    assert isinstance(caught.value.__cause__, UserError)

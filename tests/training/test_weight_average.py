@@ -115,3 +115,13 @@ def test_a_decay_that_is_no_share_is_refused(decay: float) -> None:
 def test_a_run_without_an_average_has_the_configuration_of_runs_from_before_there_was_one() -> None:
     assert "averaging" not in load_config("train")
     assert load_config("train", ["averaging=ema", "averaging.decay=0.9"]).averaging.decay == 0.9
+
+
+def test_the_average_begins_with_the_weights_of_a_checkpoint_without_one(tmp_path: Path) -> None:
+    module, _ = fit(None, tmp_path)
+    average = WeightAverage()
+    before = weights(module)
+    average.on_load_checkpoint(pl.Trainer(logger=False), module, {"state_dict": module.state_dict()})
+    average.on_train_start(pl.Trainer(logger=False), module)
+    assert torch.equal(torch.cat([weight.flatten() for weight in average._other]), before)
+    assert torch.equal(weights(module), before)

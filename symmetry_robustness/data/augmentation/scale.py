@@ -21,7 +21,7 @@ class RandomScale(Augmentation):
 
     Args:
         smallest: Factor; below 1 the picture shrinks.
-        largest: Factor. 1 and 1 change nothing;.
+        largest: Factor. 1 and 1 change nothing.
 
     Raises:
         UserError: if the factors are out of order or out of range.

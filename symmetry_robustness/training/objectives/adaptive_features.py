@@ -1,5 +1,7 @@
 """Training of networks with norms of their own for clean and for attacked images."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import final
 
@@ -61,6 +63,18 @@ class AdaptiveFeatures(AdversarialObjective):
         """Clean and attacked images."""
         return 2, 2
 
+    def check_network(self, network: nn.Module) -> None:
+        """Refuse a network of one kind of norms.
+
+        Raises:
+            UserError: the network has no norms of two kinds.
+        """
+        if not callable(getattr(network, "learning", None)):
+            raise UserError(
+                f"objective=adaptive_features needs norms of two kinds, which {type(network).__name__} lacks; "
+                "choose model=adaptive or adaptive_4layer"
+            )
+
     def attacked(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """PGD images (B, C, H, W) of a radius drawn for the batch."""
         radius = float(self.epsilon) * float(torch.rand(()))
@@ -75,12 +89,8 @@ class AdaptiveFeatures(AdversarialObjective):
         Raises:
             UserError: the network has no norms of two kinds.
         """
-        learning = getattr(network, "learning", None)
-        if learning is None:
-            raise UserError(
-                f"objective=adaptive_features needs norms of two kinds, which {type(network).__name__} lacks; "
-                "choose model=adaptive or adaptive_4layer"
-            )
+        self.check_network(network)
+        learning: Callable[[str], AbstractContextManager[None]] = network.learning  # type: ignore[assignment]
         with learning("clean"):
             logits = network(images)
         with learning("attacked"):

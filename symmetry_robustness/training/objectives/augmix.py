@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from symmetry_robustness.errors import UserError
 from symmetry_robustness.training.objectives.base import Passes, check_weight
 
 
@@ -36,6 +37,8 @@ class AugMixConsistency:
 
     def __post_init__(self) -> None:
         check_weight("strength", self.strength)
+        if not callable(getattr(self.augmentation, "draw", None)):
+            raise UserError(f"augmentation must be one, got {self.augmentation!r}; AugMix is the source's")
 
     @property
     def passes(self) -> Passes:

@@ -31,6 +31,8 @@ class Objective(Protocol):
 
     It may also have any of these methods:
 
+    - `check_network(network)`, called before anything is written, which raises a UserError for a network that the
+      objective cannot train.
     - `set_epoch(epoch)`, called before each batch, also after a run was resumed in the middle of an epoch.
     - `update(network, step)`, called for each batch in place of `step()`, which calls the objective and goes backward
       and lets the optimiser step. It may call `step` several times and change weights in place before and after it.

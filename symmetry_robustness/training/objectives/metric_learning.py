@@ -105,8 +105,8 @@ def class_mates(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_rivals(anchor: Tensor, clean: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """For each anchor (B, D) the place of the clean feature of another class with the largest cosine, and if any."""
+    """For each anchor (B, D) the place of the nearest clean feature of another class, see `distance`, and if any."""
     rivals = labels[:, None] != labels
     with torch.autocast(anchor.device.type, enabled=False):
-        similarity = F.normalize(anchor, dim=1) @ F.normalize(clean, dim=1).T
-    return similarity.masked_fill(~rivals, -2).argmax(1), rivals.any(1)
+        similarity = (F.normalize(anchor, dim=1) @ F.normalize(clean, dim=1).T).abs()
+    return similarity.masked_fill(~rivals, -1).argmax(1), rivals.any(1)

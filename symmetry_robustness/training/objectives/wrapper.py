@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.training.objectives.base import Objective
@@ -14,12 +16,24 @@ class Wrapper:
     """Passes on to the objective within what a training tells it, and its state.
 
     Args:
-        around: the objective within; not one that updates the weights in its own way.
+        around: the objective within; not one that updates the weights in its own way, nor a module.
+
+    Raises:
+        UserError: the objective within is none, or one of these.
     """
 
     around: Objective = field(default_factory=CrossEntropy)
 
     def __post_init__(self) -> None:
+        if not callable(self.around):
+            raise UserError(
+                f"{type(self).__name__} needs an objective within, got {self.around!r}; choose one for `around`"
+            )
+        if isinstance(self.around, nn.Module):  # whose state only a training module would move and save
+            raise UserError(
+                f"{type(self).__name__} cannot stand around {type(self.around).__name__}, which is a module; keep its "
+                "state by state_dict() and load_state_dict() of a plain class"
+            )
         if hasattr(self.around, "update"):
             raise UserError(
                 f"{type(self).__name__} cannot stand around {type(self.around).__name__}, which updates the weights in "
@@ -30,6 +44,11 @@ class Wrapper:
     def defends(self) -> ThreatModel | None:
         """That of the objective within."""
         return getattr(self.around, "defends", None)
+
+    def check_network(self, network: nn.Module) -> None:
+        """Let the objective within check the network."""
+        if check := getattr(self.around, "check_network", None):
+            check(network)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the objective within the epoch."""

@@ -202,3 +202,17 @@ def test_state_and_epoch_reach_the_objective_within() -> None:
 def test_an_objective_that_updates_weights_itself_is_refused() -> None:
     with pytest.raises(UserError, match="cannot stand around FreeTraining"):
         AdversarialWeightPerturbation(FreeTraining())
+
+
+class Module(nn.Module):
+    """An objective whose state would be on no device and in no checkpoint."""
+
+    def forward(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = network(images)
+        return F.cross_entropy(logits, labels), logits
+
+
+@pytest.mark.parametrize(("around", "reason"), [(Module(), "which is a module"), (None, "needs an objective")])
+def test_modules_and_what_is_no_objective_are_refused(around: Objective, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        AdversarialWeightPerturbation(around)
