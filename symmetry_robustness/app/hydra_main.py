@@ -27,6 +27,7 @@ _PLACES = (
     "SLURM_LOCALID",
     "SLURM_NODEID",
     "SLURM_NTASKS",
+    "MASTER_PORT",
 )
 
 _RANKS = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
@@ -63,6 +64,11 @@ def run_hydra(
     for name in _PLACES:
         if not os.environ.get(name, "0").isdecimal():
             raise UserError(f"{name}={os.environ[name]} in the environment is no number; unset it")
+    if int(os.environ.get("MASTER_PORT", "0")) >= 2**16:
+        raise UserError(f"MASTER_PORT={os.environ['MASTER_PORT']} in the environment is no port; unset it")
+    if int(os.environ.get("NODE_RANK", "0")) and not {"MASTER_ADDR", "RANK", "SLURM_PROCID"} & os.environ.keys():
+        node = os.environ["NODE_RANK"]
+        raise UserError(f"NODE_RANK={node} in the environment is of a job whose MASTER_ADDR is not set; unset it")
     for name, total in _RANKS.items():
         rank, ranks = os.environ.get(name, "0"), os.environ.get(total, "1")
         if int(rank) >= max(int(ranks), 1):  # it would wait for the first one to write results

@@ -125,6 +125,8 @@ def _composition_message(error: BaseException) -> str | None:
     from omegaconf.errors import OmegaConfBaseException
 
     inner = error.__cause__
+    if any(type(cause).__name__ == "DistNetworkError" for cause in _causes(error)):  # torch's
+        return f"processes cannot meet ({one_line(error)[:200]}); unset MASTER_ADDR and MASTER_PORT, or set a free port"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's; not worth seconds of importing it
         return one_line(error)
     if isinstance(error, InstantiationException):
