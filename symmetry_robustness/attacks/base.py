@@ -311,9 +311,11 @@ def loss_gradient(
     with torch.enable_grad(), float32(images.device):
         variable = images.detach().requires_grad_()
         logits = forward(network, variable)
-        if labels.device.type == "cpu":  # others would have to be waited for
+        try:
+            losses = attack_loss(loss, logits, labels, targets)
+        except (IndexError, RuntimeError):  # asked only now, since each question to a device is waited for
             check_classes(labels, logits.shape[1])
-        losses = attack_loss(loss, logits, labels, targets)
+            raise
         gradient = None
         if losses.requires_grad:
             try:
