@@ -31,8 +31,9 @@ class AdversarialWeightTuning(MomentumAttack):
     of length `rho` has raised it (SAM), so that the loss is flat around the iterate. A step on the images then follows
     the mean, over random neighbours, of the gradient there and of the one a step further down. The network itself is
     never touched: each call tunes its own copy and forgets it. Weights are tuned on all images of a call together, so
-    that results depend on which images these are. Source: arXiv 2408.09469; its numbers are those of the released code
-    for a ResNet-50 on 224 pixels and 16/255, and have not been tuned for smaller images.
+    that results depend on which images these are. Source: arXiv 2408.09469; the defaults are those of the released code
+    for a ResNet-50 on 224 pixels and 16/255, but for its step of epsilon / 10, and have not been tuned for smaller
+    images.
 
     With `learning_rate`, `neighbour_radius` and `ahead` 0 and one neighbour it is `PGD(momentum=momentum)` bit for bit.
 

@@ -68,13 +68,13 @@ _STAGES: Final = (("precision", "channels_last"), ("threads",), ("compile",))
 
 
 class Tuned(NamedTuple):
-    """The fastest settings, and images per second of all that were measured; none where nothing was."""
+    """The settings to compute in, and images per second of all that were measured; none where nothing was."""
 
     settings: ComputeSettings
     images_per_second: dict[str, float]
 
     def describe(self) -> str:
-        """One line with the figures, the fastest first."""
+        """One line with the figures, those of the settings first."""
         rates = sorted(self.images_per_second.items(), key=lambda item: item[0] != str(self.settings))
         return "; ".join(f"{name}: {rate:,.0f} images/s" for name, rate in rates) or str(self.settings)
 
@@ -240,7 +240,7 @@ def agreed(
 
     Args:
         read: what has been written; None as long as nothing has.
-        decide: finds an tuned and writes it.
+        decide: finds them and writes them.
         decides: whether this process is the one that does; others wait for it.
         patience: seconds, after which the others decide as well.
     """

@@ -62,6 +62,8 @@ def check_settings(config: DictConfig, *, here: bool) -> None:
             f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}; "
             "robustness of a checkpoint: symrob evaluate"
         )
+    if trainer.get("max_epochs") is None and trainer.get("max_steps", -1) == -1:
+        raise UserError("trainer.max_epochs=null sets no end; choose a number, or +trainer.max_steps=… beside it")
     if trainer.get("max_steps") == 0:
         raise UserError("trainer.max_steps=0 leaves the network untrained; leave it out, or choose at least 1")
     if str(config.compute.precision) not in _PRECISIONS:

@@ -19,7 +19,8 @@ class WeightAverage(pl.Callback):
     network; the live ones, which a checkpoint holds beside them, are trained. Running statistics of batch norms are
     those of the live weights. This callback precedes the ones that evaluate after an epoch.
 
-    Source: arXiv 2010.03593, sec. 4.3.2; the warm-up is that of its released reimplementation.
+    Source: arXiv 2010.03593, sec. 4.3.2; the warm-up is that of a released reimplementation, which besides keeps
+    nothing in the first 2.5 % of the steps.
 
     Args:
         decay: share of the average that a step keeps; 0 gives the live weights.

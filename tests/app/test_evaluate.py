@@ -6,11 +6,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from symmetry_robustness import build_network, load_config
-from symmetry_robustness.app.evaluation import evaluate, find_worker
+from symmetry_robustness.app.evaluation import _calibration, _Images, evaluate, find_worker
+from symmetry_robustness.data import ShapesDataModule
 from symmetry_robustness.data.archives import CIFAR10
 from symmetry_robustness.data.module import to_float
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.frame import CORRUPTED, load_runs
+from symmetry_robustness.robustness import Detection, EvaluationProtocol, OrbitInconsistency
 from tests.data.conftest import PER_FILE, batch, shrink, write_binary, write_corrupted
 from tests.reporting.made import make_run
 
@@ -101,3 +103,19 @@ def test_a_place_that_is_none_is_refused(rank: str, monkeypatch: pytest.MonkeyPa
         find_worker()
     monkeypatch.setenv("SLURM_PROCID", "1")
     assert find_worker() == (1, 2)
+
+
+@pytest.mark.parametrize("available", [0, 60, 200])
+def test_detectors_get_as_many_validation_images_as_they_state_or_are_refused(available: int) -> None:
+    datamodule = ShapesDataModule(num_classes=10, train_size=8, validation_size=available, test_size=8)
+    data = _Images(datamodule, *datamodule.subset("test", 4, 0))
+    measure = Detection(OrbitInconsistency(), false_positive_rate=0.1, calibration_images=100)
+    protocol = EvaluationProtocol(epsilons=[], measures={"orbit": measure})
+    config = OmegaConf.create({"split": "test", "seed": 0, "protocol": "detection"})
+    if available < 100:
+        with pytest.raises(UserError, match=f"data.validation_size={available} has fewer"):
+            _calibration(config, data, protocol)
+        return
+    images = _calibration(config, data, protocol)
+    assert images is not None
+    assert len(images) == 100

@@ -283,3 +283,12 @@ def test_threads_are_at_most_the_cores_and_as_before_afterwards(monkeypatch: pyt
         with computing_in(asked):
             assert torch.get_num_threads() == given
         assert torch.get_num_threads() == before
+
+
+def test_attacks_on_images_of_another_size_are_measured_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    network: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    network.to(memory_format=torch.channels_last)
+    for size in (8, 16, 8):
+        tune_attacks(network, 4, (3, size, size), CPU)
+    assert len([*cache.glob("*.json")]) == 2

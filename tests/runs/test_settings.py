@@ -8,7 +8,13 @@ from torch import nn
 
 from symmetry_robustness import load_config
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.settings import check_batches, check_monitor, check_objects, monitor_interval
+from symmetry_robustness.runs.settings import (
+    check_batches,
+    check_monitor,
+    check_objects,
+    check_settings,
+    monitor_interval,
+)
 from symmetry_robustness.runs.train import best_checkpoint, robustness_callback
 from symmetry_robustness.training import Classifier, CleanAndFGSM, CrossEntropy, Objective
 
@@ -147,3 +153,10 @@ def test_an_objective_without_what_it_is_made_of_is_refused(words: list[str]) ->
     with pytest.raises(InstantiationException) as caught:
         check_objects(configured(*words))
     assert isinstance(caught.value.__cause__, UserError)
+
+
+def test_a_training_without_an_end_is_refused() -> None:
+    check_settings(configured("trainer.max_epochs=null", "+trainer.max_steps=5"), here=True)
+    for words in ([], ["+trainer.max_steps=-1"]):
+        with pytest.raises(UserError, match=r"trainer\.max_epochs=null sets no end"):
+            check_settings(configured("trainer.max_epochs=null", *words), here=True)
