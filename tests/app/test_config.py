@@ -15,33 +15,40 @@ def options(group: str) -> list[str]:
     return sorted(p.stem for p in (config_directory() / group).glob("*.yaml"))
 
 
-GROUPS = ("data", "data/test_transform", "objective", "optimizer", "robustness", "trainer", "logger", "model")
+GROUPS = (
+    "data", "data/test_transform", "objective", "optimizer", "robustness", "trainer", "logger", "model", "augmentation",
+    "averaging",
+)  # fmt: skip
+TRANSFER = ("transfer", "transfer_tuned")  # which take other networks
 
 
 @pytest.mark.parametrize(
-    ("group", "option"), [(g, o) for g in GROUPS for o in options(g) if (g, o) != ("robustness", "transfer")]
+    ("group", "option"), [(g, o) for g in GROUPS for o in options(g) if not (g == "robustness" and o in TRANSFER)]
 )
 def test_every_option_composes_and_passes_the_checks(group: str, option: str) -> None:
     config = load_config("train", [f"{group}={option}"])
     assert not OmegaConf.missing_keys(config)
 
 
-def test_transfer_from_other_networks_is_no_protocol_of_a_training() -> None:
+@pytest.mark.parametrize("option", TRANSFER)
+def test_transfer_from_other_networks_is_no_protocol_of_a_training(option: str) -> None:
     with pytest.raises(Exception, match="evaluate the checkpoint with robustness=transfer"):
-        load_config("train", ["robustness=transfer"])
+        load_config("train", [f"robustness={option}"])
 
 
 @pytest.mark.parametrize("scheduler", options("scheduler"))
 def test_every_scheduler_drives_every_optimizer(scheduler: str) -> None:
     import torch
 
+    from symmetry_robustness.training.schedules import drive
+
     for optimizer in options("optimizer"):
         config = load_config("train", [f"optimizer={optimizer}", f"scheduler={scheduler}"])
         made = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
         if config.scheduler:
-            schedule = instantiate(config.scheduler)(made)
-            assert schedule.get_last_lr() == [config.optimizer.lr]
-        assert made.param_groups[0]["lr"] == config.optimizer.lr
+            schedule = drive(instantiate(config.scheduler), made, lambda: 100)["scheduler"]
+            assert schedule.base_lrs == [config.optimizer.lr]
+            assert schedule.get_last_lr() == [0 if scheduler == "cyclic" else config.optimizer.lr]
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))

@@ -34,7 +34,7 @@ from .made import CIFAR, make_report, make_run
 SETTINGS = {
     name: instantiate(load_config("evaluate", [f"robustness={name}", "checkpoint=unused"]).robustness).describe()
     for name in (path.stem for path in (config_directory() / "robustness").glob("*.yaml"))
-    if name not in ("none", "transfer")  # which needs checkpoints
+    if name not in ("none", "transfer", "transfer_tuned")  # which need checkpoints
 }
 CLAIMS = load_claims()
 GRID = tuple(SETTINGS["paper"]["epsilons"])
