@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from symmetry_robustness.errors import UserError
 from symmetry_robustness.features import default_layers, read_features
 from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives.attacked import PGDImages
@@ -48,6 +49,8 @@ class HSICBottleneck(PGDImages):
     def __post_init__(self) -> None:
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
+            if not self.layers:
+                raise UserError("layers must not be empty, got []; null takes all blocks, both strengths 0 take none")
         check_weight("image_strength", self.image_strength)
         check_weight("label_strength", self.label_strength)
         check_positive("bandwidth", self.bandwidth)

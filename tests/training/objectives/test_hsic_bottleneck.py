@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from symmetry_robustness.errors import UserError
 from symmetry_robustness.features import default_layers, read_features
 from symmetry_robustness.training import CrossEntropy
 from symmetry_robustness.training.objectives import HSICBottleneck
@@ -122,3 +123,8 @@ def test_one_image_has_no_dependence() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, CLASSES))
     images, labels = batch(1)
     assert torch.equal(HSICBottleneck()(network, images, labels)[0], CrossEntropy()(network, images, labels)[0])
+
+
+def test_no_layers_are_refused() -> None:
+    with pytest.raises(UserError, match="layers must not be empty"):
+        HSICBottleneck(layers=())
