@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -43,6 +43,7 @@ from symmetry_robustness.runs.json_files import read_mapping, write_json
 from symmetry_robustness.runs.provenance import own_code, package_digest
 from symmetry_robustness.runs.settings import check_outputs
 
+TUNED: Final = "compute.json"  # beside the shards
 _SPLITS: Final = ("train", "validation", "test")
 _CHECKED: Final = 8  # images on which a network shows what it returns
 _PATIENCE_S: Final = 60.0  # with the first process, which says how the network is computed
@@ -162,7 +163,7 @@ def _evaluate(
     check_writable(partial)
     calibration = _calibration(config, data, protocol)
     tuned = settle(network, protocol, data, partial, worker)
-    with computing_in(tuned.settings.threads), shown_progress() as progress:
+    with _forgotten_if_refused(partial / TUNED), computing_in(tuned.settings.threads), shown_progress() as progress:
         report = evaluate_in_shards(
             network,
             data.images,
@@ -208,9 +209,19 @@ def _calibration(config: DictConfig, data: _Images, protocol: EvaluationProtocol
     return images
 
 
+@contextlib.contextmanager
+def _forgotten_if_refused(path: Path) -> Iterator[None]:
+    """Remove a file if what is asked for is refused, so that a mistake leaves nothing behind."""
+    try:
+        yield
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def settle(network: nn.Module, protocol: EvaluationProtocol, data: _Images, partial: Path, worker: Worker) -> Tuned:
     """Lay out the network as it is attacked fastest, in float32 always; all processes, also later ones, do the same."""
-    path = partial / "compute.json"
+    path = partial / TUNED
 
     def decide() -> Tuned:
         shape, device = data.images.shape[1:], next((p.device for p in network.parameters()), data.images.device)

@@ -26,6 +26,8 @@ SMALL = [
     *(f"data.train_size={32 * STEPS}", "data.batch_size=32", "data.validation_size=64", "data.test_size=64"),
     *(f"trainer.max_epochs={EPOCHS}", "hydra/launcher=slurm", "hydra.launcher.executor.cpus_per_task=1"),
     "hydra.launcher.executor.poll_s=1",
+    # Nothing is measured, for which the optimiser would be asked for steps that are no steps of the training.
+    *("compute.precision=32-true", "compute.channels_last=true", "compute.compile=false"),
 ]
 
 

@@ -47,7 +47,7 @@ def test_the_run_directory_is_complete(run: Path) -> None:
         assert (run / name).stat().st_size > 0, name
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     stems = {p.stem for p in (run / "robustness").glob("*.json")}
-    assert stems == {"validation-epoch=000", "validation-epoch=001", "test"}
+    assert stems == {"validation-epoch=000", "validation-epoch=001", "test", "best"}
     assert stems == {p.stem for p in (run / "robustness").glob("*.npz")}
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "done"
@@ -122,6 +122,7 @@ def test_the_callback_does_not_touch_training(run: Path, tmp_path: Path) -> None
 def test_the_same_seed_gives_the_same_run_and_another_a_different_one(run: Path, tmp_path: Path) -> None:
     summaries = [json.loads((train(tmp_path / str(s), f"seed={s}") / "summary.json").read_text()) for s in (0, 1)]
     first = json.loads((run / "summary.json").read_text())
+    assert first.pop("best")  # chosen by a metric, as in no other of these
     for summary in (first, summaries[0]):
         assert summary.pop("training_seconds") > 0  # time is the one thing that chance decides
         assert summary.pop("images_per_second") > 0
