@@ -191,17 +191,20 @@ def set_aside(rows: Sequence[Any], guessing: Collection[str]) -> dict[str, list[
     return found
 
 
-def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], runs: Sequence[Run]) -> list[str]:
-    """Label of each row's network: its title, and how it differs from others of its name in its comparison group.
-
-    A title that several networks share names none of them.
-    """
+def network_titles(runs: Sequence[Run]) -> dict[str, str]:
+    """Title of each network by its name; the name itself where several networks share a title."""
     titles = {run.name: run.title for run in runs}
     counts = Counter(titles.values())
+    return {name: title if counts[title] == 1 else name for name, title in titles.items()}
+
+
+def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], runs: Sequence[Run]) -> list[str]:
+    """Label of each row's network: its title, and how it differs from others of its name in its comparison group."""
+    titles = network_titles(runs)
     texts: dict[tuple[str, str], str] = {}
     for group, found in split(results.drop_duplicates(["comparison_group", "settings"]), "comparison_group").items():
         for network, same in split(found, "network").items():
-            title = titles[network] if counts[titles[network]] == 1 else network
+            title = titles[network]
             names = differing([trained[key] for key in same["settings"]])
             for key in same["settings"]:
                 texts[group, key] = f"{title} ({name_difference(trained[key], names)})" if names else title

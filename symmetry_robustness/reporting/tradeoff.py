@@ -8,12 +8,12 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead
+from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead, network_titles
 from symmetry_robustness.reporting.comparability import readable
 from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
-from symmetry_robustness.reporting.figures.style import COLORS, fitted, legend_below, printed, tiled
+from symmetry_robustness.reporting.figures.style import COLORS, fitted, legend_below, look_of, printed, tiled
 from symmetry_robustness.reporting.frame import records, settings_key, split
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag
@@ -33,7 +33,7 @@ class Point:
     """One network under one training: its costs and a row of the results.
 
     Attributes:
-        network: name of the network.
+        network: title of the network, or its name.
         defence: objective, and what else changes its training images or weights.
         passes: forward and backward of a step, 0 where not known.
         costs: mean and ends of the interval of each measure of cost that is known.
@@ -74,8 +74,13 @@ class Tradeoff:
         """The plain network under cross-entropy alone, whose cost is 1; the nearest to it where there is none."""
         plain = [point for point in self.points if point.defence == _PLAIN]
         plain = plain or [point for point in self.points if sum(point.passes) == 2] or [*self.points]
-        named = [point for point in plain if point.network.startswith("standard")] or plain
+        named = [point for point in plain if point.row.network.startswith("standard")] or plain
         return min(named, key=lambda point: point.costs[self.kinds[0]][0])
+
+    def name(self, point: Point) -> str:
+        """The network, and its defence where these differ."""
+        several = len({other.defence for other in self.points}) > 1
+        return f"{readable(point.network)}, {point.defence}" if several else readable(point.network)
 
     def price(self, point: Point, kind: str) -> float:
         """Cost as a multiple of the standard one."""
@@ -93,6 +98,7 @@ class Tradeoff:
 def tradeoffs(summary: Summary, runs: Sequence[Run]) -> list[Tradeoff]:
     """One for each comparison group and epsilon at which several trainings of different cost were attacked."""
     trained = {settings_key(run, "last.ckpt"): run for run in runs}
+    titles = network_titles(runs)
     hardware: dict[str, set[str]] = {}
     for run in runs:
         hardware.setdefault(settings_key(run, "last.ckpt"), set()).add(str(run.summary.get("hardware") or ""))
@@ -113,7 +119,7 @@ def tradeoffs(summary: Summary, runs: Sequence[Run]) -> list[Tradeoff]:
             at = attacked[attacked["epsilon"] == epsilon]
             points = [
                 Point(
-                    row.network,
+                    titles[row.network],
                     defence(trained[row.settings].training),
                     (known.get("forward_passes", 0), known.get("backward_passes", 0)),
                     costs[row.settings],
@@ -182,10 +188,7 @@ def _shown(several: Sequence[Tradeoff]) -> list[Tradeoff]:
 
 
 def _about(one: Tradeoff, kind: str) -> list[str]:
-    notes = [
-        f"Cost: {_COSTS[kind]} of the training, evaluations left out, as a multiple of "
-        f"{readable(one.standard.network)}, {one.standard.defence}."
-    ]
+    notes = [f"Cost: {_COSTS[kind]} of the training, evaluations left out, as a multiple of {one.name(one.standard)}."]
     if kind == "training_flops":
         notes.append("FLOPs: convolutions and matrix products of all steps, attacks included.")
     if len(one.hardware) > 1:
@@ -219,8 +222,7 @@ def _answers(several: Sequence[Tradeoff], guessing: frozenset[str]) -> Table:
 
 def _answer(one: Tradeoff, point: Point, kind: str) -> Cell:
     accuracy = cell_of(point.row).text
-    name = readable(point.network)
-    return Cell(f"{name}, {point.defence}: {accuracy} % for {one.price(point, kind):.2g}×")
+    return Cell(f"{one.name(point)}: {accuracy} % for {one.price(point, kind):.2g}×")
 
 
 def _points(several: Sequence[Tradeoff], guessing: frozenset[str]) -> Table:
@@ -265,9 +267,9 @@ def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figu
     """
     panels = [(one, kind) for kind in shown[0].kinds for one in shown]
     figure, axes = tiled(len(panels), 2.1, 1.6)
-    points = [point for one in shown for point in sorted(one.points, key=lambda point: point.costs[one.kinds[0]][0])]
-    colors = {name: COLORS[at % len(COLORS)] for at, name in enumerate(dict.fromkeys(p.network for p in points))}
-    shapes = {name: _SHAPES[at % len(_SHAPES)] for at, name in enumerate(dict.fromkeys(p.defence for p in points))}
+    points = [point for one in shown for point in one.points]
+    colors = {name: COLORS[at % len(COLORS)] for name, at in look_of(point.network for point in points).items()}
+    shapes = {name: _SHAPES[at % len(_SHAPES)] for name, at in look_of(point.defence for point in points).items()}
     for panel, (one, kind) in zip(axes.flat, panels, strict=False):
         front = one.front(kind, guessing)
         line = [(one.price(point, kind), point.row.value) for point in front]
@@ -292,7 +294,9 @@ def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figu
             )
         panel.set(xscale="log", title=f"ε = {epsilon_name(one.epsilon)}", ylim=(-0.03, None))
         panel.set_xlabel(f"cost × standard ({_COSTS[kind]})")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
         panel.grid(True)
     for panel in axes[:, 0]:
@@ -300,7 +304,7 @@ def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figu
     first = axes[0, 0]
     for name, color in colors.items():
         first.plot([], [], "s", color=color, linestyle="", label=shown_network(name))
-    for name, shape in shapes.items():
+    for name, shape in shapes.items() if len(shapes) > 1 else ():
         first.plot([], [], shape, color="0.4", linestyle="", label=name)
     figure.suptitle(fitted(title_of(shown[0].group).replace("$", r"\$"), 5.0))
     legend_below(figure, axes.flat)
