@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 
 from symmetry_robustness.attacks.base import loss_gradient
 from symmetry_robustness.errors import one_line
+from symmetry_robustness.files import lock
 from symmetry_robustness.layers.disk_cache import cache_folder
 from symmetry_robustness.layers.expansion_cache import frozen_weights
 from symmetry_robustness.precision import computes_in_bfloat16
@@ -179,7 +181,7 @@ def tune_once(
     device: torch.device,
     about: Mapping[str, object],
 ) -> Tuned:
-    """`tune`, once for each machine, code, network and number of images: the tuned waits in the cache folder.
+    """`tune`, once for each machine, code, network and number of images: the answer waits in the cache folder.
 
     Args:
         default: see `tune`.
@@ -203,22 +205,38 @@ def tune_once(
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     path = cache_folder() / f"{digest[:32]}.json"
-    if tuned := read_tuned(read_mapping(path)):
-        return tuned
-    tuned = tune(default, options, prepare, images, device)
-    if tuned.images_per_second:
-        with contextlib.suppress(OSError):  # a cache that cannot be used costs time only
-            write_json(path, plain_tuned(tuned))
+    with _one_at_a_time(path.with_suffix(".lock")):
+        if tuned := read_tuned(read_mapping(path)):
+            return tuned
+        tuned = tune(default, options, prepare, images, device)
+        if tuned.images_per_second:
+            with contextlib.suppress(OSError):  # a cache that cannot be used costs time only
+                write_json(path, plain_tuned(tuned))
     return tuned
 
 
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait for other jobs that measure the same: they neither disturb each other nor find different answers."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = lock(path, wait=lambda: None)
+    except OSError:  # nobody waits where there are no locks
+        descriptor = None
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def plain_tuned(tuned: Tuned) -> dict[str, Any]:
-    """The tuned as a file has it."""
+    """The settings found and their figures as a file has them."""
     return {**tuned.settings._asdict(), "images_per_second": tuned.images_per_second}
 
 
 def read_tuned(content: Mapping[str, Any] | None) -> Tuned | None:
-    """The tuned of `plain_tuned`; None where it is none."""
+    """What `plain_tuned` was made of; None where it is something else."""
     content = content or {}
     try:
         settings = ComputeSettings(**{name: content[name] for name in ComputeSettings._fields})
@@ -236,7 +254,7 @@ def read_tuned(content: Mapping[str, Any] | None) -> Tuned | None:
 def agreed(
     read: Callable[[], Tuned | None], decide: Callable[[], Tuned], *, decides: bool, patience: float = _PATIENCE_S
 ) -> Tuned:
-    """The tuned that all processes of a job use, also those that resume it: the first that one of them wrote.
+    """The settings that all processes of a job use, also those that resume it: the first that one of them wrote.
 
     Args:
         read: what has been written; None as long as nothing has.

@@ -4,7 +4,9 @@ import copy
 import json
 import random
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,23 @@ def test_an_answer_is_kept_for_its_network_and_its_batch(cache: Path) -> None:
     before = len(prepared)
     tune_once(ComputeSettings(), OPEN, prepare, 64, CPU, {"model": "a"})
     assert len(prepared) > before
+
+
+def test_jobs_that_start_together_measure_once(cache: Path) -> None:
+    together, measuring = threading.Barrier(2), set[int]()
+
+    def prepare(settings: ComputeSettings, images: int) -> autotune.Step:
+        measuring.add(threading.get_ident())
+        return lambda: time.sleep(0.01)
+
+    def start(_: int) -> Tuned:
+        together.wait()
+        return tune_once(ComputeSettings(), OPEN, prepare, 8, CPU, {})
+
+    with ThreadPoolExecutor(2) as jobs:
+        first, second = jobs.map(start, range(2))
+    assert first == second
+    assert len(measuring) == 1
 
 
 def test_a_file_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
