@@ -9,54 +9,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from symmetry_robustness.attacks import PGD, ThreatModel
-from symmetry_robustness.attacks.validation import check_count
+from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.training.objectives.base import (
-    AdversarialObjective,
-    Passes,
-    check_positive,
-    craft,
-    read_epsilon,
-)
+from symmetry_robustness.training.objectives.attacked import PGDImages
+from symmetry_robustness.training.objectives.base import Mode, Passes, craft
 
 
 @final
 @dataclass(frozen=True)
-class AdaptiveFeatures(AdversarialObjective):
+class AdaptiveFeatures(PGDImages):
     """Half the cross-entropy of clean and half that of PGD images of any strength, each with norms of its own.
 
     The network mixes both sets of norms by a weight that it predicts; statistics of one set learn from clean images
     alone, those of the other from attacked ones. The radius is drawn uniformly from [0, epsilon] for each batch.
-    Attacks meet the network in evaluation mode and go through the prediction.
+    Attacks go through the prediction.
 
     A reconstruction of arXiv 2105.15157 (AFA) from its abstract: the shares, the draw and the attack are ours.
 
     Args:
         epsilon: largest radius of the linf ball in pixel units, number or fraction.
-        steps: of PGD.
         relative_step_size: length of a step as a fraction of the radius.
+        crafted_in: mode of the network while attacked images are made.
+        steps: of PGD.
     """
 
-    epsilon: float | str = "8/255"
+    crafted_in: Mode = "evaluation"
     steps: int = 7
-    relative_step_size: float = 0.25
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "epsilon", read_epsilon(self.epsilon))
-        check_count("steps", self.steps)
-        check_positive("relative_step_size", self.relative_step_size)
-
-    @property
-    def defends(self) -> ThreatModel | None:
-        """The largest ball."""
-        return ThreatModel("linf", float(self.epsilon)) if self.epsilon else None
-
-    @property
-    def attack_passes(self) -> Passes:
-        """One for each step."""
-        steps = self.steps if self.epsilon else 0
-        return steps, steps
 
     @property
     def loss_passes(self) -> Passes:
@@ -80,8 +58,7 @@ class AdaptiveFeatures(AdversarialObjective):
         radius = float(self.epsilon) * float(torch.rand(()))
         if not radius:
             return images
-        rule = PGD(self.steps, relative_step_size=self.relative_step_size, random_start=True)
-        return craft(network, images, labels, ThreatModel("linf", radius), rule, "evaluation")
+        return craft(network, images, labels, ThreatModel("linf", radius), self.rule, self.crafted_in)
 
     def loss(self, network: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits of the clean images.
