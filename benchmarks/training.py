@@ -19,6 +19,7 @@ from benchmarks.peak import columns, count, peak
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.layers.basis import planar_escnn
 from symmetry_robustness.precision import computes_in_bfloat16
+from symmetry_robustness.runs.autotune import ComputeSettings
 from symmetry_robustness.runs.process import keep_freed_memory
 
 BATCH_SIZE = 128
@@ -109,19 +110,15 @@ def plain_loop(network: nn.Module, images: Tensor, labels: Tensor, device: str) 
     return time.perf_counter() - start
 
 
-Way = tuple[str, bool]  # precision and whether channels are last
-
-
-def bare_step(name: str, way: Way, images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+def bare_step(name: str, compute: ComputeSettings, images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
     """A step of the project's own network and nothing else, on rows of the images; it returns the loss."""
-    precision, channels_last = way
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    layout = torch.channels_last if compute.channels_last else torch.contiguous_format
     network = build_network(load_config("train", [f"model={name}"])).train().to(images.device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 
     def step(rows: Tensor) -> Tensor:
         batch = (images[rows].float() / 255).contiguous(memory_format=layout)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision != "32-true"):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=compute.precision != "32-true"):
             loss = nn.functional.cross_entropy(network(batch), labels[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -131,14 +128,14 @@ def bare_step(name: str, way: Way, images: Tensor, labels: Tensor) -> Callable[[
     return step
 
 
-def bare_fits(name: str, ways: Sequence[Way], images: Tensor, labels: Tensor) -> list[float]:
-    """Seconds of one pass in each way; they take turns batch by batch, after a warm-up."""
+def bare_fits(name: str, candidates: Sequence[ComputeSettings], images: Tensor, labels: Tensor) -> list[float]:
+    """Seconds of one pass with each; they take turns batch by batch, after a warm-up."""
     keep_freed_memory()
-    steps = [bare_step(name, way, images, labels) for way in ways]
+    steps = [bare_step(name, compute, images, labels) for compute in candidates]
     batches = torch.randperm(len(images)).split(BATCH_SIZE)
     for step in steps:
         step(batches[0])
-    seconds = [0.0] * len(ways)
+    seconds = [0.0] * len(candidates)
     for rows in batches:
         for place, step in enumerate(steps):
             start = time.perf_counter()
@@ -149,10 +146,12 @@ def bare_fits(name: str, ways: Sequence[Way], images: Tensor, labels: Tensor) ->
     return seconds
 
 
-def find_ways(device: str) -> list[Way]:
-    """All ways in which a bare loop may be written."""
+def bare_candidates(device: str) -> list[ComputeSettings]:
+    """All settings in which a bare loop may compute."""
     low = ["bf16-mixed"] if computes_in_bfloat16(torch.device(device)) else []
-    return [(precision, channels_last) for precision in ("32-true", *low) for channels_last in (True, False)]
+    return [
+        ComputeSettings(precision, channels_last) for precision in ("32-true", *low) for channels_last in (True, False)
+    ]
 
 
 def our_fit(name: str, images: Tensor, device: str) -> float:
@@ -178,15 +177,15 @@ def run(device: str = "cpu", batches: dict[str, int] = BATCHES, times: int = 3) 
         images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
         labels = torch.randint(0, 10, (size,))
         tried = max(BATCH_SIZE, size // 4)
-        ways = find_ways(device)
-        seconds = alone(bare_fits, name, ways, images[:tried], labels[:tried], device=device).result
-        best = ways[seconds.index(min(seconds))]
+        candidates = bare_candidates(device)
+        seconds = alone(bare_fits, name, candidates, images[:tried], labels[:tried], device=device).result
+        best = candidates[seconds.index(min(seconds))]
         ours, plain, bare, peaks = [], [], [], []
         for _ in range(times):
             plain.append(size / alone(plain_fit, name, images, labels, device).result)
             ours.append(size / alone(our_fit, name, images, device).result)
             bare.append(size / alone(bare_fits, name, [best], images, labels, device=device).result[0])
-            peaks.append(peak(device, best[0]))
+            peaks.append(peak(device, best.precision))
         own, reference, limit = (statistics.median(found) for found in (ours, plain, bare))
         few = images[:BATCH_SIZE].to(device), labels[:BATCH_SIZE].to(device)
         step, all_rows = bare_step(name, best, *few), torch.arange(BATCH_SIZE)
@@ -198,7 +197,7 @@ def run(device: str = "cpu", batches: dict[str, int] = BATCHES, times: int = 3) 
                 "ours images/s": own,
                 "ratio": own / reference,
                 "best bare images/s": limit,
-                "in": f"{best[0]}, channels {'last' if best[1] else 'first'}",
+                "in": str(best),
                 "ours / best bare": own / limit,
                 **columns(flops, 1 / own, max(peaks), lambda: step(all_rows), device),  # noqa: B023 - called at once
             }
