@@ -40,10 +40,10 @@ class Subject(Protocol):
         """Whether nothing is left to do once there is a report."""
 
     def at_work(self) -> contextlib.AbstractContextManager[None]:
-        """What surrounds the computation, which begins when every input has been checked."""
+        """Context of the computation, which begins when every input has been checked."""
 
     def finish(self, report: RobustnessReport, datamodule: Any, device: torch.device) -> None:
-        """What follows when the report is saved."""
+        """Steps after the report is saved."""
 
 
 class CheckpointSubject:

@@ -9,7 +9,7 @@ from symmetry_robustness.attacks.threat import ThreatModel
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource
 
-# What a derived rule states about itself as the rule that it is made of does.
+# Statements that a derived rule takes over from the rule that it is made of.
 _SHARED: Final = (
     "steps", "restarts", "random_start", "targeted", "iterate", "loss", "norms", "draws", "minimizes_norm",
 )  # fmt: skip

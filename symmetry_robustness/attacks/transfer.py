@@ -174,7 +174,7 @@ class TransferPGD(MomentumAttack):
         return found[0][0], torch.stack([gradient for _, gradient in found]).mean(0)
 
     def _view(self, images: Tensor, exponent: int, source: RandomSource) -> View | None:
-        """What the network sees of the images; None for the images themselves."""
+        """View of the images that the network sees; None for the images themselves."""
         place = None
         if self.diversity:
             draws = sample(torch.rand, (len(images), 4), source, images.device)

@@ -25,7 +25,7 @@ class Interval(NamedTuple):
     upper: Tensor
 
     def meet(self, other: Interval) -> Interval:
-        """What both allow; ends that rounding has crossed are put in order."""
+        """Intersection of both; ends that rounding has crossed are put in order."""
         lower, upper = torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
         return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
 
@@ -159,7 +159,7 @@ class Maximum:
         return rows[:, None] * slopes
 
 
-# What is not affine, and every operation.
+# Operations that are not affine, and all of them.
 Bend = Relu | Maximum
 Operation = Affine | Bend
 

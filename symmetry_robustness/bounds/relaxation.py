@@ -163,7 +163,7 @@ def propagate(graph: Graph, balls: Balls, norms: Mapping[int, Tensor], *, refine
 
 
 def _around(values: Tensor, norms: Tensor, balls: Balls) -> Interval:
-    """What affine functions reach in balls, from their values at the images and their dual norms."""
+    """Extremes of affine functions in balls, from their values at the images and their dual norms."""
     length = find_norm(balls.norm).length(balls.images)
     width = (
         per_image(balls.radii * (1 + ROUNDING) + 2 * ROUNDING * length, values) * norms + 2 * ROUNDING * values.abs()

@@ -1,7 +1,7 @@
 """Rotated and scaled views of the test images, each a test set of its own.
 
 Pixels are resampled with a cubic kernel, wider where the image shrinks so that nothing aliases, and rounded to uint8.
-What lies outside of the image takes the colour of the nearest pixel of its edge: black would be an edge that no image
+Pixels from outside of the image take the colour of the nearest pixel of its edge: black would be an edge that no image
 of the training has, and a reflection would put copies of parts of the object into the picture.
 """
 

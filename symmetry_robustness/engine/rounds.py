@@ -2,7 +2,7 @@
 
 A GPU works behind the host, which only queues its work: each question about a result makes the host wait until the
 queue is empty, and the GPU wait for the host afterwards. A *round* is several passes of the same slots without such a
-question. What a slot does after its first success in a round is wasted, and changes nothing that is found.
+question. Work of a slot after its first success in a round is wasted, and changes nothing that is found.
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class Successes:
         self.iterate = torch.where(per_image(hit, iterate), iterate, self.iterate)
 
     def findings(self, row: IntArray, item: IntArray, passes: IntArray, kept: Sequence[int]) -> Findings:
-        """What the host will read, with the iterates of some slots."""
+        """Values that the host will read, with the iterates of some slots."""
         distance, excess = self.distance, self.excess
         if not self.shortest:
             distance = self.threat.distance(self.iterate, self.images)

@@ -12,7 +12,7 @@ from symmetry_robustness.models.state_dict_file import read_state_dict, some
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# What DataParallel and torch.compile put anywhere into keys, and what else stands before all keys of a network in
+# Words that DataParallel and torch.compile put anywhere into keys, and what else stands before all keys of a network in
 # Lightning's modules and the like, in any order.
 _INNER: Final = ("module", "_orig_mod")
 _OUTER: Final = ("state_dict", "model", "net", "network")

@@ -137,7 +137,7 @@ def tradeoffs(summary: Summary, runs: Sequence[Run]) -> list[Tradeoff]:
 
 
 def defence(training: Mapping[str, Any]) -> str:
-    """What a network is trained on, in a few words: the objective, augmentations and averages.
+    """Objective, augmentations and averages of a training, in a few words.
 
     Examples:
         >>> nets = "symmetry_robustness.training.objectives.NFGSM"

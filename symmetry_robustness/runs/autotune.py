@@ -236,7 +236,7 @@ def plain_tuned(tuned: Tuned) -> dict[str, Any]:
 
 
 def read_tuned(content: Mapping[str, Any] | None) -> Tuned | None:
-    """What `plain_tuned` was made of; None where it is something else."""
+    """Inverse of `plain_tuned`; None where the content is something else."""
     content = content or {}
     try:
         settings = ComputeSettings(**{name: content[name] for name in ComputeSettings._fields})

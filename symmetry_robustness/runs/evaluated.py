@@ -144,7 +144,7 @@ class EvaluatedRun:
 
 
 def _numbers(report: RobustnessReport) -> dict[str, float]:
-    """What summary.json has of a report."""
+    """Part of a report that summary.json has."""
     return {**report.summary(), "robustness_images": len(report)}
 
 

@@ -44,7 +44,7 @@ def started_by_slurm() -> bool:
 
 
 def slurm_environment() -> SLURMEnvironment:
-    """What Lightning reads of Slurm; this project asks for the requeue itself.
+    """Facts that Lightning reads of Slurm; this project asks for the requeue itself.
 
     Raises:
         UserError: Slurm has started other tasks than Lightning can use.

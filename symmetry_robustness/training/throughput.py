@@ -26,7 +26,7 @@ class ThroughputMonitor(pl.Callback):
     checkpoint. This callback precedes those that read its counts.
 
     `peak_memory`, in bytes, is the most that was in use until the end of the first epoch's last batch: by tensors on a
-    GPU, else by the whole process. What evaluations need comes later and does not count.
+    GPU, else by the whole process. Memory of evaluations comes later and does not count.
 
     Args:
         clock: seconds.

@@ -144,7 +144,7 @@ def _title(summary: Summary) -> str:
 
 
 def _choices(questions: Sequence[Question], runs: Sequence[Run]) -> dict[str, Any]:
-    """What the script shows of the question that is chosen: percentages of networks and of runs, by number."""
+    """Content that the script shows of the chosen question: percentages of networks and of runs, by number."""
     networks: dict[str, int] = {}
     places = {run.place: number for number, run in enumerate(runs)}
     states = {(e.comparison_group, run.place): e.status for run in runs for e in run.evaluations.values()}

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures: bool) -> dict[str, Any]:
-    """What the template `run` shows.
+    """Content of the template `run`.
 
     Args:
         run: the run.
