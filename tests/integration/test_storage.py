@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import symmetry_robustness
+
 from .commands import TINY, symrob
 
 pytestmark = pytest.mark.slow
@@ -46,14 +48,15 @@ def fill(ballast: Path, leave: int) -> None:
     ballast.write_bytes(bytes(free - leave))
 
 
-@pytest.mark.parametrize("leave", [500_000, 1_800_000])  # not enough for the copy of the code; for no checkpoint
-def test_full_disk(leave: int, disk: Path) -> None:
+@pytest.mark.parametrize("missing", ["code", "checkpoint"])
+def test_full_disk(missing: str, disk: Path) -> None:
     words = [*WORDS, "seed=0,1", f"hydra.sweep.dir={disk / 'sweep'}"]
     ballast = disk / "ballast"
-    fill(ballast, leave)
+    code = sum(path.stat().st_size for path in Path(symmetry_robustness.__file__).parent.rglob("*.py"))
+    fill(ballast, code // 3 if missing == "code" else code + 700_000)
     done = symrob(*words, directory=disk.parent)
     output = done.stdout + done.stderr
-    assert done.returncode == (1 if leave > 10**6 else 2), output
+    assert done.returncode == (2 if missing == "code" else 1), output
     assert f"{disk / 'sweep'}" in output
     assert "No space left on device" in output
     assert "Traceback" not in output
