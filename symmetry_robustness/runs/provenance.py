@@ -133,9 +133,18 @@ def own_code() -> dict[str, str]:
 
 def is_users(file: str) -> bool:
     """Whether a file is Python code, and neither this package's, nor installed, nor Python's."""
-    path, places = Path(file).resolve(), [sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")]
-    elsewhere = not any(path.is_relative_to(place) for place in (PACKAGE, *(Path(p).resolve() for p in places)))
-    return elsewhere and path.suffix == ".py" and path.is_file()
+    if not file.endswith(".py") or _is_installed(os.path.dirname(file)):  # noqa: PTH120, thousands of modules
+        return False
+    path = Path(file).resolve()
+    return path.is_file() and not _is_installed(str(path.parent))
+
+
+@functools.cache
+def _is_installed(folder: str) -> bool:
+    """Whether a folder belongs to this package, to installed packages or to Python."""
+    path = Path(folder).resolve()
+    places = (Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib"))
+    return any(path.is_relative_to(place) for place in (PACKAGE, *places))
 
 
 def snapshot(sweep: Path) -> dict[str, str]:

@@ -1,8 +1,10 @@
 """Every planted defect is found by a check of a known name, and sound networks pass all of them."""
 
 import copy
+import cProfile
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -244,6 +246,17 @@ def test_defects_of_networks_are_found(
     function, expected = NETWORKS[defect]
     found = statuses(Function(trained, function).eval(), sample, protocol)
     assert {name: found[name] for name in expected} == expected
+
+
+def test_a_profiler_goes_on_after_an_evaluation(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], protocol: EvaluationProtocol
+) -> None:
+    with cProfile.Profile() as profile:
+        statuses(trained, sample, protocol)
+        before = sum(entry.callcount for entry in profile.getstats())
+        torch.relu(torch.zeros(1))
+        assert sys.getprofile() is profile
+    assert sum(entry.callcount for entry in profile.getstats()) > before > 0
 
 
 @at_every_seed

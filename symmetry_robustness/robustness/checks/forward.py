@@ -1,5 +1,6 @@
 """Soundness checks of the network itself, without any attack: its mode, its outputs, images close to the clean ones."""
 
+import cProfile
 import sys
 from collections.abc import Mapping
 from typing import Final
@@ -96,7 +97,11 @@ def optimization_in_forward(sample: MeasureInputs) -> Check:
         with torch.enable_grad(), float32(sample.images.device):
             forward(sample.network, sample.images)
     finally:
-        sys.setprofile(before)
+        sys.setprofile(None)
+        if isinstance(before, cProfile.Profile):  # which is no function
+            before.enable()
+        else:
+            sys.setprofile(before)
     name = "optimization_in_forward"
     if calls:
         detail = f"one pass takes {calls} gradients; attack the adaptation, too, since AutoAttack may not suffice"
