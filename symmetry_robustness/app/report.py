@@ -24,7 +24,7 @@ from symmetry_robustness.reporting.sandwich import sandwich_tables, sandwiches
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag, terminal
 from symmetry_robustness.reporting.tables import aside_notes, cell_of, overview, table_sets, title_of
 from symmetry_robustness.reporting.tradeoff import tradeoff_tables, tradeoffs
-from symmetry_robustness.reporting.transfer import transfer_matrices, transfer_tables
+from symmetry_robustness.reporting.transfer import transfer_rows, transfer_tables
 from symmetry_robustness.runs.exit_status import run_guarded
 
 _ANSWERS: Final = 5  # protocols and data sets that are answered on the terminal
@@ -160,7 +160,7 @@ def write_tables(
     directory.mkdir(parents=True, exist_ok=True)
     made = [*table_sets(summary), *([claims_table(claims)] if claims else [])]
     made.append(TableSet("runs", [overview(runs)], frame))
-    made += [transfer_tables(matrices)] if (matrices := transfer_matrices(runs)) else []
+    made += [transfer_tables(rows)] if len(rows := transfer_rows(runs)) else []
     made += [sandwich_tables(bounds)] if (bounds := sandwiches(runs)) else []
     made += [tradeoff_tables(prices, summary.guessing)] if (prices := tradeoffs(summary, runs)) else []
     for tables in made:

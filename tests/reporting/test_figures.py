@@ -12,10 +12,10 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from symmetry_robustness.reporting.figures.bars import Bar, bars
-from symmetry_robustness.reporting.figures.corruption_map import corruption_map
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel, magnified_difference
 from symmetry_robustness.reporting.figures.from_report import Chart, array_profiles, curve_panels
+from symmetry_robustness.reporting.figures.heat_maps import heat_maps
 from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
 from symmetry_robustness.reporting.figures.style import COLORS, Line, as_pixels, line_with_errors, save_figure
 from symmetry_robustness.results.names import epsilon_name
@@ -79,9 +79,23 @@ FIGURES: dict[str, Callable[[], Figure | None]] = {
     ),
     "bars": lambda: bars({"FGSM": groups(7), "PGD": groups(7)}, x_label="ε", title="CIFAR-10; ★ better than all"),
     "bars, one panel": lambda: bars({"FGSM": groups(2)}),
-    "corruptions of one": lambda: corruption_map({"standard": np.full((15, 5), 0.3)}, CORRUPTIONS, list("12345")),
-    "corruptions": lambda: corruption_map(
-        {name: np.linspace(0, 1, 75).reshape(15, 5) for name in NETWORKS[:4]}, CORRUPTIONS, list("12345")
+    "corruptions of one": lambda: heat_maps(
+        {"standard": np.full((15, 5), 0.3)}, CORRUPTIONS, list("12345"), label="error (%)", x_label="severity"
+    ),
+    "corruptions": lambda: heat_maps(
+        {f"{name}\nmean 50.0 %": np.linspace(0, 1, 75).reshape(15, 5) for name in NETWORKS[3:]},
+        CORRUPTIONS,
+        list("12345"),
+        label="error (%)",
+        x_label="severity",
+    ),
+    "transfer": lambda: heat_maps(
+        {f"rule {number}": np.eye(6) for number in range(5)},
+        NETWORKS[:6],
+        NETWORKS[:6],
+        label="robust accuracy (%)",
+        title="crafted on (rows), judged on (columns); framed: white box. CIFAR-10, 1,000 test images, ℓ∞ ε = 8/255",
+        framed=np.eye(6, dtype=bool),
     ),
     "CLEVER": lambda: estimate_against_distance(
         dict.fromkeys(NETWORKS[:5], pairs([0.1, 0.3, 0.2], [0.2, 0.2, 5.0], [False, False, True])),
@@ -252,13 +266,15 @@ def test_estimates_above_a_distance_that_was_found_are_counted() -> None:
     }
 
 
-def test_the_map_has_a_number_for_each_cell_and_their_mean() -> None:
+def test_a_map_has_a_number_for_each_cell_and_frames_those_named() -> None:
     cells = np.linspace(0, 1, 75).reshape(15, 5)
     cells[0, 0] = np.nan
-    panel: Axes = corruption_map({"a": cells}, CORRUPTIONS, list("12345")).axes[0]
+    framed = cells > 0.9
+    panel: Axes = heat_maps({"a": cells}, CORRUPTIONS, list("12345"), label="", framed=framed).axes[0]
     assert len(panel.texts) == 74
     assert panel.texts[-1].get_text() == "100"
-    assert panel.get_title() == f"a\nmean {100 * np.nanmean(cells):.1f} %"
+    corners = {tuple(np.round(frame.get_xy() + np.array(0.46)).astype(int)) for frame in panel.patches}
+    assert corners == {(column, row) for row, column in np.argwhere(framed)}
 
 
 def test_the_difference_is_magnified_as_far_as_it_fits() -> None:

@@ -16,10 +16,10 @@ from symmetry_robustness.reporting.aggregate import Summary
 from symmetry_robustness.reporting.comparability import data_title, evaluation_data, shown_data
 from symmetry_robustness.reporting.evaluation import FINAL, Evaluation
 from symmetry_robustness.reporting.figures import labels
-from symmetry_robustness.reporting.figures.corruption_map import corruption_map
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel
 from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures
+from symmetry_robustness.reporting.figures.heat_maps import heat_maps
 from symmetry_robustness.reporting.figures.labels import Drawn, first_of, shown_network
 from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
 from symmetry_robustness.reporting.figures.style import NETWORKS, Line, save_figure
@@ -29,7 +29,7 @@ from symmetry_robustness.reporting.load import VIEWS, Run
 from symmetry_robustness.reporting.sandwich import sandwich_figures, sandwiches
 from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
 from symmetry_robustness.reporting.tradeoff import tradeoff_figures, tradeoffs
-from symmetry_robustness.reporting.transfer import transfer_figures, transfer_matrices
+from symmetry_robustness.reporting.transfer import transfer_figures, transfer_rows
 from symmetry_robustness.results.names import NORM_TITLES, digest, epsilon_name, measure_title
 from symmetry_robustness.results.report import FloatArray, IntArray
 
@@ -66,7 +66,7 @@ def write_figures(runs: Sequence[Run], summary: Summary, directory: Path) -> lis
         view_figures(summary, notes),
         corruption_figures(summary, notes),
         run_figures(runs, network_names(summary), notes),
-        transfer_figures(transfer_matrices(runs)),
+        transfer_figures(transfer_rows(runs)),
         sandwich_figures(sandwiches(runs), notes),
         tradeoff_figures(tradeoffs(summary, runs), summary.guessing),
     )
@@ -110,14 +110,14 @@ def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
     """Error under each corruption of the benchmark at each severity."""
     rows = summary.results[summary.results["view"].isin(CORRUPTED)]
     for found in split(rows, "comparison_group").values():
-        errors = {}
+        maps = {}
         for one in split(found, "settings").values():
-            error = 1 - one.set_index("view")["value"].reindex(CORRUPTED)
-            table = error.to_numpy(np.float64).reshape(-1, len(SEVERITIES))
-            errors[shown_network(str(one["label"].iloc[0]))] = table
-        shown = first_of(errors, _MAPS, "corruptions", notes)
+            errors = 1 - one.set_index("view")["value"].reindex(CORRUPTED).to_numpy(np.float64)
+            name = f"{shown_network(str(one['label'].iloc[0]))}\nmean {100 * np.nanmean(errors):.1f} %"
+            maps[name] = errors.reshape(-1, len(SEVERITIES))
+        shown = first_of(maps, _MAPS, "corruptions", notes)
         names = [corruption.replace("_", " ") for corruption in BENCHMARK]
-        yield "corruptions", corruption_map(shown, names, [str(severity) for severity in SEVERITIES])
+        yield "corruptions", heat_maps(shown, names, [*map(str, SEVERITIES)], label="error (%)", x_label="severity")
 
 
 def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str]) -> Drawn:
