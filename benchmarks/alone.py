@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 
 class Measured(NamedTuple):
-    """What a way returned, its seconds without start and warm-up, and the largest memory it ever held on the device."""
+    """Result of a way, its seconds without start and warm-up, those of the processor, and its largest memory."""
 
     result: Any
     seconds: float
+    cpu_seconds: float
     mebibytes: float
 
 
@@ -37,12 +38,14 @@ def _measure(way: Callable[..., Any], arguments: tuple[Any, ...], device: str, w
     arguments = tuple(x.to(device) if isinstance(x, nn.Module | Tensor) else x for x in arguments)
     if warm_up:
         way(*(x[:warm_up] if isinstance(x, Tensor) else x for x in arguments))
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     result = way(*arguments)
     if device == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    return Measured(result, seconds, torch.cuda.max_memory_reserved() / 2**20 if device == "cuda" else _peak())
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return Measured(
+        result, seconds, cpu_seconds, torch.cuda.max_memory_reserved() / 2**20 if device == "cuda" else _peak()
+    )
 
 
 def _peak() -> float:

@@ -6,6 +6,7 @@ of the attacks of torchattacks, which are ports of it, with the published settin
 """
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 
 from benchmarks.alone import alone
 from benchmarks.ensemble import BATCH_SIZE, EPSILON, harden
-from benchmarks.subject import subject
+from benchmarks.subject import check_accuracy, subject
 from symmetry_robustness import load_config
 from symmetry_robustness.robustness import evaluate_robustness
 from symmetry_robustness.runs.process import keep_freed_memory
 
 Standing = tuple[np.ndarray, np.ndarray]
+
+HARDENED = "adversarially trained"
 
 
 def ours(network: nn.Module, images: Tensor, labels: Tensor) -> Standing:
@@ -36,8 +39,8 @@ def ours(network: nn.Module, images: Tensor, labels: Tensor) -> Standing:
 def reference(network: nn.Module, images: Tensor, labels: Tensor) -> Standing:
     """The same by the reference."""
     clean = right(network, images, labels)
-    module = next((name for name in ("autoattack", "pyautoattack") if find_spec(name)), None)
-    if module is None:
+    module = reference_name()
+    if module == "torchattacks":
         standing = clean.copy()
         for attack in ports(network):
             rows = torch.as_tensor(np.flatnonzero(standing), device=images.device)
@@ -48,6 +51,11 @@ def reference(network: nn.Module, images: Tensor, labels: Tensor) -> Standing:
     attacked = attack.run_standard_evaluation(images, labels)
     attacked = attacked[0] if isinstance(attacked, tuple) else attacked
     return clean, right(network, attacked, labels)
+
+
+def reference_name() -> str:
+    """The package that stands for the reference implementation."""
+    return next((name for name in ("autoattack", "pyautoattack") if find_spec(name)), "torchattacks")
 
 
 def ports(network: nn.Module) -> list[Callable[[Tensor, Tensor], Tensor]]:
@@ -71,20 +79,28 @@ def right(network: nn.Module, images: Tensor, labels: Tensor) -> np.ndarray:
 
 
 def compare(name: str, network: nn.Module, images: Tensor, labels: Tensor, device: str) -> dict[str, float | str]:
-    """Seconds, robust accuracies and agreement on one network."""
+    """Seconds of the processor, robust accuracies and agreement on one network.
+
+    Raises:
+        Unfit: it was trained adversarially and withstands nothing.
+    """
     network.requires_grad_(True)
     mine = alone(ours, network, images, labels, device=device, warm_up=2)
     theirs = alone(reference, network, images, labels, device=device, warm_up=2)
     standing, expected = mine.result[1], theirs.result[1]
+    if name == HARDENED:
+        check_accuracy(f"robust accuracy, {name},", float(expected.mean()), 0.05, 0.9)
+    package = reference_name()
     return {
         "network": name,
+        "reference": f"{package} {importlib.metadata.version(package)}",
         "clean": float(mine.result[0].mean()),
         "their accuracy": float(expected.mean()),
         "our accuracy": float(standing.mean()),
         "alike": float((standing == expected).mean()),
-        "theirs s": theirs.seconds,
-        "ours s": mine.seconds,
-        "ratio": theirs.seconds / mine.seconds,
+        "theirs CPU s": theirs.cpu_seconds,
+        "ours CPU s": mine.cpu_seconds,
+        "ratio": theirs.cpu_seconds / mine.cpu_seconds,
     }
 
 
@@ -95,6 +111,6 @@ def run(
     network, images, labels = subject(device, checkpoint, overrides, size)
     rows = [compare("standard", network, images, labels, device)]
     hardened = harden(network.to(device), overrides, device).cpu()
-    rows.append(compare("adversarially trained", hardened, images, labels, device))
+    rows.append(compare(HARDENED, hardened, images, labels, device))
     invariant, images, labels = subject(device, None, (*overrides, "model=invariant_4layer"), size)
     return [*rows, compare("invariant", invariant, images, labels, device)]

@@ -204,6 +204,8 @@ class UpdateRule(CheckedAttack):
     """Whether the loss has classes to be reached; a call gets them in place of the true labels."""
     gradient_every: int = 1
     """Steps from one gradient to the next; those between see logits only."""
+    looks_ahead: bool = False
+    """Whether `keeps` and `next_iterate` tell the steps to come, so that several of them can share a pass."""
     iterate: Literal["last", "best"] = "last"
     """Which iterate a call returns; the evaluator counts all of them."""
     loss: str | Loss = "cross_entropy"
@@ -226,6 +228,16 @@ class UpdateRule(CheckedAttack):
     @abstractmethod
     def step(self, threat: ThreatModel, result: Pass, memory: Memory) -> Memory:
         """Next iterates, inside the ball, and all else that the rule remembers."""
+
+    def keeps(self, logits: Tensor, labels: Tensor, memory: Memory) -> Tensor:
+        """Whether the rule goes on from each iterate, (B,), instead of the points that it remembers."""
+        raise NotImplementedError(f"{type(self).__name__} does not look ahead")
+
+    def next_iterate(
+        self, threat: ThreatModel, images: Tensor, epsilon: Tensor, step: Tensor, memory: Memory
+    ) -> Tensor:
+        """The iterates (B, C, H, W) that follow those of some steps (B,), if these are not kept."""
+        raise NotImplementedError(f"{type(self).__name__} does not look ahead")
 
     def evaluate(
         self, network: nn.Module, iterate: Tensor, labels: Tensor, targets: Tensor, scale: float = 1.0

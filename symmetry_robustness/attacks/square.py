@@ -47,6 +47,7 @@ class Square(UpdateRule):
     norms = ("linf", "l2")
     random_start = True
     uses_gradient = False
+    looks_ahead = True
     iterate = "best"
     loss = "margin"
 
@@ -69,22 +70,34 @@ class Square(UpdateRule):
         nothing = torch.full_like(epsilon, -torch.inf)
         return {"iterate": iterate, "best": iterate, "best_loss": nothing, "key": key}
 
+    def keeps(self, logits: Tensor, labels: Tensor, memory: Memory) -> Tensor:
+        """Whether candidates (B,) are better than the best so far."""
+        return self._loss(logits, labels) > memory["best_loss"]
+
+    def next_iterate(
+        self, threat: ThreatModel, images: Tensor, epsilon: Tensor, step: Tensor, memory: Memory
+    ) -> Tensor:
+        """The best with one square changed."""
+        best = memory["best"]
+        propose = _repainted if threat.norm == "linf" else _moved
+        numbers = hashed_uniform(memory["key"], step, best.shape[1] + 5)
+        sides = torch.tensor(_sides(self, threat.norm, tuple(best.shape[2:])), device=best.device)
+        moved = propose(images, best, epsilon, sides[_halvings(step)], numbers)
+        return threat.project(moved, images, epsilon)
+
     def step(self, threat: ThreatModel, result: Pass, memory: Memory) -> Memory:
         """Keep the candidate if it is better than the best so far, and change one square of the best."""
-        loss = attack_loss(self.loss, result.logits, result.labels).nan_to_num(nan=-torch.inf)
-        better = loss > memory["best_loss"]
-        better |= result.step == 0
-        best = torch.where(per_image(better, memory["best"]), memory["iterate"], memory["best"])
-        propose = _repainted if threat.norm == "linf" else _moved
-        numbers = hashed_uniform(memory["key"], result.step, best.shape[1] + 5)
-        sides = torch.tensor(_sides(self, threat.norm, tuple(best.shape[2:])), device=best.device)
-        moved = propose(result.images, best, result.epsilon, sides[_halvings(result.step)], numbers)
-        return {
-            "iterate": threat.project(moved, result.images, result.epsilon),
-            "best": best,
-            "best_loss": torch.where(better, loss, memory["best_loss"]),
+        better = self.keeps(result.logits, result.labels, memory) | (result.step == 0)
+        changed = {
+            "best": torch.where(per_image(better, memory["best"]), memory["iterate"], memory["best"]),
+            "best_loss": torch.where(better, self._loss(result.logits, result.labels), memory["best_loss"]),
             "key": memory["key"],
         }
+        iterate = self.next_iterate(threat, result.images, result.epsilon, result.step, changed)
+        return changed | {"iterate": iterate}
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return attack_loss(self.loss, logits, labels).nan_to_num(nan=-torch.inf)
 
 
 def _halvings(step: Tensor) -> Tensor:

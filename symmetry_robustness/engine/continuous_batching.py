@@ -36,6 +36,10 @@ BoolArray = npt.NDArray[np.bool_]
 # so later epsilons of the same images are tried ahead of time.
 _SPECULATE_BELOW: Final = {"cpu": 16, "cuda": 256}
 
+# Rows up to which a pass is filled with steps to come of rules that look ahead, and how many of one image at most.
+_AHEAD_ROWS: Final = 96
+_MOST_AHEAD: Final = 8
+
 _TELL_EVERY_S: Final = 0.1  # progress costs as much as a step of a small network
 
 
@@ -263,6 +267,7 @@ class _Engine:
         self.length = round_length(self.rule.steps + (self.first is None), self.wait)
         self.findings: list[Findings] = []  # that the host has not read
         self.unread = 0  # passes since it read
+        self.ahead = 1  # steps of an image that share a pass
 
     def _first_pass(self, clean: CleanPass | None) -> CleanPass:
         """Logits and gradients at the images, where every item starts."""
@@ -327,7 +332,10 @@ class _Engine:
         """One pass, judged at once."""
         slots = self.slots
         busy = slice(slots.count)
-        logits, gradient = self._evaluate(busy)
+        if self.rule.looks_ahead and not self.search.fixed_batch:
+            logits, gradient = self._evaluate_ahead(busy)
+        else:
+            logits, gradient = self._evaluate(busy)
         np.add.at(self.passes, slots.row[busy], self.rule.passes_per_step)
         wrong = misclassified(logits, slots.labels[busy]).cpu().numpy()
         over = slots.step[busy] >= self.rule.steps
@@ -444,6 +452,35 @@ class _Engine:
         self.nonfinite += (nonfinite if counted is None else nonfinite & counted).sum()  # stays on the device
         return logits, gradient
 
+    def _evaluate_ahead(self, busy: slice) -> tuple[Tensor, Tensor]:
+        """Logits at the first iterate of each slot that the rule keeps, of those that it would try one after the other.
+
+        The slots move on to that step. Passes of later iterates are in vain; they count for nothing, and cost little
+        beside what a pass of few images costs whatever their number.
+        """
+        slots, rule = self.slots, self.rule
+        count, ahead = slots.count, min(self.ahead, max(1, _AHEAD_ROWS // slots.count))
+        taken, labels = slots.steps_taken[busy], slots.labels[busy].repeat(ahead)
+        memory = {name: torch.cat([values[busy]] * ahead) for name, values in slots.memory.items()}
+        iterate = memory["iterate"]
+        if ahead > 1:
+            steps = (taken + torch.arange(ahead - 1, device=taken.device)[:, None]).flatten()
+            images, epsilon = (torch.cat([values[busy]] * (ahead - 1)) for values in (slots.images, slots.epsilon))
+            later = {name: values[count:] for name, values in memory.items()}
+            iterate[count:] = rule.next_iterate(self.threat, images, epsilon, steps, later)
+        logits = predict(self.search.network, iterate)
+        kept = rule.keeps(logits, labels, memory).view(ahead, count)
+        first = torch.where(kept.any(0), kept.int().argmax(0), ahead - 1).minimum(rule.steps - taken)
+        chosen = first * count + torch.arange(count, device=first.device)
+        slots.memory["iterate"][busy] = iterate[chosen]
+        slots.steps_taken[busy] += first
+        moved = first.cpu().numpy()
+        slots.step[busy] += moved
+        np.add.at(self.passes, slots.row[busy], moved)
+        share = (moved.mean() + 1) / ahead
+        self.ahead = min(2 * ahead, _MOST_AHEAD) if share > 0.8 else max(ahead // 2, 1) if share < 0.5 else ahead
+        return logits[chosen], torch.zeros_like(iterate[:count])
+
     def _evaluate_apart(self, iterate: Tensor, need: BoolArray) -> tuple[Tensor, Tensor]:
         """The same where some slots need a gradient and others only logits."""
         slots, device = self.slots, iterate.device
@@ -494,8 +531,9 @@ class _Engine:
         """Start items in free slots; where the gradient at the image is known, with the first step taken."""
         slots, rule = self.slots, self.rule
         free = len(slots.row) - slots.count
-        speculative = _SPECULATE_BELOW.get(self.images.device.type, 0) - slots.count
-        taken = self.queue.take(free, speculative) if free else []
+        all_wanted = rule.minimizes_norm  # so that none is tried in vain
+        filled = len(slots.row) if all_wanted else _SPECULATE_BELOW.get(self.images.device.type, 0)
+        taken = self.queue.take(free, filled - slots.count) if free else []
         if not taken:
             return
         new = slice(slots.count, slots.count + len(taken))

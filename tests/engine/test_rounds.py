@@ -28,7 +28,7 @@ RULES: dict[str, UpdateRule] = {
     "targeted": PGD(steps=10, loss="margin", targeted=True, restarts=3),
     "apgd": APGD(steps=20),
 }
-OTHERS: dict[str, UpdateRule] = {"square": Square(steps=12), "fab": FAB(iterations=4)}
+OTHERS: dict[str, UpdateRule] = {"square": Square(steps=20), "fab": FAB(iterations=4)}
 
 # Operations that need a value on the host, as they appear below autograd and as methods of tensors.
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique", "unique_")
@@ -163,6 +163,13 @@ def test_results_are_the_same_to_the_bit(
         assert other.excess == pytest.approx(found[0].excess, abs=1e-7)
         assert other.excess <= 1e-6
         assert other.nonfinite == found[0].nonfinite
+
+
+def test_passes_share_steps_of_a_rule_that_looks_ahead(counting: Counting, attacked: tuple[Tensor, Tensor]) -> None:
+    found = ContinuousBatching(counting, Square(steps=40), GRID[:1]).find_minimal_epsilon(*attacked)
+    assert np.isinf(found.distance).any()
+    assert (found.passes[np.isinf(found.distance)] == 41).all()
+    assert counting.passes < 30
 
 
 def test_images_are_attacked_at_no_more_epsilons_than_asked(
