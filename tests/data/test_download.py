@@ -1,5 +1,6 @@
 """Resume, checksums and safe unpacking, against a server on this machine that cuts connections."""
 
+import functools
 import http.server
 import io
 import json
@@ -89,16 +90,21 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
+@functools.cache
+def random_bytes() -> bytes:
+    return np.random.default_rng(0).bytes(LENGTH)
+
+
 def pack(directory: Path) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=0) as tar:
         for path in sorted(directory.iterdir()):
             if path.name != CHECKSUMS:
                 tar.add(path, f"{directory.name}/{path.name}")
         # A file that nobody reads makes the archive long enough to be cut.
         readme = tarfile.TarInfo(f"{directory.name}/readme.html")
         readme.size = LENGTH
-        tar.addfile(readme, io.BytesIO(np.random.default_rng(0).bytes(readme.size)))
+        tar.addfile(readme, io.BytesIO(random_bytes()))
     return buffer.getvalue()
 
 
