@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from symmetry_robustness.app.collect import collect, main
+from tests import fork_server
 
 NUMBERS = {"clean_accuracy": 0.7123, "worst_case.linf_0.03137": 0.25, "clever": 0.125, "parameters": 10}
 
@@ -167,7 +167,7 @@ def test_a_job_that_runs_is_not_called_missing(tmp_path: Path, capsys: pytest.Ca
 def test_a_refused_file_is_one_line_after_the_table(sweep: Path) -> None:
     place = sweep / "jobs" / f"{0:012d}.json" / "results.csv"  # below a file nothing can be made
     command = [sys.executable, "-m", "symmetry_robustness.app.cli", "collect", str(sweep), "--output", str(place)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = fork_server.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "✔ 1 done" in run.stdout
     assert run.stderr.startswith("error: ")

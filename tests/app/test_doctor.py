@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from symmetry_robustness.app import doctor, doctor_checks
 from symmetry_robustness.app.doctor_checks import Finding
+from tests import fork_server
 
 
 def found(check: Iterator[Finding]) -> dict[str, Finding]:
@@ -133,7 +133,7 @@ def test_wandb_that_accepts_and_never_answers_makes_runs_offline(tmp_path: Path)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         clean = {key: value for key, value in os.environ.items() if key != "WANDB_MODE"}
         script = "from symmetry_robustness.app import doctor_checks as e; print(*e.wandb())"
-        done = subprocess.run(
+        done = fork_server.run(
             [sys.executable, "-c", script],
             env=clean | {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": url, "HOME": str(tmp_path)},
             capture_output=True,

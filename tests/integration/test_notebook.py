@@ -2,9 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
+
+from tests import fork_server
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "any_network.ipynb"
 
@@ -14,7 +15,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     script = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     assert "IMAGES, EPOCHS" in script
     script = script.replace("= 2000, 3,", "= 400, 2,")  # less training, and less to see, in less time
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

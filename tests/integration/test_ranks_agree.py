@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from symmetry_robustness.robustness import RobustnessReport
+from tests import fork_server
 
 # Batch norms over fields, which share their statistics, and over channels.
 MODEL = """
@@ -52,7 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (root / "conf" / "model").mkdir(parents=True)
     (root / "conf" / "model" / "small.yaml").write_text(MODEL)
     for trainer in ("cpu", "ddp_cpu"):
-        done = subprocess.run(
+        done = fork_server.run(
             [sys.executable, "-m", "symmetry_robustness.app.cli", "train", "--config-dir", "conf", *SETTINGS,
              f"trainer={trainer}", f"hydra.run.dir={trainer}"],
             cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.robustness import RobustnessReport
+from tests import fork_server
 
 # The stages of the command, and in how many shards it does each.
 STAGES = {"attacks": 16, "CLEVER": 2, "gradient_norm": 8, "symmetry": 8, "checks": 1}
@@ -61,7 +62,7 @@ def begin(words: list[str], **own: str) -> subprocess.Popen[str]:
 
 
 def finish(words: list[str], status: int = 0) -> str:
-    done = subprocess.run(words, env=clean_environment(), capture_output=True, text=True, timeout=300, check=False)
+    done = fork_server.run(words, env=clean_environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stderr + done.stdout
 

@@ -1,7 +1,6 @@
 """However a job ends, its W&B run ends with the job's exit status."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from symmetry_robustness import load_config
 from symmetry_robustness.runs.directory import create_run
+from tests import fork_server
 
 from ..training.wandb_server import offline_runs
 from .commands import TINY
@@ -49,7 +49,7 @@ def test_the_run_ends_with_the_exit_status_of_the_job(
     monkeypatch.syspath_prepend(tmp_path)
     create_run(load_config("train", [*TRACKED, *words]), tmp_path / "run", ["symrob", "train"])
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-m", "symmetry_robustness.runs.main", str(tmp_path / "run")],
         env=os.environ | {"PYTHONPATH": path, "WANDB_MODE": "offline"},
         capture_output=True,

@@ -15,6 +15,7 @@ from symmetry_robustness import build_network, load_config
 from symmetry_robustness.app import cli
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.settings import check_devices
+from tests import fork_server
 from tests.waiting import wait_until
 
 from .commands import symrob
@@ -334,7 +335,7 @@ def test_a_checkpoint_that_names_foreign_classes_is_not_evaluated(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_job_and_shows_in_the_exit_status(number: signal.Signals, tmp_path: Path) -> None:
     words = ["train", *SMALL, "trainer.max_epochs=100000", "robustness=none", "hydra.run.dir=run"]
-    process = subprocess.Popen(
+    process = fork_server.Popen(
         [sys.executable, "-m", "symmetry_robustness.app.cli", *(w for w in words if not w.startswith("robustness."))],
         cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

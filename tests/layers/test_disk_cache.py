@@ -12,6 +12,7 @@ import torch
 from symmetry_robustness.layers import disk_cache as kernel_cache
 from symmetry_robustness.layers.basis import steerable_basis
 from symmetry_robustness.layers.disk_cache import cache_folder
+from tests import fork_server
 
 ARGUMENTS = ("C4", "trivial", "regular", 3)
 BUILD = """
@@ -150,7 +151,7 @@ def test_lies_where_the_platform_keeps_caches(monkeypatch, tmp_path):
 
 def test_processes_that_start_together_agree_and_later_ones_need_no_escnn(folder):
     def start():
-        return subprocess.Popen([sys.executable, "-c", BUILD], stdout=subprocess.PIPE, text=True)
+        return fork_server.Popen([sys.executable, "-c", BUILD], stdout=subprocess.PIPE, text=True)
 
     together = [process.communicate()[0].split() for process in [start(), start()]]
     assert [words[0] for words in together] == ["True", "True"]

@@ -1,6 +1,5 @@
 import copy
 import itertools
-import subprocess
 import sys
 from itertools import pairwise
 
@@ -16,6 +15,7 @@ from symmetry_robustness.layers.pooling import GroupPool
 from symmetry_robustness.layers.scale import MultiScaleConv, PerScaleConv, ScaleConv, ScaleLifting, downsample_fields
 from symmetry_robustness.layers.scale_group import ScaleGroup, hermite_basis
 from symmetry_robustness.resampling import downsample
+from tests import fork_server
 
 SCALES, ROTO_SCALES = ScaleGroup(), ScaleGroup(rotations=4)
 GROUPS = pytest.mark.parametrize("group", [SCALES, ROTO_SCALES], ids=["C1", "C4"])
@@ -337,7 +337,7 @@ os._exit(0)  # now and then torch 2.13 aborts while it takes the group down
 def test_two_processes_get_the_gradients_of_the_whole_batch(tmp_path):
     layers, images = pair(ROTO_SCALES, scale_extent=2), torch.rand(4, 3, 8, 8)
     torch.save((ROTO_SCALES, layers, images), tmp_path / "whole.pt")
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
+    ranks = [fork_server.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
     layers(images).square().mean().backward()
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     for rank in range(2):

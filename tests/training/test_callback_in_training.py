@@ -3,7 +3,6 @@
 import itertools
 import json
 import logging
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from symmetry_robustness.training.checkpoints import RobustCheckpoint
+from tests import fork_server
 
 from .slow_motion import Training
 
@@ -164,8 +164,8 @@ def test_the_best_checkpoint_is_one_whose_robustness_was_evaluated(resume_at: in
 @pytest.mark.slow
 def test_all_processes_follow_the_clock_of_the_first(tmp_path: Path) -> None:
     """Two real ones; they would wait for each other for ever if one evaluated and the other did not."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.training.slow_motion", str(tmp_path)],
+    done = fork_server.run(
+        [sys.executable, "-m", "tests.training.slow_motion", str(tmp_path)],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -1,7 +1,6 @@
 """Two ranks with uneven shares normalise, learn and remember as one process does with the whole batch."""
 
 import copy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from symmetry_robustness import build_network, load_config
 from symmetry_robustness.layers.fields import InnerBatchNorm, VectorBatchNorm
 from symmetry_robustness.models import export
 from symmetry_robustness.training.sync_batch_norm import SyncedBatchNorm
+from tests import fork_server
 
 RANK = """
 import os, sys
@@ -68,7 +68,7 @@ def test_two_ranks_are_one(name: str, tmp_path: Path) -> None:
     images = 5 + torch.randn(7, 3, size, size, dtype=torch.float64) * torch.arange(1, 8)[:, None, None, None]
     splits = [5, 2]
     torch.save((network, images, splits), tmp_path / "whole.pt")
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
+    ranks = [fork_server.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
     images.requires_grad_()
     for _ in range(2):
         output = network(images)

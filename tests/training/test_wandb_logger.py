@@ -13,6 +13,7 @@ import pytest
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.training.wandb_logger import unreachable, wandb_logger
+from tests import fork_server
 
 from .wandb_server import WandbServer, history, offline_runs
 
@@ -45,8 +46,8 @@ class Job:
 
     def __init__(self, directory: Path, mode: str, first: int = 1, status: int = 0, **environment: str) -> None:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-        words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(directory), mode, str(first), str(status)]
-        self._process = subprocess.Popen(
+        words = [sys.executable, "-c", SCRIPT, str(directory), mode, str(first), str(status)]
+        self._process = fork_server.Popen(
             words,
             env=clean | {"HOME": str(directory), "WANDB_FINISH_TIMEOUT": "3"} | environment,
             stdin=subprocess.PIPE,

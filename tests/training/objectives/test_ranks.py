@@ -1,6 +1,5 @@
 """Two ranks with unequal parts of each batch train like one process, in float64, where rounding turns no sign."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from symmetry_robustness.training.objectives import (
 )
 from symmetry_robustness.training.objectives.base import run_update
 from symmetry_robustness.training.sync_batch_norm import SyncedBatchNorm
+from tests import fork_server
 
 # Objectives that draw nothing.
 SETTINGS: dict[str, Any] = {"steps": 3, "random_start": False}
@@ -95,7 +95,7 @@ def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Te
         "os._exit(0)"  # now and then torch 2.13 aborts while it takes the group down
     )
     here = Path(__file__).parents[3]
-    ranks = [subprocess.Popen([sys.executable, "-c", command, str(rank), str(folder)], cwd=here) for rank in range(2)]
+    ranks = [fork_server.Popen([sys.executable, "-c", command, str(rank), str(folder)], cwd=here) for rank in range(2)]
     assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
