@@ -1,8 +1,8 @@
 """All numbers of many runs as one tidy table, one row for each."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ COSTS = (
 _CHOOSING = ("checkpoint", "callback", "robustness")
 # Quantiles over images of measures that bound distances from below, whose distribution no robust accuracy states.
 QUANTILES = {"q25": 0.25, "median": 0.5, "q75": 0.75}
+T, K = TypeVar("T"), TypeVar("K")
 
 
 def load_runs(paths: Iterable[Path | str] | Path | str) -> pd.DataFrame:
@@ -84,6 +85,14 @@ def records(rows: pd.DataFrame) -> list[Any]:
 def split(rows: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
     """Rows by the value of a column, in order of appearance."""
     return {str(value): found for value, found in rows.groupby(column, sort=False)}
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by their key, in order of appearance."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def settings_key(run: Run, weights: str) -> str:

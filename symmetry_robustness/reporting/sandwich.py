@@ -1,21 +1,22 @@
 """Bounds from both sides: what is certified, what is estimated and what an attack found, image by image."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
 from symmetry_robustness.reporting.figures.style import COLORS, fitted, label_last, legend_below, printed, tiled
+from symmetry_robustness.reporting.frame import grouped
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag
 from symmetry_robustness.results.names import NORM_TITLES, measure_title
+from symmetry_robustness.results.report import Arrays
 
 _PANELS: Final = 6  # networks side by side
 _NOTE: Final = (
@@ -28,109 +29,90 @@ _NOTE: Final = (
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Bounds of one network in one norm; arrays are (N,), of images that are classified correctly.
+    """Bounds of one network in one norm.
 
     Attributes:
-        about: data, number of images and norm.
+        about: data, split and norm.
         norm: of the lengths.
         network: name, with the marks of its checks.
         method: of the certificates.
-        certified: proven radii.
-        estimate: estimated lower bounds, NaN where there are none.
         estimator: title of the measure that estimates.
-        distance: lengths of changes that an attack found; inf where none succeeded.
+        images: that are classified correctly, with `certified` radius, `estimate` of the lower bound, NaN where there
+            is none, and `distance` found, inf where no attack succeeded.
     """
 
     about: str
     norm: str
     network: str
     method: str
-    certified: NDArray[np.float64]
-    estimate: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    estimator: str = "estimate"
+    estimator: str
+    images: pd.DataFrame
 
     def row(self) -> dict[str, Any]:
         """Numbers of the table by column; shares of the images that have what is compared."""
-        broken, estimated = np.isfinite(self.distance), ~np.isnan(self.estimate)
-        ratio = self.certified[broken] / self.distance[broken]
+        certified, estimate, distance = (self.images[name] for name in ("certified", "estimate", "distance"))
+        broken, estimated = np.isfinite(distance), estimate.notna()
         return {
             "network": self.network,
-            "images": len(self.certified),
+            "images": len(self.images),
             "method": self.method,
-            "certified": _median(self.certified),
-            self.estimator: _median(self.estimate[estimated]),
-            "distance found": _median(self.distance),
-            "certified / distance %": 100 * _median(ratio),
-            f"{self.estimator} refuted %": 100 * _share(self.estimate > self.distance, estimated & broken),
-            f"{self.estimator} too pessimistic %": 100 * _share(self.estimate < self.certified, estimated),
-            "certificate beyond distance": int((self.certified > self.distance).sum()),
+            "certified": certified.median(),
+            self.estimator: estimate.median(),
+            "distance found": distance.median(),
+            "certified / distance %": 100 * (certified / distance)[broken].median(),
+            f"{self.estimator} refuted %": 100 * (estimate > distance)[estimated & broken].mean(),
+            f"{self.estimator} too pessimistic %": 100 * (estimate < certified)[estimated].mean(),
+            "certificate beyond distance": int((certified > distance).sum()),
         }
 
 
 def sandwiches(runs: Sequence[Run]) -> list[Sandwich]:
     """Those of all evaluations that have a proven lower bound and a distance found in its norm."""
-    found = [
-        (one, run.place) for run in runs for evaluation in run.evaluations.values() for one in _of(run, evaluation)
-    ]
+    found = [(one, run) for run in runs for evaluation in run.evaluations.values() for one in _of(run, evaluation)]
     known = Counter((one.about, one.network) for one, _ in found)
     return [
-        one if known[one.about, one.network] == 1 else replace(one, network=f"{one.network}, {place}")
-        for one, place in found
+        one if known[one.about, one.network] == 1 else replace(one, network=f"{one.network}, {run.place}")
+        for one, run in found
     ]
 
 
 def _of(run: Run, evaluation: Evaluation) -> Iterator[Sandwich]:
-    measures: Mapping[str, Any] = evaluation.report.settings.get("measures", {})
+    measures = evaluation.measures
     if not any(settings.get("proven") for settings in measures.values()):
         return
     report = evaluation.whole()
     for name, settings in measures.items():
-        if not settings.get("proven") or name not in report.measures:
-            continue
-        norm, arrays = settings.get("norm"), report.measures[name]
+        norm, arrays = settings.get("norm"), report.measures.get(name)
         alike = {other: one for other, one in measures.items() if one.get("norm") == norm and other in report.measures}
         upper = [one for one in alike if alike[one].get("upper_bound")]
         lower = [one for one in alike if alike[one].get("lower_bound") and not alike[one].get("proven")]
-        if not upper:
+        if arrays is None or not settings.get("proven") or not upper:
             continue
-        correct = np.isin(arrays["indices"], report.indices[report.clean_correct])
-        numbers = arrays["indices"][correct]
-        found = report.measures[upper[0]]
-        distance = np.where(found["saturated"], np.inf, found[alike[upper[0]]["upper_bound"]])
-        estimate, estimator = np.full(len(numbers), np.nan), "estimate"
-        if lower:
-            estimator = measure_title(lower[0], measures)
-            scores = report.measures[lower[0]]
-            estimate = _aligned(numbers, scores["indices"], scores[alike[lower[0]]["lower_bound"]])
-        distance = _aligned(numbers, found["indices"], distance)
-        both = ~np.isnan(distance)
-        title = f"{evaluation.data_title}, {evaluation.split} images, {NORM_TITLES.get(str(norm), norm)}"
-        methods = ", ".join(sorted(set(arrays["method"].tolist()))) if "method" in arrays else ""
-        label = f"{run.title}, seed {run.seed}{flag(evaluation.status)}"
-        bounds = arrays[settings["lower_bound"]][correct]
-        yield Sandwich(title, str(norm), label, methods, bounds[both], estimate[both], distance[both], estimator)
+        found, estimated = report.measures[upper[0]], lower[:1]
+        bounds = {
+            "certified": _by_image(arrays, settings["lower_bound"]),
+            "estimate": np.nan,
+            "distance": _by_image(found, alike[upper[0]]["upper_bound"]).mask(found["saturated"], np.inf),
+        }
+        for one in estimated:
+            bounds["estimate"] = _by_image(report.measures[one], alike[one]["lower_bound"])
+        images = pd.DataFrame(bounds).dropna(subset=["certified", "distance"])
+        yield Sandwich(
+            about=f"{evaluation.data_title}, {evaluation.split} images, {NORM_TITLES.get(str(norm), norm)}",
+            norm=str(norm),
+            network=f"{run.title}, seed {run.seed}{flag(evaluation.status)}",
+            method=", ".join(sorted(set(arrays["method"].tolist()))) if "method" in arrays else "",
+            estimator=measure_title(estimated[0], measures) if estimated else "estimate",
+            images=images[images.index.isin(report.indices[report.clean_correct])],
+        )
 
 
-def _aligned(numbers: NDArray[np.int64], owners: NDArray[np.int64], values: NDArray[Any]) -> NDArray[np.float64]:
-    """Values of the images with these numbers; NaN where an image has none."""
-    known = dict(zip(owners.tolist(), values.tolist(), strict=True))
-    return np.array([known.get(number, np.nan) for number in numbers.tolist()], dtype=np.float64)
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    return float(np.median(values)) if len(values) else float("nan")
-
-
-def _share(which: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
-    return float(which[among].mean()) if among.any() else float("nan")
+def _by_image(arrays: Arrays, name: str) -> "pd.Series[float]":
+    return pd.Series(arrays[name], arrays["indices"], dtype=np.float64)
 
 
 def sandwich_tables(found: Sequence[Sandwich]) -> TableSet:
     """A table for each data set, norm and estimator, with a row for each network."""
-    groups: dict[tuple[str, str], list[Sandwich]] = {}
-    for one in found:
-        groups.setdefault((one.about, one.estimator), []).append(one)
     tables = [
         Table(
             f"Bounds from both sides, {about}",
@@ -138,7 +120,7 @@ def sandwich_tables(found: Sequence[Sandwich]) -> TableSet:
             [[*map(_cell, one.row().values())] for one in several],
             [_NOTE],
         )
-        for (about, _), several in groups.items()
+        for (about, _), several in grouped(found, lambda one: (one.about, one.estimator)).items()
     ]
     return TableSet("sandwich", tables, pd.DataFrame([{"evaluation": one.about, **one.row()} for one in found]))
 
@@ -151,11 +133,7 @@ def _cell(value: object) -> Cell:
 
 def sandwich_figures(found: Sequence[Sandwich], notes: list[str]) -> Drawn:
     """A figure for each data set and norm, with a panel for each network."""
-    groups: dict[str, list[Sandwich]] = {}
-    for one in found:
-        if len(one.certified):
-            groups.setdefault(one.about, []).append(one)
-    for about, several in groups.items():
+    for about, several in grouped((one for one in found if len(one.images)), lambda one: one.about).items():
         if len(several) > _PANELS:
             notes.append(f"sandwich: {len(several) - _PANELS} of {len(several)} networks are not drawn")
         yield f"sandwich-{several[0].norm}", sandwich_figure(several[:_PANELS], about)
@@ -171,9 +149,9 @@ def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
     """
     figure, panels = tiled(len(networks), 2.1, 0.7, shared=True)
     for panel, one in zip(panels.flat, networks, strict=False):
-        order = np.lexsort((one.certified, one.distance))
-        places = np.arange(len(order))
-        certified, estimate, distance = one.certified[order], one.estimate[order], one.distance[order]
+        images = one.images.sort_values(["distance", "certified"])
+        places = np.arange(len(images))
+        certified, estimate, distance = images[["certified", "estimate", "distance"]].to_numpy().T
         broken = np.isfinite(distance)
         both = broken & (certified > 0)
         panel.vlines(places[both], certified[both], distance[both], color="0.85", linewidth=1.0, zorder=0)

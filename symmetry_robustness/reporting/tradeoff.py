@@ -1,20 +1,21 @@
 """The price of robustness: robust accuracy over the cost of the training, and who is most robust for so much."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead, network_titles
 from symmetry_robustness.reporting.comparability import readable
 from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
 from symmetry_robustness.reporting.figures.style import COLORS, fitted, legend_below, look_of, printed, tiled
-from symmetry_robustness.reporting.frame import records, settings_key, split
+from symmetry_robustness.reporting.frame import COSTS, grouped, records, settings_key, split
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag
 from symmetry_robustness.reporting.tables import cell_of, title_of
@@ -28,23 +29,26 @@ _COSTS: Final = {"training_flops": "FLOPs", "training_seconds": "seconds"}
 _SLACK: Final = 1.05  # seconds of equal work differ by a few percent
 
 
-@dataclass(frozen=True)
-class Point:
-    """One network under one training: its costs and a row of the results.
+class Point(NamedTuple):
+    """One network under one training.
 
     Attributes:
         network: title of the network, or its name.
         defence: objective, and what else changes its training images or weights.
-        passes: forward and backward of a step, 0 where not known.
-        costs: mean and ends of the interval of each measure of cost that is known.
-        row: robust accuracy with its interval.
+        costs: rows of the results by their measure, as far as known.
+        row: of the results, robust accuracy with its interval.
     """
 
     network: str
     defence: str
-    passes: tuple[int, int]
-    costs: Mapping[str, tuple[float, float, float]]
+    costs: Mapping[str, Any]
     row: Any
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes of a step, 0 where not known."""
+        forward, backward = (self.costs.get(f"{kind}_passes") for kind in ("forward", "backward"))
+        return int(forward.value) if forward else 0, int(backward.value) if backward else 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Tradeoff:
         plain = [point for point in self.points if point.defence == _PLAIN]
         plain = plain or [point for point in self.points if sum(point.passes) == 2] or [*self.points]
         named = [point for point in plain if point.row.network.startswith("standard")] or plain
-        return min(named, key=lambda point: point.costs[self.kinds[0]][0])
+        return min(named, key=lambda point: point.costs[self.kinds[0]].value)
 
     def name(self, point: Point) -> str:
         """The network, and its defence where these differ."""
@@ -84,12 +88,12 @@ class Tradeoff:
 
     def price(self, point: Point, kind: str) -> float:
         """Cost as a multiple of the standard one."""
-        return point.costs[kind][0] / self.standard.costs[kind][0]
+        return float(point.costs[kind].value / self.standard.costs[kind].value)
 
     def front(self, kind: str, guessing: frozenset[str]) -> list[Point]:
         """Points that nothing cheaper is as robust as, by their cost; no check of them failed."""
         able = {id(row) for row in may_lead([point.row for point in self.points], guessing)}
-        ordered = sorted(self.points, key=lambda point: (point.costs[kind][0], -point.row.value))
+        ordered = sorted(self.points, key=lambda point: (point.costs[kind].value, -point.row.value))
         ordered = [point for point in ordered if id(point.row) in able]
         best = [-1.0, *accumulate((point.row.value for point in ordered), max)]
         return [point for point, before in zip(ordered, best, strict=False) if point.row.value > before]
@@ -97,40 +101,26 @@ class Tradeoff:
 
 def tradeoffs(summary: Summary, runs: Sequence[Run]) -> list[Tradeoff]:
     """One for each comparison group and epsilon at which several trainings of different cost were attacked."""
-    trained = {settings_key(run, "last.ckpt"): run for run in runs}
-    titles = network_titles(runs)
-    hardware: dict[str, set[str]] = {}
-    for run in runs:
-        hardware.setdefault(settings_key(run, "last.ckpt"), set()).add(str(run.summary.get("hardware") or ""))
-    costs: dict[str, dict[str, tuple[float, float, float]]] = {}
-    passes: dict[str, dict[str, int]] = {}
-    for row in records(summary.results):
-        if row.measure in _COSTS and row.value > 0:
-            low, high = (row.value if np.isnan(end) else max(0.0, end) for end in (row.low, row.high))
-            costs.setdefault(row.settings, {})[row.measure] = (row.value, low, high)
-        elif row.measure in ("forward_passes", "backward_passes"):
-            passes.setdefault(row.settings, {})[row.measure] = int(row.value)
+    trained, titles = grouped(runs, lambda run: settings_key(run, "last.ckpt")), network_titles(runs)
+    costs = {
+        key: {row.measure: row for row in records(rows) if row.value > 0}
+        for key, rows in split(summary.results[summary.results["measure"].isin(COSTS)], "settings").items()
+    }
     found = []
     for key, rows in split(summary.results, "comparison_group").items():
         attacked = rows[rows["measure"] == "worst_case_accuracy"]
         if attacked.empty:
             attacked = rows[rows["measure"] == "robust_accuracy"]
         for epsilon in sorted(attacked["epsilon"].unique().tolist()):
-            at = attacked[attacked["epsilon"] == epsilon]
             points = [
-                Point(
-                    titles[row.network],
-                    defence(trained[row.settings].training),
-                    (known.get("forward_passes", 0), known.get("backward_passes", 0)),
-                    costs[row.settings],
-                    row,
-                )
-                for row in records(at.drop_duplicates("settings"))
-                if row.settings in costs and row.settings in trained
-                for known in [passes.get(row.settings, {})]
+                Point(titles[row.network], defence(trained[row.settings][0].training), costs[row.settings], row)
+                for row in records(attacked[attacked["epsilon"] == epsilon].drop_duplicates("settings"))
+                if row.settings in trained and not _COSTS.keys().isdisjoint(costs.get(row.settings, ()))
             ]
-            machines = sorted(set().union(*(hardware[point.row.settings] for point in points)))
-            one = Tradeoff(summary.groups[key], epsilon, points, machines)
+            machines = {
+                str(run.summary.get("hardware") or "") for point in points for run in trained[point.row.settings]
+            }
+            one = Tradeoff(summary.groups[key], epsilon, points, sorted(machines))
             if len(points) > 1 and one.kinds:
                 found.append(one)
     return found
@@ -155,12 +145,6 @@ def defence(training: Mapping[str, Any]) -> str:
 
 def tradeoff_tables(found: Sequence[Tradeoff], guessing: frozenset[str]) -> TableSet:
     """For each comparison group the answers within budgets, and all points."""
-    groups: dict[str, list[Tradeoff]] = {}
-    for one in found:
-        groups.setdefault(one.group.key, []).append(one)
-    tables = [
-        table for several in groups.values() for table in (_answers(several, guessing), _points(several, guessing))
-    ]
     rows = [
         {
             "comparison_group": one.group.key,
@@ -169,7 +153,7 @@ def tradeoff_tables(found: Sequence[Tradeoff], guessing: frozenset[str]) -> Tabl
             "defence": point.defence,
             "forward_passes": point.passes[0],
             "backward_passes": point.passes[1],
-            **{name: point.costs.get(name, (np.nan,))[0] for name in _COSTS},
+            **{kind: point.costs[kind].value if kind in point.costs else np.nan for kind in _COSTS},
             **{f"times_standard_{_COSTS[kind]}": one.price(point, kind) for kind in one.kinds},
             "robust_accuracy": point.row.value,
             "low": point.row.low,
@@ -179,82 +163,66 @@ def tradeoff_tables(found: Sequence[Tradeoff], guessing: frozenset[str]) -> Tabl
         for one in found
         for point in one.points
     ]
+    tables = [table for shown in _shown(found) for table in _tables(shown, guessing)]
     return TableSet("tradeoff", tables, pd.DataFrame(rows))
 
 
-def _shown(several: Sequence[Tradeoff]) -> list[Tradeoff]:
-    """The smallest, the middle and the largest epsilon."""
-    return [several[at] for at in sorted({0, len(several) // 2, len(several) - 1})]
+def _shown(found: Sequence[Tradeoff]) -> list[list[Tradeoff]]:
+    """The smallest, the middle and the largest epsilon of each comparison group."""
+    groups = grouped(found, lambda one: one.group.key).values()
+    return [[several[at] for at in sorted({0, len(several) // 2, len(several) - 1})] for several in groups]
 
 
-def _about(one: Tradeoff, kind: str) -> list[str]:
-    notes = [f"Cost: {_COSTS[kind]} of the training, evaluations left out, as a multiple of {one.name(one.standard)}."]
-    if kind == "training_flops":
-        notes.append("FLOPs: convolutions and matrix products of all steps, attacks included.")
-    if len(one.hardware) > 1:
-        notes.append("Seconds were measured on different hardware and are not compared.")
-    elif one.hardware[0]:
-        notes.append(f"Seconds on {one.hardware[0]}.")
-    return notes
-
-
-def _answers(several: Sequence[Tradeoff], guessing: frozenset[str]) -> Table:
-    shown = _shown(several)
+def _tables(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Iterator[Table]:
+    """The most robust training within each budget, then every training with its costs, one epsilon beside the other."""
     first = shown[0]
     kind = first.kinds[0]
+    fronts = [one.front(kind, guessing) for one in shown]
+    about = [
+        f"Cost: {_COSTS[kind]} of the training, evaluations left out, as a multiple of {first.name(first.standard)}."
+    ]
+    if kind == "training_flops":
+        about.append("FLOPs: convolutions and matrix products of all steps, attacks included.")
+    if len(first.hardware) > 1:
+        about.append("Seconds were measured on different hardware and are not compared.")
+    elif first.hardware[0]:
+        about.append(f"Seconds on {first.hardware[0]}.")
     dearest = max(first.price(point, kind) for point in first.points)
-    budgets = [x for x in _BUDGETS if x < dearest]
     lines = []
-    for budget in (*budgets, np.inf):
-        line = [Cell("any cost" if np.isinf(budget) else f"at most {budget:g}×")]
-        for one in shown:
-            front = [point for point in one.front(kind, guessing) if one.price(point, kind) <= budget * _SLACK]
-            line.append(_answer(one, front[-1], kind) if front else Cell("none"))
-        lines.append(line)
+    for budget in (*(x for x in _BUDGETS if x < dearest), np.inf):
+        line = ["any cost" if np.isinf(budget) else f"at most {budget:g}×"]
+        for one, front in zip(shown, fronts, strict=True):
+            within = [point for point in front if one.price(point, kind) <= budget * _SLACK]
+            best = [f"{one.name(p)}: {cell_of(p.row).text} % for {one.price(p, kind):.2g}×" for p in within[-1:]]
+            line += best or ["none"]
+        lines.append([*map(Cell, line)])
+    columns = ["cost", *(f"ε = {epsilon_name(one.epsilon)}" for one in shown)]
     notes = [
         "Each cell: the network and training of the highest mean, its accuracy with the 95 % interval, and its cost. "
         "Where intervals overlap the order may be chance; the tables of leaders test it.",
-        *_about(first, kind),
+        *about,
     ]
-    columns = ["cost", *(f"ε = {epsilon_name(one.epsilon)}" for one in shown)]
-    return Table(f"{QUESTION}, {title_of(first.group)}", columns, lines, notes)
+    yield Table(f"{QUESTION}, {title_of(first.group)}", columns, lines, notes)
 
-
-def _answer(one: Tradeoff, point: Point, kind: str) -> Cell:
-    accuracy = cell_of(point.row).text
-    return Cell(f"{one.name(point)}: {accuracy} % for {one.price(point, kind):.2g}×")
-
-
-def _points(several: Sequence[Tradeoff], guessing: frozenset[str]) -> Table:
-    shown = _shown(several)
-    first = shown[0]
-    kind = first.kinds[0]
-    fronts = [{id(point) for point in one.front(kind, guessing)} for one in shown]
-    by_settings = [{point.row.settings: point for point in one.points} for one in shown]
     lines = []
-    for point in sorted(first.points, key=lambda point: point.costs[kind][0]):
-        costs = [Cell(f"{first.price(point, each):.3g}") for each in first.kinds]
-        same = [points.get(point.row.settings) for points in by_settings]
-        accuracies = [
-            Cell("") if other is None else Cell(cell_of(other.row).text, id(other) in front)
-            for other, front in zip(same, fronts, strict=True)
-        ]
+    for point in sorted(first.points, key=lambda point: point.costs[kind].value):
+        names = f"{readable(point.network)}{flag(point.row.checks)}", point.defence
         passes = f"{point.passes[0]}F + {point.passes[1]}B" if any(point.passes) else ""
-        name = f"{readable(point.network)}{flag(point.row.checks)}"
-        lines.append([Cell(name), Cell(point.defence), Cell(passes), *costs, *accuracies])
+        line = [*map(Cell, (*names, passes, *(f"{first.price(point, each):.3g}" for each in first.kinds)))]
+        for one, front in zip(shown, fronts, strict=True):
+            same = [other for other in one.points if other.row.settings == point.row.settings]
+            line += [Cell(cell_of(other.row).text, other in front) for other in same] or [Cell("")]
+        lines.append(line)
     columns = ["network", "trained on", "passes per step", *(f"× standard, {_COSTS[each]}" for each in first.kinds)]
     columns += [f"% at ε = {epsilon_name(one.epsilon)}" for one in shown]
-    notes = ["Bold: nothing cheaper is as robust (Pareto front).", *_about(first, kind)]
-    return Table(f"Price of robustness, {title_of(first.group)}", columns, lines, notes, fixed=3)
+    notes = ["Bold: nothing cheaper is as robust (Pareto front).", *about]
+    yield Table(f"Price of robustness, {title_of(first.group)}", columns, lines, notes, fixed=3)
 
 
 def tradeoff_figures(found: Sequence[Tradeoff], guessing: frozenset[str]) -> Drawn:
     """A figure for each comparison group, at the smallest, the middle and the largest epsilon."""
-    groups: dict[str, list[Tradeoff]] = {}
-    for one in found:
-        groups.setdefault(one.group.key, []).append(one)
-    for several in groups.values():
-        yield "tradeoff", tradeoff_figure(_shown(several), guessing)
+    for shown in _shown(found):
+        yield "tradeoff", tradeoff_figure(shown, guessing)
 
 
 @printed
@@ -276,16 +244,14 @@ def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figu
         right = 1.15 * max(one.price(point, kind) for point in one.points)
         xs, ys = zip(*[*line, (right, line[-1][1])], strict=True)
         panel.step(xs, ys, where="post", color="0.6", linewidth=1.0, zorder=0, label="Pareto front")
-        unit = one.standard.costs[kind][0]
+        unit = one.standard.costs[kind].value
         for point in one.points:
-            value, low, high = (cost / unit for cost in point.costs[kind])
-            row = point.row
-            ends = [row.value if np.isnan(end) else end for end in (row.low, row.high)]
+            cost, row = point.costs[kind], point.row
             panel.errorbar(
-                value,
+                cost.value / unit,
                 row.value,
-                xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
-                yerr=[[max(0.0, row.value - ends[0])], [max(0.0, ends[1] - row.value)]],
+                xerr=_reach(cost) / unit,
+                yerr=_reach(row),
                 fmt=shapes[point.defence],
                 color=colors[point.network],
                 markersize=4,
@@ -309,3 +275,8 @@ def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figu
     figure.suptitle(fitted(title_of(shown[0].group).replace("$", r"\$"), 5.0))
     legend_below(figure, axes.flat)
     return figure
+
+
+def _reach(row: Any) -> NDArray[np.float64]:
+    """Lengths (2, 1) from a mean to the ends of its interval, which ends at 0; 0 where there is none."""
+    return np.nan_to_num([[row.value - max(0.0, row.low)], [row.high - row.value]]).clip(0)

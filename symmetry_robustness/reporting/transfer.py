@@ -11,7 +11,7 @@ from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.figures.heat_maps import heat_maps
 from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
 from symmetry_robustness.reporting.figures.style import fitted
-from symmetry_robustness.reporting.frame import records, split
+from symmetry_robustness.reporting.frame import grouped, records, split
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet
 from symmetry_robustness.results.names import NORM_TITLES, epsilon_name
@@ -26,14 +26,10 @@ _NOTE: Final = (
 
 def transfer_rows(runs: Sequence[Run]) -> pd.DataFrame:
     """Robust accuracy by comparison group with its epsilon, rule, source and target; all pairs of the last two."""
-    groups: dict[str, list[tuple[Run, Evaluation]]] = {}
-    for run in runs:
-        for evaluation in run.evaluations.values():
-            if any(_pairs(evaluation)):
-                groups.setdefault(evaluation.comparison_group, []).append((run, evaluation))
+    found = [(run, evaluation) for run in runs for evaluation in run.evaluations.values() if any(_pairs(evaluation))]
     rows = [
         row
-        for members in groups.values()
+        for members in grouped(found, lambda one: one[1].comparison_group).values()
         for position in range(len(members[0][1].report.epsilons))
         for row in _rows(_named(members), position)
     ]

@@ -116,7 +116,8 @@ def test_augmented_training_of_the_same_cost_is_not_the_standard(tmp_path: Path)
     summary, runs = read(make(tmp_path))
     last = tradeoffs(summary, runs)[-1]
     plain = last.standard
-    augmented = replace(plain, defence="CrossEntropy + cutout", costs={k: (1.0, 1.0, 1.0) for k in plain.costs})
+    costs = {kind: cost._replace(value=1.0) for kind, cost in plain.costs.items()}
+    augmented = plain._replace(defence="CrossEntropy + cutout", costs=costs)
     assert replace(last, points=[augmented, *last.points]).standard is plain
 
 
