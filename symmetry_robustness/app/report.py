@@ -158,11 +158,15 @@ def write_tables(
 ) -> list[TableSet]:
     """Every kind of table of which there is something as Markdown, LaTeX, CSV and Parquet."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = [*table_sets(summary), *([claims_table(claims)] if claims else [])]
-    made.append(TableSet("runs", [overview(runs)], frame))
-    made += [transfer_tables(rows)] if len(rows := transfer_rows(runs)) else []
-    made += [sandwich_tables(bounds)] if (bounds := sandwiches(runs)) else []
-    made += [tradeoff_tables(prices, summary.guessing)] if (prices := tradeoffs(summary, runs)) else []
+    made = [
+        *table_sets(summary),
+        claims_table(claims),
+        TableSet("runs", [overview(runs)], frame),
+        transfer_tables(transfer_rows(runs)),
+        sandwich_tables(sandwiches(runs)),
+        tradeoff_tables(tradeoffs(summary, runs), summary.guessing),
+    ]
+    made = [tables for tables in made if tables.tables]
     for tables in made:
         tables.write(directory)
     return made

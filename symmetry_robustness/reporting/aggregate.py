@@ -17,9 +17,8 @@ from symmetry_robustness.reporting.statistics import (
     Difference,
     holm,
     independent,
-    mean_interval,
+    interval,
     paired_difference,
-    seeds_interval,
     share_interval,
     undecided,
 )
@@ -131,20 +130,12 @@ def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> Non
         results[name].astype("Float64").to_numpy(np.float64, na_value=np.nan)
         for name in ("value", "standard_error", "seeds", "images")
     )
-    is_share = results["measure"].isin(SHARES).to_numpy()
-    known, several = ~np.isnan(error), seeds > 1
-    of_shares = share_interval(np.where(is_share & known, value, np.nan), error, images)
-    over_seeds, over_images = seeds_interval(value, deviation, seeds, error), mean_interval(value, error, images)
-    # Seeds that agree by chance say nothing of other images: shares have no narrower interval than for one seed.
-    wider = np.fmin(of_shares[0], over_seeds[0]), np.fmax(of_shares[1], over_seeds[1])
-    kinds = [several & is_share, several, is_share, known]
-    for name, *ends in zip(("low", "high"), wider, over_seeds, of_shares, over_images, strict=True):
-        results[name] = np.select(kinds, ends, np.nan)
-        results[name] = results[name].mask(is_share, results[name].clip(0, 1))
+    is_share, known = results["measure"].isin(SHARES), ~np.isnan(error)
+    results["low"], results["high"] = interval(value, error, images, deviation, seeds, is_share)
     of_images = [f"{count} images" for count in results["images"]]
     also = np.where(known, " and their images", "")
     of_seeds = [f"{count} seeds{images}" for count, images in zip(results["seeds"], also, strict=True)]
-    results["interval"] = np.select([several, known], [of_seeds, of_images], "")
+    results["interval"] = np.select([seeds > 1, known], [of_seeds, of_images], "")
 
 
 def trained_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ import yaml
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.aggregate import Seeds, Summary, compare, evaluations_by_group, trained_settings
-from symmetry_robustness.reporting.frame import records
+from symmetry_robustness.reporting.frame import grouped, records
 from symmetry_robustness.reporting.load import YAML_LOADER, Run
 from symmetry_robustness.reporting.statistics import Difference, undecided
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet
@@ -144,9 +144,7 @@ def judge_claims(claims: Claims, summary: Summary, runs: Sequence[Run]) -> list[
     counting = results[
         results["settings"].isin(fitting) & (results["weights"] == "last.ckpt") & (results["view"] == "")
     ]
-    rows: dict[tuple[str, str, str], list[Any]] = {}
-    for row in records(counting):
-        rows.setdefault((row.network, row.measure, row.attack), []).append(row)
+    rows = grouped(records(counting), lambda row: (row.network, row.measure, row.attack))
     found = _Found(summary, evaluations_by_group(runs), rows)
     measured = set(zip(counting["network"], counting["data"], strict=True))
     return [_judge(_on_measured_data(claim, claims.copies, measured), claims, found) for claim in claims.claims]
@@ -269,7 +267,8 @@ def claims_table(outcomes: Sequence[Outcome]) -> TableSet:
         for name, found in (("released", outcome.released), ("sound", outcome.sound)):
             row |= {f"{name}_{part}": getattr(found, part) for part in ("value", "low", "high", "seeds", "images")}
         rows.append(row | {"verdict": outcome.verdict, "reason": outcome.reason})
-    return TableSet("claims", [Table(title, columns, lines, [note], fixed=2)], pd.DataFrame(rows))
+    tables = [Table(title, columns, lines, [note], fixed=2)] if outcomes else []
+    return TableSet("claims", tables, pd.DataFrame(rows))
 
 
 def _texts(outcome: Outcome) -> list[str]:

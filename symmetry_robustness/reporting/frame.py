@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from symmetry_robustness.corruption_names import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.comparability import data_title, evaluation_data
@@ -13,7 +14,7 @@ from symmetry_robustness.reporting.evaluation import Evaluation, measure_name
 from symmetry_robustness.reporting.load import Problem, Run, find_runs
 from symmetry_robustness.reporting.statistics import mean_and_error, shares_and_errors
 from symmetry_robustness.results.names import WORST_CASE, digest
-from symmetry_robustness.results.report import Estimate, RobustnessReport, share_estimate
+from symmetry_robustness.results.report import Estimate, IntArray, RobustnessReport, share_estimate
 
 # docs/reporting.md explains the columns.
 COLUMNS = (
@@ -34,7 +35,8 @@ COSTS = (
 _CHOOSING = ("checkpoint", "callback", "robustness")
 # Quantiles over images of measures that bound distances from below, whose distribution no robust accuracy states.
 QUANTILES = {"q25": 0.25, "median": 0.5, "q75": 0.75}
-T, K = TypeVar("T"), TypeVar("K")
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 def load_runs(paths: Iterable[Path | str] | Path | str) -> pd.DataFrame:
@@ -93,6 +95,12 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
+
+
+def by_image(values: ArrayLike, numbers: IntArray) -> "pd.Series[Any]":
+    """Values (M,) by the numbers of their images; of an image that was given twice the last."""
+    found = pd.Series(np.asarray(values), numbers)
+    return found[~found.index.duplicated(keep="last")]
 
 
 def settings_key(run: Run, weights: str) -> str:

@@ -10,13 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from symmetry_robustness.reporting.evaluation import Evaluation
-from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
-from symmetry_robustness.reporting.figures.style import COLORS, fitted, label_last, legend_below, printed, tiled
-from symmetry_robustness.reporting.frame import grouped
+from symmetry_robustness.reporting.figures import style
+from symmetry_robustness.reporting.frame import by_image, grouped
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag
 from symmetry_robustness.results.names import NORM_TITLES, measure_title
-from symmetry_robustness.results.report import Arrays
 
 _PANELS: Final = 6  # networks side by side
 _NOTE: Final = (
@@ -89,14 +87,16 @@ def _of(run: Run, evaluation: Evaluation) -> Iterator[Sandwich]:
         if arrays is None or not settings.get("proven") or not upper:
             continue
         found, estimated = report.measures[upper[0]], lower[:1]
+        distance = np.where(found["saturated"], np.inf, found[alike[upper[0]]["upper_bound"]])
         bounds = {
-            "certified": _by_image(arrays, settings["lower_bound"]),
+            "certified": by_image(arrays[settings["lower_bound"]], arrays["indices"]),
             "estimate": np.nan,
-            "distance": _by_image(found, alike[upper[0]]["upper_bound"]).mask(found["saturated"], np.inf),
+            "distance": by_image(distance, found["indices"]),
         }
         for one in estimated:
-            bounds["estimate"] = _by_image(report.measures[one], alike[one]["lower_bound"])
-        images = pd.DataFrame(bounds).dropna(subset=["certified", "distance"])
+            scores = report.measures[one]
+            bounds["estimate"] = by_image(scores[alike[one]["lower_bound"]], scores["indices"])
+        images = pd.DataFrame(bounds, dtype=np.float64).dropna(subset=["certified", "distance"])
         yield Sandwich(
             about=f"{evaluation.data_title}, {evaluation.split} images, {NORM_TITLES.get(str(norm), norm)}",
             norm=str(norm),
@@ -105,10 +105,6 @@ def _of(run: Run, evaluation: Evaluation) -> Iterator[Sandwich]:
             estimator=measure_title(estimated[0], measures) if estimated else "estimate",
             images=images[images.index.isin(report.indices[report.clean_correct])],
         )
-
-
-def _by_image(arrays: Arrays, name: str) -> "pd.Series[float]":
-    return pd.Series(arrays[name], arrays["indices"], dtype=np.float64)
 
 
 def sandwich_tables(found: Sequence[Sandwich]) -> TableSet:
@@ -131,7 +127,7 @@ def _cell(value: object) -> Cell:
     return Cell(str(value))
 
 
-def sandwich_figures(found: Sequence[Sandwich], notes: list[str]) -> Drawn:
+def sandwich_figures(found: Sequence[Sandwich], notes: list[str]) -> style.Drawn:
     """A figure for each data set and norm, with a panel for each network."""
     for about, several in grouped((one for one in found if len(one.images)), lambda one: one.about).items():
         if len(several) > _PANELS:
@@ -139,7 +135,7 @@ def sandwich_figures(found: Sequence[Sandwich], notes: list[str]) -> Drawn:
         yield f"sandwich-{several[0].norm}", sandwich_figure(several[:_PANELS], about)
 
 
-@printed
+@style.printed
 def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
     """Certified radius, estimate and distance found of every image, in the order of the distances.
 
@@ -147,7 +143,7 @@ def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
         networks: a panel for each, of one data set and norm.
         about: the data set and norm.
     """
-    figure, panels = tiled(len(networks), 2.1, 0.7, shared=True)
+    figure, panels = style.tiled(len(networks), 2.1, 0.7, shared=True)
     for panel, one in zip(panels.flat, networks, strict=False):
         images = one.images.sort_values(["distance", "certified"])
         places = np.arange(len(images))
@@ -156,17 +152,17 @@ def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
         both = broken & (certified > 0)
         panel.vlines(places[both], certified[both], distance[both], color="0.85", linewidth=1.0, zorder=0)
         series = (
-            ("distance found", distance, broken, "v", COLORS[1]),
-            (f"{one.estimator} (estimate)", estimate, ~np.isnan(estimate), "x", COLORS[2]),
-            ("certified radius", certified, certified > 0, "o", COLORS[0]),
+            ("distance found", distance, broken, "v", style.COLORS[1]),
+            (f"{one.estimator} (estimate)", estimate, ~np.isnan(estimate), "x", style.COLORS[2]),
+            ("certified radius", certified, certified > 0, "o", style.COLORS[0]),
         )
         for label, values, shown, marker, color in series:
             if shown.any():
                 panel.plot(places[shown], values[shown], marker, markersize=3, linestyle="", color=color, label=label)
-        panel.set(yscale="log", title=fitted(shown_network(one.network), 2.2))
+        panel.set(yscale="log", title=style.fitted(style.shown_network(one.network), 2.2))
         panel.grid(True)
-    label_last(panels, "image, by distance")
+    style.label_last(panels, "image, by distance")
     panels[0, 0].set_ylabel("length of a perturbation")
-    figure.suptitle(fitted(about, 5.0))
-    legend_below(figure, panels.flat)
+    figure.suptitle(style.fitted(about, 5.0))
+    style.legend_below(figure, panels.flat)
     return figure

@@ -116,6 +116,32 @@ def mean_interval(mean: ArrayLike, error: ArrayLike, images: ArrayLike) -> tuple
     return mean - half, mean + half
 
 
+def interval(
+    mean: ArrayLike, error: ArrayLike, images: ArrayLike, deviation: ArrayLike, seeds: ArrayLike, is_share: ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """Interval of means as tables and figures show it: over seeds and images, of one seed over images.
+
+    Args:
+        mean: over seeds.
+        error: standard error over images; NaN where it is not known.
+        images: how many.
+        deviation: that of single seeds (ddof 1).
+        seeds: how many.
+        is_share: whether it is a share of images.
+    """
+    mean, error, images, deviation, seeds = (
+        np.asarray(values, np.float64) for values in (mean, error, images, deviation, seeds)
+    )
+    is_share, several, known = np.asarray(is_share, np.bool_), seeds > 1, ~np.isnan(error)
+    of_shares = share_interval(np.where(is_share & known, mean, np.nan), error, images)
+    over_seeds, over_images = seeds_interval(mean, deviation, seeds, error), mean_interval(mean, error, images)
+    # Seeds that agree by chance say nothing of other images: shares have no narrower interval than for one seed.
+    wider = np.fmin(of_shares[0], over_seeds[0]), np.fmax(of_shares[1], over_seeds[1])
+    kinds = [several & is_share, several, is_share, known]
+    low, high = (np.select(kinds, ends, np.nan) for ends in zip(wider, over_seeds, of_shares, over_images, strict=True))
+    return np.where(is_share, low.clip(0, 1), low), np.where(is_share, high.clip(0, 1), high)
+
+
 def paired_difference(first: FloatArray, second: FloatArray, *, coverage: float = 0.0) -> Difference:
     """Compare two networks on the same images, seed by seed.
 

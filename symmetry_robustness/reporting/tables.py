@@ -43,7 +43,7 @@ _UNITS = {"training_flops": 1e12, "peak_memory": 2**20}
 
 
 def table_sets(summary: Summary) -> list[TableSet]:
-    """All tables but the claims; kinds of which there is nothing are left out."""
+    """Tables of the results; those of which there is nothing are empty."""
     results = summary.results
     is_share, is_cost = results["measure"].isin(SHARES), results["measure"].isin(COSTS)
     corrupted = results[results["view"].isin(CORRUPTED) | (results["measure"] == "mean_corruption_error")]
@@ -52,14 +52,13 @@ def table_sets(summary: Summary) -> list[TableSet]:
     accuracy = [*_accuracy_tables(summary)]
     if accuracy and (note := summary.trained_elsewhere):
         accuracy[0] = replace(accuracy[0], notes=[*accuracy[0].notes, note])
-    made = [
+    return [
         TableSet("accuracy", accuracy, results[is_share & (results["view"] == "")]),
         TableSet("leaders", [*_leader_tables(summary)], summary.comparisons),
         TableSet("measures", [*_measure_tables(summary)], results[~is_share & ~is_cost]),
         TableSet("corruptions", [*_corruption_tables(corrupted)], corrupted),
         TableSet("costs", cost_tables, costs),
     ]
-    return [one for one in made if one.tables]
 
 
 def title_of(group: ComparisonGroup) -> str:

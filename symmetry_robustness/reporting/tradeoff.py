@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead, network_titles
 from symmetry_robustness.reporting.comparability import readable
-from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
-from symmetry_robustness.reporting.figures.style import COLORS, fitted, legend_below, look_of, printed, tiled
+from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.reporting.frame import COSTS, grouped, records, settings_key, split
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag
@@ -208,24 +207,24 @@ def _tables(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Iterator[Tab
     for point in sorted(first.points, key=lambda point: point.costs[kind].value):
         names = f"{readable(point.network)}{flag(point.row.checks)}", point.defence
         passes = f"{point.passes[0]}F + {point.passes[1]}B" if any(point.passes) else ""
-        line = [*map(Cell, (*names, passes, *(f"{first.price(point, each):.3g}" for each in first.kinds)))]
+        row = [Cell(text) for text in (*names, passes, *(f"{first.price(point, each):.3g}" for each in first.kinds))]
         for one, front in zip(shown, fronts, strict=True):
             same = [other for other in one.points if other.row.settings == point.row.settings]
-            line += [Cell(cell_of(other.row).text, other in front) for other in same] or [Cell("")]
-        lines.append(line)
+            row += [Cell(cell_of(other.row).text, other in front) for other in same] or [Cell("")]
+        lines.append(row)
     columns = ["network", "trained on", "passes per step", *(f"× standard, {_COSTS[each]}" for each in first.kinds)]
     columns += [f"% at ε = {epsilon_name(one.epsilon)}" for one in shown]
     notes = ["Bold: nothing cheaper is as robust (Pareto front).", *about]
     yield Table(f"Price of robustness, {title_of(first.group)}", columns, lines, notes, fixed=3)
 
 
-def tradeoff_figures(found: Sequence[Tradeoff], guessing: frozenset[str]) -> Drawn:
+def tradeoff_figures(found: Sequence[Tradeoff], guessing: frozenset[str]) -> style.Drawn:
     """A figure for each comparison group, at the smallest, the middle and the largest epsilon."""
     for shown in _shown(found):
         yield "tradeoff", tradeoff_figure(shown, guessing)
 
 
-@printed
+@style.printed
 def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figure:
     """Robust accuracy over the cost of the training: a mark for each network and training, and the Pareto front.
 
@@ -234,10 +233,12 @@ def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figu
         guessing: settings of networks that are at chance, which are on no front.
     """
     panels = [(one, kind) for kind in shown[0].kinds for one in shown]
-    figure, axes = tiled(len(panels), 2.1, 1.6)
+    figure, axes = style.tiled(len(panels), 2.1, 1.6)
     points = [point for one in shown for point in one.points]
-    colors = {name: COLORS[at % len(COLORS)] for name, at in look_of(point.network for point in points).items()}
-    shapes = {name: _SHAPES[at % len(_SHAPES)] for name, at in look_of(point.defence for point in points).items()}
+    colors = {
+        name: style.COLORS[at % style.NETWORKS] for name, at in style.look_of(point.network for point in points).items()
+    }
+    shapes = {name: _SHAPES[at % len(_SHAPES)] for name, at in style.look_of(point.defence for point in points).items()}
     for panel, (one, kind) in zip(axes.flat, panels, strict=False):
         front = one.front(kind, guessing)
         line = [(one.price(point, kind), point.row.value) for point in front]
@@ -269,14 +270,15 @@ def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figu
         panel.set_ylabel("robust accuracy")
     first = axes[0, 0]
     for name, color in colors.items():
-        first.plot([], [], "s", color=color, linestyle="", label=shown_network(name))
+        first.plot([], [], "s", color=color, linestyle="", label=style.shown_network(name))
     for name, shape in shapes.items() if len(shapes) > 1 else ():
         first.plot([], [], shape, color="0.4", linestyle="", label=name)
-    figure.suptitle(fitted(title_of(shown[0].group).replace("$", r"\$"), 5.0))
-    legend_below(figure, axes.flat)
+    figure.suptitle(style.fitted(title_of(shown[0].group).replace("$", r"\$"), 5.0))
+    style.legend_below(figure, axes.flat)
     return figure
 
 
 def _reach(row: Any) -> NDArray[np.float64]:
     """Lengths (2, 1) from a mean to the ends of its interval, which ends at 0; 0 where there is none."""
-    return np.nan_to_num([[row.value - max(0.0, row.low)], [row.high - row.value]]).clip(0)
+    ends = np.array([[row.value - max(0.0, row.low)], [row.high - row.value]])
+    return np.asarray(np.nan_to_num(ends).clip(0))

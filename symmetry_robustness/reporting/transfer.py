@@ -9,8 +9,7 @@ import pandas as pd
 
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.figures.heat_maps import heat_maps
-from symmetry_robustness.reporting.figures.labels import Drawn, shown_network
-from symmetry_robustness.reporting.figures.style import fitted
+from symmetry_robustness.reporting.figures.style import Drawn, fitted, shown_network
 from symmetry_robustness.reporting.frame import grouped, records, split
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet

@@ -16,32 +16,29 @@ Grid = Mapping[str, Mapping[str, Mapping[str, style.Line]]]
 
 
 @style.printed
-def curve_grid(
-    grid: Grid, *, x_label: str, title: str = "", y_label: str = "accuracy (%)", x_step: float | None = None
-) -> Figure:
+def curve_grid(grid: Grid, *, x_label: str, title: str = "", x_step: float | None = None) -> Figure:
     """Panels in rows and columns that share their axes, a line with its band for each network.
 
     Args:
         grid: row -> column -> network -> accuracies in [0, 1]; a place without lines stays empty.
         x_label: what varies, with its unit.
         title: of the whole figure.
-        y_label: of the accuracies.
         x_step: distance of the ticks, where round numbers are not what they should be.
     """
-    columns = list(dict.fromkeys(column for row in grid.values() for column in row)) or [""]
+    columns = list(dict.fromkeys(column for row in grid.values() for column in row))
     looks = style.look_of(name for row in grid.values() for lines in row.values() for name in lines)
     width = style.ONE_COLUMN if len(columns) == 1 else style.TWO_COLUMNS
-    height = (1.65 if len(columns) > 2 else 1.9) * max(len(grid), 1) + 0.5 + 0.15 * len(looks)
+    height = (1.65 if len(columns) > 2 else 1.9) * len(grid) + 0.5 + 0.15 * len(looks)
     title = style.fitted(title, width)
     height += 0.13 * title.count("\n")
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(max(len(grid), 1), len(columns), sharex="col", sharey=True, squeeze=False)
+    panels = figure.subplots(len(grid), len(columns), sharex="col", sharey=True, squeeze=False)
     for line, (row, by_column) in zip(panels, grid.items(), strict=False):
         for panel, column in zip(line, columns, strict=True):
             for name, values in by_column.get(column, {}).items():
                 style.draw_line(panel, values, looks[name], name)
             panel.set_visible(bool(by_column.get(column)) or len(grid) == 1)
-        line[0].set_ylabel(f"{row}\n{y_label}" if row else y_label)
+        line[0].set_ylabel(f"{row}\naccuracy (%)".strip())
     for panel, column in zip(panels[0], columns, strict=True):
         panel.set_title(column)
     drawn = [values for row in grid.values() for lines in row.values() for values in lines.values()]

@@ -66,10 +66,9 @@ def measure_figures(report: RobustnessReport) -> style.Figures:
         for chart in charts:
             if chart.kind == "circle":
                 figures[f"{name}-circle"] = accuracy_circle(chart.lines, title=f"{chart.ylabel} over the angle")
-        if curves := [chart for chart in charts if chart.kind == "curves"]:
-            figures[f"{name}-curves"] = curve_panels(curves)
-        if arrays := [chart for chart in charts if chart.kind == "arrays"]:
-            figures[f"{name}-arrays"] = array_profiles(arrays)
+        for kind, draw in (("curves", curve_panels), ("arrays", array_profiles)):
+            if found := [chart for chart in charts if chart.kind == kind]:
+                figures[f"{name}-{kind}"] = draw(found)
     return figures
 
 

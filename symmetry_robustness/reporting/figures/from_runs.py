@@ -9,29 +9,27 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from symmetry_robustness.corruption_names import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import Summary
 from symmetry_robustness.reporting.comparability import data_title, evaluation_data, shown_data
 from symmetry_robustness.reporting.evaluation import FINAL, Evaluation
-from symmetry_robustness.reporting.figures import labels
+from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
 from symmetry_robustness.reporting.figures.examples import attack_rows, example_panel
 from symmetry_robustness.reporting.figures.from_report import comparison_figures, measure_figures
 from symmetry_robustness.reporting.figures.heat_maps import heat_maps
-from symmetry_robustness.reporting.figures.labels import Drawn, first_of, shown_network
 from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
-from symmetry_robustness.reporting.figures.style import NETWORKS, Line, save_figure
+from symmetry_robustness.reporting.figures.style import NETWORKS, Drawn, Line, first_of, shown_network
 from symmetry_robustness.reporting.figures.under_attack import attack_figures
-from symmetry_robustness.reporting.frame import CORRUPTED, records, settings_key, split
+from symmetry_robustness.reporting.frame import CORRUPTED, by_image, grouped, records, settings_key, split
 from symmetry_robustness.reporting.load import VIEWS, Run
 from symmetry_robustness.reporting.sandwich import sandwich_figures, sandwiches
-from symmetry_robustness.reporting.statistics import seeds_interval, share_interval
+from symmetry_robustness.reporting.statistics import interval
 from symmetry_robustness.reporting.tradeoff import tradeoff_figures, tradeoffs
 from symmetry_robustness.reporting.transfer import transfer_figures, transfer_rows
 from symmetry_robustness.results.names import NORM_TITLES, digest, epsilon_name, measure_title
-from symmetry_robustness.results.report import FloatArray, IntArray
 
 _LAST: Final = "last.ckpt"  # the weights that a figure shows unless it says so
 _MAPS: Final = 4  # networks whose corruptions are drawn
@@ -43,8 +41,6 @@ _WORST_CASE: Final = re.compile(rf"robust/worst_case/({'|'.join(NORM_TITLES)})_(
 
 # Name of a network -> its runs, by seed.
 Networks = Mapping[str, Sequence[Run]]
-# Number of an epoch -> accuracies by panel, and on how many images.
-Epochs = Mapping[int, tuple[FloatArray, float]]
 
 
 def write_figures(runs: Sequence[Run], summary: Summary, directory: Path) -> list[str]:
@@ -73,7 +69,7 @@ def write_figures(runs: Sequence[Run], summary: Summary, directory: Path) -> lis
     for name, figure in drawn:
         stem = re.sub(r"[^A-Za-z0-9=._-]+", "_", name)[:_STEM]
         stems[stem] += 1
-        save_figure(figure, directory / (stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"))
+        style.save_figure(figure, directory / (stem if stems[stem] == 1 else f"{stem}-{stems[stem]}"))
     return notes
 
 
@@ -96,10 +92,10 @@ def view_figures(summary: Summary, notes: list[str]) -> Drawn:
         for found in split(rows, "comparison_group").values():
             networks = first_of(split(found, "settings"), NETWORKS, f"views, {kind}", notes)
             lines = {
-                shown_network(str(one["label"].iloc[0])): labels.line_of(one.sort_values("at"), "at")
+                shown_network(str(one["label"].iloc[0])): style.line_of(one.sort_values("at"), "at")
                 for one in networks.values()
             }
-            title = f"{shown_data(str(found['data'].iloc[0]))}; bands: 95 % over {labels.intervals_over(found)}"
+            title = f"{shown_data(str(found['data'].iloc[0]))}; bands: 95 % over {style.intervals_over(found)}"
             step = 90.0 if kind == "rotation" else None
             yield f"views-{kind}", curve_grid({"": {"": lines}}, x_label=x_label, title=title, x_step=step)
             if kind == "rotation" and found["at"].nunique() > 3:
@@ -128,12 +124,9 @@ def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str])
         names: settings key -> name of the network.
         notes: gets a line for each thing that is left out.
     """
-    networks: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: run.seed):
-        name = names.get(
-            settings_key(run, _LAST)
-        )  # None of reports of another checkpoint that was moved out of its run
-        networks.setdefault(name or shown_network(run.name), []).append(run)
+    by_seed = sorted(runs, key=lambda run: run.seed)
+    # Reports of another checkpoint that was moved out of its run have no name there.
+    networks = grouped(by_seed, lambda run: names.get(settings_key(run, _LAST)) or shown_network(run.name))
     first = {name: several[0] for name, several in networks.items() if several[0].evaluations}
     yield from epoch_figures(networks, notes)
     yield from lower_bound_figures(first, notes)
@@ -157,7 +150,7 @@ def picture_figures(name: str, run: Run) -> Drawn:
 
 def epoch_figures(networks: Networks, notes: list[str]) -> Drawn:
     """Accuracy without attack and under the worst of the attacks after the epochs that were evaluated."""
-    groups: dict[tuple[str, ...], dict[str, list[Epochs]]] = {}
+    groups: dict[tuple[str, ...], dict[str, list[pd.DataFrame]]] = {}
     for name, several in networks.items():
         for run in several:
             about, epochs = _epochs(run)
@@ -165,45 +158,35 @@ def epoch_figures(networks: Networks, notes: list[str]) -> Drawn:
                 groups.setdefault(about, {}).setdefault(name, []).append(epochs)
     for (data, part, _, *titles), found in groups.items():
         shown = first_of(found, NETWORKS, "robustness over epochs", notes)
-        panels = {
-            title: {name: _mean_epochs(several, place) for name, several in shown.items()}
-            for place, title in enumerate(titles)
-        }
+        panels = {title: {name: _mean_epochs(runs, title) for name, runs in shown.items()} for title in titles}
         title = f"{data}, {part} images during training; bands: 95 % over seeds and images"
         yield "epochs", curve_grid({"": panels}, x_label="epoch", title=title)
 
 
-def _epochs(run: Run) -> tuple[tuple[str, ...], Epochs]:
-    """Data, split, protocol and panels of the evaluations during a run, and their results by epoch."""
+def _epochs(run: Run) -> tuple[tuple[str, ...], pd.DataFrame]:
+    """Data, split, protocol and panels of the evaluations during a run, and accuracies and `images` by epoch."""
     rows = [row for row in run.metrics() if "robust/clean" in row and "epoch" in row]
     data, callback = run.config["data"], run.config.get("callback") or {}
     part = callback.get("split") or ("validation" if data.get("validation_size") else "train")
     worst = [match for match in map(_WORST_CASE.fullmatch, rows[0] if rows else ()) if match]
     worst.sort(key=lambda match: (match[1], float(match[2])))
     shown = [worst[place] for place in sorted({0, len(worst) // 2, len(worst) - 1})] if worst else []
-    keys = ["robust/clean", *(match[0] for match in shown)]
-    titles = ["clean", *(f"worst case, {NORM_TITLES[m[1]]} ε = {epsilon_name(float(m[2]))}" for m in shown)]
-    images = callback.get("num_images", math.nan)
-    epochs = {
-        int(row["epoch"]) + 1: (np.array([row[key] for key in keys]), row.get("robust/images", images))
-        for row in rows
-        if all(key in row for key in keys)
-    }
-    return (data_title(data), part, digest(run.config.get("robustness")), *titles), epochs
+    titles = {m[0]: f"worst case, {NORM_TITLES[m[1]]} ε = {epsilon_name(float(m[2]))}" for m in shown}
+    titles = {"robust/clean": "clean", **titles}
+    epochs = pd.DataFrame(rows, columns=["epoch", "robust/images", *titles]).dropna(subset=[*titles])
+    epochs = epochs.set_index("epoch").rename(columns={"robust/images": "images", **titles})
+    epochs["images"] = epochs["images"].fillna(callback.get("num_images", math.nan))
+    return (data_title(data), part, digest(run.config.get("robustness")), *titles.values()), epochs
 
 
-def _mean_epochs(several: Sequence[Epochs], place: int) -> Line:
-    """Mean over seeds at the epochs that all of them have, with Student's interval; of a single one over images."""
-    numbers = sorted(set.intersection(*map(set, several)))
-    values = np.array([[epochs[number][0][place] for number in numbers] for epochs in several])
-    positions, mean = np.array(numbers, dtype=np.float64), values.mean(axis=0)
-    images = np.array([several[0][number][1] for number in numbers])
+def _mean_epochs(several: Sequence[pd.DataFrame], title: str) -> Line:
+    """Mean over seeds, with its interval, after the epochs that all of them have."""
+    last = pd.concat([epochs[~epochs.index.duplicated(keep="last")] for epochs in several])
+    epochs = last.groupby(level=0).filter(lambda rows: len(rows) == len(several)).groupby(level=0)
+    mean, images = epochs[title].mean(), epochs["images"].first()
     error = np.sqrt(mean * (1 - mean) / images)
-    low, high = share_interval(mean, error, images)
-    if len(several) > 1:
-        wider = seeds_interval(mean, values.std(axis=0, ddof=1), len(several), error)
-        low, high = np.minimum(low, wider[0]).clip(0), np.maximum(high, wider[1]).clip(max=1)
-    return Line(positions, mean, low, high)
+    low, high = interval(mean, error, images, epochs[title].std(), len(several), is_share=True)
+    return Line(mean.index.to_numpy(np.float64) + 1, mean.to_numpy(np.float64), low, high)
 
 
 def lower_bound_figures(first: Mapping[str, Run], notes: list[str]) -> Drawn:
@@ -212,7 +195,8 @@ def lower_bound_figures(first: Mapping[str, Run], notes: list[str]) -> Drawn:
     for name, run in first.items():
         for bounding in filter(_of_last, run.evaluations.values()):
             for title, (measure, array, norm) in bounding.lower_bounds.items():
-                pairs = _pairs(run, bounding, norm, *bounding.whole().per_image(measure, array))
+                numbers, bounds = bounding.whole().per_image(measure, array)
+                pairs = _pairs(run, bounding, norm, by_image(bounds, numbers))
                 if pairs is not None:
                     about = (title, measure_title(title, bounding.measures), norm, dict[str, Pairs]())
                     groups.setdefault(digest(bounding.measures[measure]), about)[3].setdefault(name, pairs)
@@ -223,15 +207,13 @@ def lower_bound_figures(first: Mapping[str, Run], notes: list[str]) -> Drawn:
         yield f"{stem}-{norm}", estimate_against_distance(shown, **axes)
 
 
-def _pairs(run: Run, bounding: Evaluation, norm: str, numbers: IntArray, bounds: FloatArray) -> Pairs | None:
+def _pairs(run: Run, bounding: Evaluation, norm: str, bounds: "pd.Series[float]") -> Pairs | None:
     """Bounds of images that were attacked in their norm, with the same weights, and are classified correctly."""
     for other in run.evaluations.values():
-        if _subject(other) == _subject(bounding) and (found := _distances(other, norm)):
-            measured, distances, saturated = found
-            _, mine, theirs = np.intersect1d(numbers, measured, return_indices=True)
-            correct = distances[theirs] > 0
-            pairs = Pairs(bounds[mine][correct], distances[theirs][correct], saturated[theirs][correct])
-            return pairs if correct.any() else None
+        if _subject(other) == _subject(bounding) and (found := _distances(other, norm)) is not None:
+            both = found[found["distance"] > 0].join(bounds.rename("bound"), how="inner")
+            pairs = Pairs(*(both[name].to_numpy() for name in ("bound", "distance", "saturated")))
+            return pairs if len(both) else None
     return None
 
 
@@ -240,20 +222,24 @@ def _subject(evaluation: Evaluation) -> tuple[str, str, str]:
     return digest(evaluation_data(evaluation.data, evaluation.split)), evaluation.split, evaluation.weights
 
 
-def _distances(evaluation: Evaluation, norm: str) -> tuple[IntArray, FloatArray, NDArray[np.bool_]] | None:
-    """Numbers of images, smallest distances found in a norm (0 where misclassified) and where nothing was found."""
+def _distances(evaluation: Evaluation, norm: str) -> pd.DataFrame | None:
+    """Smallest `distance` found in a norm by image (0 where misclassified), `saturated` where nothing was found."""
     if evaluation.released:
         return None
     report = evaluation.whole()
-    for measure, settings in report.settings.get("measures", {}).items():
+    for measure, settings in evaluation.measures.items():
         if (array := settings.get("upper_bound")) and settings.get("norm") == norm:
             found = report.measures[measure]
-            saturated = found.get("saturated", np.isinf(found[array]))
-            return found["indices"], found[array], saturated.astype(np.bool_)
-    if report.norm != norm or not report.distance:
-        return None
-    smallest = np.minimum.reduce([*report.distance.values()])
-    return report.indices, np.minimum(smallest, report.epsilons[-1]), np.isinf(smallest)
+            numbers, distance = found["indices"], found[array]
+            saturated = found.get("saturated", np.isinf(distance)).astype(np.bool_)
+            break
+    else:
+        if report.norm != norm or not report.distance:
+            return None
+        smallest = np.minimum.reduce([*report.distance.values()])
+        numbers, distance = report.indices, np.minimum(smallest, report.epsilons[-1])
+        saturated = np.isinf(smallest)
+    return pd.DataFrame({"distance": by_image(distance, numbers), "saturated": by_image(saturated, numbers)})
 
 
 def measure_comparisons(first: Mapping[str, Run], notes: list[str]) -> Drawn:

@@ -1,20 +1,25 @@
-"""How every figure looks: widths and fonts of print, colours, the legend's place; and how it is saved."""
+"""How every figure looks: widths and fonts of print, colours, names, the legend's place; and how it is saved."""
 
 import functools
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+
+from symmetry_robustness.reporting.comparability import readable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Widths of a column and of a page in print, inches; figures are drawn in the size in which they are to be printed.
 ONE_COLUMN: Final = 3.25
@@ -46,9 +51,11 @@ _HANDLE = 0.5  # inches beside a legend's text
 
 NETWORKS: Final = len(COLORS)  # lines that can be told apart in one panel
 
-# Several figures by name.
+# Several figures by name; or pairs of a file's stem and a figure.
 Figures = dict[str, Figure]
+Drawn = Iterator[tuple[str, Figure]]
 Drawing = ParamSpec("Drawing")
+T = TypeVar("T")
 
 
 class Line(NamedTuple):
@@ -93,7 +100,7 @@ def fitted(text: str, width: float) -> str:
     return textwrap.fill(text, max(12, int(width / _CHARACTER)))
 
 
-def legend_below(figure: Figure | SubFigure, panels: Iterable[Axes]) -> None:
+def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
     """One legend for several panels, below them and in as many columns as fit, so that it covers no data.
 
     Args:
@@ -174,3 +181,28 @@ def as_pixels(figure: Figure, *, dpi: int = 200) -> NDArray[np.uint8]:
 def look_of(names: Iterable[str]) -> Mapping[str, int]:
     """A number for each name, by first appearance: the same name looks the same in all panels of a figure."""
     return {name: index for index, name in enumerate(dict.fromkeys(names))}
+
+
+def shown_network(label: str) -> str:
+    """A network's label for a reader, in which no formula begins."""
+    return readable(label).replace("$", r"\$")
+
+
+def intervals_over(rows: "pd.DataFrame") -> str:
+    """Sources of the variation that the intervals of these rows count."""
+    found = sorted(set(rows["interval"]) - {""})
+    return " or ".join(found) if 0 < len(found) < 3 else "seeds, or images of a single one"
+
+
+def line_of(rows: "pd.DataFrame", over: str) -> Line:
+    """Means over a column; where there is no interval the band has no width."""
+    positions, values = rows[over].to_numpy(np.float64), rows["value"].to_numpy(np.float64)
+    low, high = (rows[end].fillna(rows["value"]).to_numpy(np.float64) for end in ("low", "high"))
+    return Line(positions, values, low, high)
+
+
+def first_of(found: Mapping[str, T], most: int, what: str, notes: list[str]) -> dict[str, T]:
+    """The first `most` networks, and a note if there are more."""
+    if len(found) > most:
+        notes.append(f"{what}: the first {most} of {len(found)} networks are drawn")
+    return dict(list(found.items())[:most])

@@ -11,8 +11,7 @@ from symmetry_robustness.reporting.comparability import describe_attack, shown_d
 from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.figures.bars import Bar, bars
 from symmetry_robustness.reporting.figures.curves import curve_grid
-from symmetry_robustness.reporting.figures.labels import Drawn, intervals_over, line_of, shown_network
-from symmetry_robustness.reporting.figures.style import NETWORKS, Line
+from symmetry_robustness.reporting.figures.style import NETWORKS, Drawn, Line, intervals_over, line_of, shown_network
 from symmetry_robustness.reporting.frame import records, split
 from symmetry_robustness.reporting.table_formats import flag
 from symmetry_robustness.results.names import epsilon_label, epsilon_name

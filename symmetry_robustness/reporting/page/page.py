@@ -12,7 +12,7 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from symmetry_robustness.reporting.aggregate import Summary
 from symmetry_robustness.reporting.comparability import data_title, readable, shown_data
 from symmetry_robustness.reporting.figures import COLORS
 from symmetry_robustness.reporting.load import Run, shown_path
-from symmetry_robustness.reporting.page.questions import Question, answers, find_questions, in_order
+from symmetry_robustness.reporting.page.questions import Points, Question, answers, find_questions, in_order
 from symmetry_robustness.reporting.page.run import run_details
 from symmetry_robustness.reporting.table_formats import TableSet
 from symmetry_robustness.reporting.tradeoff import tradeoff_figures, tradeoffs
@@ -151,18 +151,13 @@ def _choices(questions: Sequence[Question], runs: Sequence[Run]) -> dict[str, An
     shown = []
     for question in questions:
         key, known, attacks = question.group.key, {}, []
-        for attack, single in zip(question.attacks, question.runs.values(), strict=True):
-            points = attack.points.values()
-            rows = {settings: row for at in points for settings, row in at.items()}
+        for attack in question.attacks:
             lines = []
-            for settings, row in rows.items():
+            for row, *numbers in _lines(attack.points, "value", "low", "high"):
                 number = networks.setdefault(row.label, len(networks))
                 known[number] = [row.seeds, *_status([states.get((key, run), "") for run in row.runs])]
-                lines.append([number, *(_numbers(at.get(settings), "value", "low", "high") for at in points)])
-            own = {
-                places[run]: [_numbers(single[at].get(run), "value", "standard_error") for at in attack.points]
-                for run in dict.fromkeys(run for at in single.values() for run in at)
-            }
+                lines.append([number, *numbers])
+            own = {places[row.run]: numbers for row, *numbers in _lines(attack.runs, "value", "standard_error")}
             about = {"name": attack.title, "label": attack.label, "x": list(attack.points), "places": attack.places}
             attacks.append(about | {"rows": lines, "runs": own})
         checks = {places[run]: _status([state]) for (group, run), state in states.items() if group == key}
@@ -173,9 +168,12 @@ def _choices(questions: Sequence[Question], runs: Sequence[Run]) -> dict[str, An
     return {"questions": shown, "networks": list(map(readable, networks))}
 
 
-def _numbers(row: Any, *names: str) -> list[float | None] | None:
-    """Percentages of a row; None where there is none."""
-    return None if row is None else [_percent(getattr(row, name)) for name in names]
+def _lines(points: Points, *names: str) -> Iterator[list[Any]]:
+    """A row of each network or run, and its percentages at every strength, None where there is no row."""
+    rows = {owner: row for at in points.values() for owner, row in at.items()}
+    for owner, last in rows.items():
+        own = [at.get(owner) for at in points.values()]
+        yield [last, *(row and [_percent(getattr(row, name)) for name in names] for row in own)]
 
 
 def _percent(share: float | None) -> float | None:

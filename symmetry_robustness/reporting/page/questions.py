@@ -25,17 +25,22 @@ _AXES = {
 _TITLES = {"": "no attack", "rotation": "rotation of the images", "scale": "scaling of the images"}
 # A question whose best answer is below this accuracy is asked first only where there is no other.
 _NEARLY_ZERO = 0.05
-# (attack, kind of strength) -> strength -> network or run -> its row.
-Grid = dict[tuple[str, str], dict[float, dict[str, Any]]]
+# Strength -> network or run -> its row.
+Points = dict[float, dict[str, Any]]
 
 
 class Attack(NamedTuple):
-    """An attack, or a change of the test images: title, label of its axis, strengths in words, rows by strength."""
+    """An attack, or a change of the test images, with the rows of networks and those of single runs by its strength.
+
+    `kind` is that of its strength, `label` the label of its axis, `places` are its strengths in words.
+    """
 
     title: str
+    kind: str
     label: str
     places: list[str]
-    points: dict[float, dict[str, Any]]
+    points: Points
+    runs: Points
 
 
 class Question(NamedTuple):
@@ -45,7 +50,6 @@ class Question(NamedTuple):
     name: str
     norm: str
     attacks: list[Attack]
-    runs: Grid
     first: int
 
 
@@ -67,9 +71,8 @@ def find_questions(summary: Summary, frame: pd.DataFrame) -> list[Question]:
         names |= {key: f"{names[key]}, {detail(key)}" for key in several}
     questions = []
     for key, group in groups.items():
-        attacks = _attacks(_grid(results[key], "settings"), norms[key])
-        first = _telling(attacks[0], summary.guessing)
-        questions.append(Question(group, names[key], norms[key], attacks, _grid(singles[key], "run"), first))
+        attacks = _attacks(_grid(results[key], "settings"), _grid(singles[key], "run"), norms[key])
+        questions.append(Question(group, names[key], norms[key], attacks, _telling(attacks[0], summary.guessing)))
     return questions
 
 
@@ -82,9 +85,9 @@ def _name(group: ComparisonGroup, norm: str) -> str:
     return f"{name} ({', '.join(details)})" if details else name
 
 
-def _grid(rows: pd.DataFrame, owner: str) -> Grid:
-    """Accuracies by attack, strength and owner; the worst case first, each attack beginning with ε = 0."""
-    found: Grid = {}
+def _grid(rows: pd.DataFrame, owner: str) -> dict[tuple[str, str], Points]:
+    """Accuracies by attack and kind of strength; the worst case first, each attack beginning with ε = 0."""
+    found: dict[tuple[str, str], Points] = {}
     for row in records(rows):
         attack, kind, strength = _place(row)
         found.setdefault((attack, kind), {}).setdefault(strength, {}).setdefault(getattr(row, owner), row)
@@ -107,7 +110,7 @@ def _place(row: Any) -> tuple[str, str, float]:
         return row.view, "epsilon", 0.0
 
 
-def _attacks(grid: Grid, norm: str) -> list[Attack]:
+def _attacks(grid: dict[tuple[str, str], Points], singles: dict[tuple[str, str], Points], norm: str) -> list[Attack]:
     count = sum(kind == "epsilon" for _, kind in grid) - 1
     titles = _TITLES | {WORST_CASE: f"the worst of {count} attack{'s' * (count != 1)}"}
     attacks = []
@@ -116,7 +119,7 @@ def _attacks(grid: Grid, norm: str) -> list[Attack]:
         names = [epsilon_name(at) if kind == "epsilon" else f"{at:g}" for at in points]
         places = ["clean (ε = 0)" if name == "0" and kind == "epsilon" else place.format(name) for name in names]
         title = titles.get(key, describe_attack(key))
-        attacks.append(Attack(title, label.format(epsilon_label(norm)), places, points))
+        attacks.append(Attack(title, kind, label.format(epsilon_label(norm)), places, points, singles[key, kind]))
     return attacks
 
 

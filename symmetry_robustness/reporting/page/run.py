@@ -89,12 +89,12 @@ def _part(run: Run, question: Question, evaluation: Evaluation | None, *, pictur
 def _charts(question: Question, run: str) -> list[dict[str, Any]]:
     """Accuracies of a run in percent, those over one kind of strength in one chart, with the table below it."""
     charts: dict[str, dict[str, Any]] = {}
-    for attack, ((_, kind), points) in zip(question.attacks, question.runs.items(), strict=True):
-        rows = [points[at].get(run) for at in points]
+    for attack in question.attacks:
+        rows = [at.get(run) for at in attack.runs.values()]
         if sum(row is not None for row in rows) < 2:
             continue
         about = {"title": "Accuracy", "xlabel": attack.label, "ylabel": "accuracy (%)", "percent": True, "series": []}
-        chart = charts.setdefault(kind, about | {"x": list(points), "places": attack.places})
+        chart = charts.setdefault(attack.kind, about | {"x": list(attack.runs), "places": attack.places})
         shares, errors, images = (
             pd.array([getattr(row, name, None) for row in rows], "Float64").to_numpy(np.float64, na_value=np.nan)
             for name in ("value", "standard_error", "images")
