@@ -9,7 +9,7 @@ DATA ?= data
 RESULTS := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster check format benchmark docs lock clean $(EXPERIMENTS)
+.PHONY: help setup demo test test-seeds test-cluster check format benchmark docs lock clean $(EXPERIMENTS)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^([a-z-]+|\$$\(EXPERIMENTS\)):.*## / {sub(/.*EXPERIMENTS.*/, "experiments/NAME", $$1); \
@@ -36,7 +36,10 @@ $(EXPERIMENTS): experiments/%: $(READY)  ## run or finish an experiment, and wri
 	$(BIN)/symrob report outputs/experiments/$* --output $@/report
 
 test: $(READY)  ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-seeds: $(READY)  ## repeat the tests of soundness checks with networks, images and draws of three seeds
+	SYMROB_SEEDS=3 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/robustness/test_soundness.py
 
 test-cluster: $(READY)  ## run sweeps on a Slurm of two nodes that is started here (Debian's packages)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster
@@ -45,7 +48,7 @@ check: $(READY)  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 
 format: $(READY)  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .

@@ -143,8 +143,13 @@ def is_users(file: str) -> bool:
 def _is_installed(folder: str) -> bool:
     """Whether a folder belongs to this package, to installed packages or to Python."""
     path = Path(folder).resolve()
-    places = (Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib"))
-    return any(path.is_relative_to(place) for place in (PACKAGE, *places))
+    return any(path.is_relative_to(place) for place in (PACKAGE, *_installed()))
+
+
+@functools.cache
+def _installed() -> tuple[Path, ...]:
+    """Where packages are installed, and where Python is."""
+    return tuple(Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib"))
 
 
 def snapshot(sweep: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ def options(group: str) -> list[str]:
 
 GROUPS = (
     "data", "data/test_transform", "objective", "optimizer", "robustness", "trainer", "logger", "model", "augmentation",
-    "averaging",
+    "averaging", "defence",
 )  # fmt: skip
 TRANSFER = ("transfer", "transfer_tuned")  # which take other networks
 

@@ -28,6 +28,8 @@ NAMES = [name + form for name in ARCHITECTURES for form in ("", "_4layer", "_mat
     *OURS,
     "invariant_4layer",
     "invariant_matched",
+    "parallel_rotation_4layer_matched",
+    "parallel_rotation_scale_4layer_matched",
     "adaptive",
     "adaptive_4layer",
 ]
@@ -69,6 +71,14 @@ def test_four_layer_form_has_four_weighted_layers(compose_model, name):
 def test_matched_form_has_the_parameters_of_standard(compose_model, name):
     parameters = count_parameters(build_network(compose_model(f"{name}_matched")))
     assert parameters == pytest.approx(RELEASED_PARAMETERS["standard"], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["parallel_rotation", "parallel_rotation_scale"])
+def test_matched_form_of_four_layers_has_the_trunk_and_the_parameters_of_standard(compose_model, name):
+    ours, standard = (compose_model(form) for form in (f"{name}_4layer_matched", "standard_4layer"))
+    assert ours.model.trunk == standard.model.trunk
+    counts = [count_parameters(build_network(config)) for config in (ours, standard)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.05)
 
 
 @pytest.mark.parametrize("name", OURS)

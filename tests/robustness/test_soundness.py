@@ -4,6 +4,7 @@ import copy
 import cProfile
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,10 +43,8 @@ OF_TRAINING = "catastrophic_overfitting"  # judged by the training's callback
 OF_DETECTORS = {"same_preprocessing", "false_positive_rate"}
 
 
-# Of the training, the images and all that an evaluation draws.
-at_every_seed = pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))], scope="module"
-)
+# Of the training, the images and all that an evaluation draws; one, or as many as `make test-seeds` asks for.
+at_every_seed = pytest.mark.parametrize("seed", range(int(os.environ.get("SYMROB_SEEDS", "1"))), scope="module")
 
 
 @functools.cache
