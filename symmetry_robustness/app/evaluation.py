@@ -22,12 +22,11 @@ from symmetry_robustness.app.subject import CheckpointSubject, NetworkSubject, S
 from symmetry_robustness.attacks.validation import lay_out
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file, unused
-from symmetry_robustness.reporting.evaluation import measure_name
 from symmetry_robustness.reporting.figures import report_figures, save_figure
 from symmetry_robustness.reporting.frame import accuracy_by_test_set, corruption_error
-from symmetry_robustness.reporting.tables import print_numbers, with_interval
+from symmetry_robustness.reporting.tables import mean_text, print_numbers, titled_means, with_interval
 from symmetry_robustness.results.checks import count_checks
-from symmetry_robustness.results.names import WORST_CASE, epsilon_name, measure_title
+from symmetry_robustness.results.names import WORST_CASE, epsilon_name
 from symmetry_robustness.results.report import share_estimate
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, Worker, evaluate_in_shards
 from symmetry_robustness.runs.autotune import (
@@ -331,11 +330,8 @@ def table_rows(report: RobustnessReport) -> dict[str, str]:
         rows["left out"] = classes
     if corrupted := corruption_error(accuracy_by_test_set(report)):
         rows["mean corruption error %"] = with_interval(corrupted)
-    for measure, means in report.measured_means().items():
-        for array, mean in means.items():
-            title = measure_title(measure_name(measure, array), report.settings.get("measures", {}))
-            text = f"{mean.value:.3g} ± {mean.standard_error:.2g}"
-            rows[title] = text if mean.images else "NaN for every image"
+    for title, mean in titled_means(report.measured_means(), report.settings.get("measures", {})):
+        rows[title] = mean_text(mean) if mean.images else "NaN for every image"
     counts = count_checks(report.checks)
     rows["checks"] = ", ".join(f"{count} {status}" for status, count in counts.items())
     return rows

@@ -1,6 +1,7 @@
 """Settings that a number depends on: when two runs may be averaged, and how they differ if not."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -127,6 +128,29 @@ def readable(label: str) -> str:
     """
     name, bracket, rest = label.partition(" (")
     return name.replace("_4layer", ", 4 layers").replace("_", " ") + bracket + rest
+
+
+def told_apart(names: Sequence[str], *details: Sequence[str], within: Sequence[str] = ()) -> list[str]:
+    """Names; those that several have get one detail after the other, until they differ.
+
+    Args:
+        names: of things.
+        details: of each thing, a sequence for each kind of detail.
+        within: groups of the things in which names should differ; if empty they all should.
+
+    Examples:
+        >>> told_apart(["a", "a", "b"], ["seed 0", "seed 1", "seed 0"], ["last.ckpt"] * 3)
+        ['a, seed 0', 'a, seed 1', 'b']
+    """
+    groups = within or [""] * len(names)
+    for detail in details:
+        keys = [*zip(groups, names, strict=True)]
+        counts = Counter(keys)
+        names = [
+            f"{name}, {more}" if more and counts[group, name] > 1 else name
+            for (group, name), more in zip(keys, detail, strict=True)
+        ]
+    return list(names)
 
 
 def shown_data(title: str) -> str:

@@ -1,6 +1,5 @@
 """Bounds from both sides: what is certified, what is estimated and what an attack found, image by image."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from symmetry_robustness.reporting.comparability import told_apart
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.reporting.frame import by_image, grouped
@@ -67,11 +67,9 @@ class Sandwich:
 def sandwiches(runs: Sequence[Run]) -> list[Sandwich]:
     """Those of all evaluations that have a proven lower bound and a distance found in its norm."""
     found = [(one, run) for run in runs for evaluation in run.evaluations.values() for one in _of(run, evaluation)]
-    known = Counter((one.about, one.network) for one, _ in found)
-    return [
-        one if known[one.about, one.network] == 1 else replace(one, network=f"{one.network}, {run.place}")
-        for one, run in found
-    ]
+    names, places = [one.network for one, _ in found], [run.place for _, run in found]
+    names = told_apart(names, places, within=[one.about for one, _ in found])
+    return [replace(one, network=name) for (one, _), name in zip(found, names, strict=True)]
 
 
 def _of(run: Run, evaluation: Evaluation) -> Iterator[Sandwich]:
@@ -137,12 +135,7 @@ def sandwich_figures(found: Sequence[Sandwich], notes: list[str]) -> style.Drawn
 
 @style.printed
 def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
-    """Certified radius, estimate and distance found of every image, in the order of the distances.
-
-    Args:
-        networks: a panel for each, of one data set and norm.
-        about: the data set and norm.
-    """
+    """Certified radius, estimate and distance found of every image, in the order of the distances."""
     figure, panels = style.tiled(len(networks), 2.1, 0.7, shared=True)
     for panel, one in zip(panels.flat, networks, strict=False):
         images = one.images.sort_values(["distance", "certified"])

@@ -48,13 +48,7 @@ class Table:
 
 @dataclass(frozen=True)
 class TableSet:
-    """Tables of one kind, and the rows of numbers that they show.
-
-    Attributes:
-        name: stem of the files.
-        tables: as texts.
-        rows: the same and more as numbers.
-    """
+    """Tables of one kind, the rows of numbers that they show and more, and the stem of their files."""
 
     name: str
     tables: Sequence[Table]

@@ -264,12 +264,19 @@ def run_row(run: Run, text: Callable[[Estimate], str] = with_error) -> dict[str,
     for attack in final.report.minimal_epsilon:
         for epsilon in final.report.epsilons:
             row[f"{attack} {epsilon_name(epsilon)} %"] = text(final.report.accuracy(attack, epsilon))
-    for measure, means in final.means.items():
-        for array, mean in means.items():
-            row[measure_title(measure_name(measure, array), final.measures)] = mean_text(mean)
+    row |= {title: mean_text(mean) for title, mean in titled_means(final.means, final.measures)}
     counts = count_checks(final.report.checks)
     row["checks"] = ", ".join(f"{counts[s]} {s}" for s in ("failed", "warned") if counts[s]) or "passed"
     return row
+
+
+def titled_means(
+    means: Mapping[str, Mapping[str, Estimate]], measures: Mapping[str, Any]
+) -> Iterator[tuple[str, Estimate]]:
+    """Means of all measures with their titles, by the settings of the measures."""
+    for measure, arrays in means.items():
+        for array, mean in arrays.items():
+            yield measure_title(measure_name(measure, array), measures), mean
 
 
 def mean_text(mean: Estimate) -> str:

@@ -226,12 +226,7 @@ def tradeoff_figures(found: Sequence[Tradeoff], guessing: frozenset[str]) -> sty
 
 @style.printed
 def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figure:
-    """Robust accuracy over the cost of the training: a mark for each network and training, and the Pareto front.
-
-    Args:
-        shown: of one comparison group, a row of panels for each epsilon.
-        guessing: settings of networks that are at chance, which are on no front.
-    """
+    """Robust accuracy over cost: a mark for each network and training, and the Pareto front; a panel for each ε."""
     panels = [(one, kind) for kind in shown[0].kinds for one in shown]
     figure, axes = style.tiled(len(panels), 2.1, 1.6)
     points = [point for one in shown for point in one.points]

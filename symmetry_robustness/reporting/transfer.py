@@ -1,12 +1,12 @@
 """The transfer matrix: robust accuracy of each target under images that were crafted on each source."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from symmetry_robustness.reporting.comparability import told_apart
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.figures.heat_maps import heat_maps
 from symmetry_robustness.reporting.figures.style import Drawn, fitted, shown_network
@@ -47,11 +47,7 @@ def _pairs(evaluation: Evaluation) -> Iterator[tuple[str, str, Mapping[str, Any]
 def _named(members: Sequence[tuple[Run, Evaluation]]) -> dict[str, Evaluation]:
     """Evaluations by the name of the target, with seed, weights and place as far as they are needed."""
     parts = [(run.title, f"seed {run.seed}", evaluation.weights, run.place) for run, evaluation in members]
-    for length in range(1, 5):
-        names = [", ".join(filter(None, part[:length])) for part in parts]
-        if max(Counter(names).values()) == 1:
-            break
-    return {name: evaluation for name, (_, evaluation) in zip(names, members, strict=True)}
+    return dict(zip(told_apart(*zip(*parts, strict=True)), (evaluation for _, evaluation in members), strict=True))
 
 
 def _rows(targets: Mapping[str, Evaluation], position: int) -> Iterator[tuple[Any, ...]]:

@@ -22,13 +22,7 @@ class Bar(NamedTuple):
 
 @style.printed
 def bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], *, x_label: str = "", title: str = "") -> Figure:
-    """Accuracy of networks side by side in groups, with intervals; a star stands above the best of a group.
-
-    Args:
-        panels: title -> group, e.g. an epsilon -> network -> bar.
-        x_label: what the groups are.
-        title: of the whole figure.
-    """
+    """Accuracies of networks (panel -> group, e.g. an epsilon -> network -> bar), a star above the best of a group."""
     looks = style.look_of(name for groups in panels.values() for by_name in groups.values() for name in by_name)
     width = style.ONE_COLUMN if len(panels) == 1 else style.TWO_COLUMNS
     figure = Figure(figsize=(width, 2.3 + 0.15 * len(looks)), layout="constrained")

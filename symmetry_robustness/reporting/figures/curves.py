@@ -59,12 +59,7 @@ def curve_grid(grid: Grid, *, x_label: str, title: str = "", x_step: float | Non
 
 @style.printed
 def accuracy_circle(lines: Mapping[str, style.Line], *, title: str = "images rotated about their centre") -> Figure:
-    """Accuracy in every direction: one closed line per network or quantity, the angle being that of the rotation.
-
-    Args:
-        lines: name -> values in [0, 1] over angles in degrees, counter-clockwise.
-        title: of the figure.
-    """
+    """Values in [0, 1] over angles in degrees, counter-clockwise: one closed line for each network or quantity."""
     figure = Figure(figsize=(style.ONE_COLUMN, 3.0 + 0.15 * len(lines)), layout="constrained")
     panel = cast(PolarAxes, figure.add_subplot(projection="polar"))
     panel.set_theta_zero_location("N")

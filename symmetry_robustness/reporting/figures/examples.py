@@ -24,12 +24,11 @@ Rows = Mapping[str, tuple[NDArray[np.float32], Sequence[str]]]
 def attack_rows(report: RobustnessReport, most: int | None = None) -> Rows:
     """Clean images, and each attack's with its change and the ε at which it succeeded; empty without examples.
 
-    Args:
-        report: keeps examples, which belong to its images of the lowest numbers.
-        most: how many attacks, the ones first that broke most of all images; None for all.
+    Of more attacks than `most` those are shown that broke most of all images.
     """
     if not report.examples or not len(clean := report.examples["clean"]):
         return {}
+    # Examples belong to the images of the lowest numbers.
     first = np.argsort(report.indices, kind="stable")[: len(clean)]
     broken_at = {name: found for name, found in report.minimal_epsilon.items() if name in report.examples}
     rows = {"clean": (clean, list[str]())}
@@ -56,12 +55,7 @@ def panel_rows(report: RobustnessReport, measure: str) -> Rows:
 
 @style.printed
 def example_panel(rows: Rows, *, title: str = "") -> Figure:
-    """Images above each other: one column per example, one row per entry, e.g. clean, attacked, what was changed.
-
-    Args:
-        rows: at least one.
-        title: of the whole figure.
-    """
+    """Images above each other: one column per example, one row per entry, e.g. clean, attacked, what was changed."""
     captions = {row: [textwrap.fill(text, _LETTERS) for text in texts] for row, (_, texts) in rows.items()}
     count, _, height, width = next(iter(rows.values()))[0].shape
     lines = sum(max((text.count("\n") + 1 for text in texts), default=0) for texts in captions.values())

@@ -73,11 +73,7 @@ def measure_figures(report: RobustnessReport) -> style.Figures:
 
 
 def comparison_figures(reports: Mapping[str, RobustnessReport]) -> style.Figures:
-    """Figures that hold several networks: for each measure its first line over the circle, and all distributions.
-
-    Args:
-        reports: network -> report, all of the same protocol and images.
-    """
+    """Figures of networks that share protocol and images: first lines over the circle, all distributions."""
     figures: style.Figures = {}
     spreads: dict[str, Chart] = {}
     for measure in dict.fromkeys(name for report in reports.values() for name in report.measures):
@@ -170,8 +166,7 @@ def curve_panels(charts: Sequence[Chart]) -> Figure:
 def array_profiles(charts: Sequence[Chart]) -> Figure:
     """Means over all positions, one place for each array, e.g. for each layer of a network; a panel for each ylabel.
 
-    Args:
-        charts: the label of the x-axis names the series, those of the lines the arrays.
+    The label of a chart's x-axis names its series, those of its lines the arrays.
     """
     labels = list(dict.fromkeys(chart.ylabel for chart in charts))
     width = style.TWO_COLUMNS * max(1, max(len(chart.lines) for chart in charts) / _NAMES)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from symmetry_robustness.corruption_names import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import Summary
-from symmetry_robustness.reporting.comparability import data_title, evaluation_data, shown_data
+from symmetry_robustness.reporting.comparability import data_title, evaluation_data, shown_data, told_apart
 from symmetry_robustness.reporting.evaluation import FINAL, Evaluation
 from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.reporting.figures.curves import accuracy_circle, curve_grid
@@ -23,7 +23,7 @@ from symmetry_robustness.reporting.figures.heat_maps import heat_maps
 from symmetry_robustness.reporting.figures.lower_bounds import Pairs, estimate_against_distance
 from symmetry_robustness.reporting.figures.style import NETWORKS, Drawn, Line, first_of, shown_network
 from symmetry_robustness.reporting.figures.under_attack import attack_figures
-from symmetry_robustness.reporting.frame import CORRUPTED, by_image, grouped, records, settings_key, split
+from symmetry_robustness.reporting.frame import CORRUPTED, by_image, grouped, settings_key, split
 from symmetry_robustness.reporting.load import VIEWS, Run
 from symmetry_robustness.reporting.sandwich import sandwich_figures, sandwiches
 from symmetry_robustness.reporting.statistics import interval
@@ -44,16 +44,7 @@ Networks = Mapping[str, Sequence[Run]]
 
 
 def write_figures(runs: Sequence[Run], summary: Summary, directory: Path) -> list[str]:
-    """Draw as PDF and PNG what the runs support.
-
-    Args:
-        runs: that were read.
-        summary: of them.
-        directory: where the files go.
-
-    Returns:
-        One line for each thing that is left out, because a figure holds no more.
-    """
+    """Draw as PDF and PNG what the runs support; returns a line for each thing that figures have no room for."""
     directory.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
     stems: Counter[str] = Counter()
@@ -77,11 +68,8 @@ def network_names(summary: Summary) -> dict[str, str]:
     """Names of the networks in figures, by settings key: as in tables, with the data set where that is not enough."""
     rows = summary.results[summary.results["weights"] == _LAST]
     rows = rows.loc[rows["label"].str.len().sort_values(kind="stable").index].drop_duplicates("settings")
-    plain = Counter(rows["label"])
-    full = {row.settings: row.label if plain[row.label] == 1 else f"{row.label}, {row.data}" for row in records(rows)}
-    counts = Counter(full.values())
-    names = {key: name if counts[name] == 1 else f"{name} {key[:4]}" for key, name in full.items()}
-    return {key: shown_network(name) for key, name in names.items()}
+    names = told_apart(rows["label"].tolist(), rows["data"].tolist(), rows["settings"].str[:4].tolist())
+    return dict(zip(rows["settings"], map(shown_network, names), strict=True))
 
 
 def view_figures(summary: Summary, notes: list[str]) -> Drawn:
@@ -117,13 +105,7 @@ def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
 
 
 def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str]) -> Drawn:
-    """Figures that need the epochs or the single images of runs, of a few networks each.
-
-    Args:
-        runs: all runs.
-        names: settings key -> name of the network.
-        notes: gets a line for each thing that is left out.
-    """
+    """Figures that need the epochs or the single images of runs; `names` are of networks, by settings key."""
     by_seed = sorted(runs, key=lambda run: run.seed)
     # Reports of another checkpoint that was moved out of its run have no name there.
     networks = grouped(by_seed, lambda run: names.get(settings_key(run, _LAST)) or shown_network(run.name))

@@ -30,12 +30,9 @@ class Pairs(NamedTuple):
 
 @style.printed
 def estimate_against_distance(networks: Mapping[str, Pairs], *, estimate: str, distance: str) -> Figure:
-    """An estimated lower bound over the distance an attack found, a point per image; it should stay below the diagonal.
+    """An estimated lower bound over the distance found of each image, which should stay below the diagonal.
 
-    Args:
-        networks: a panel for each; images that are misclassified without attack do not belong here.
-        estimate: what is estimated, with its norm.
-        distance: what was found, with its norm.
+    Images that are misclassified without attack do not belong here; `estimate` and `distance` label the axes.
     """
     columns = style.across(len(networks))
     side = ((style.ONE_COLUMN if columns == 1 else style.TWO_COLUMNS) - 0.6) / columns

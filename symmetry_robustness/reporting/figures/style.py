@@ -101,12 +101,7 @@ def fitted(text: str, width: float) -> str:
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
-    """One legend for several panels, below them and in as many columns as fit, so that it covers no data.
-
-    Args:
-        figure: with constrained layout.
-        panels: each name is explained once.
-    """
+    """One legend for several panels, below them and in as many columns as fit, so that it covers no data."""
     handles: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):

@@ -41,12 +41,7 @@ class Family(NamedTuple):
 
 
 def attack_figures(summary: Summary, notes: list[str]) -> Drawn:
-    """For each protocol curves over epsilon and bars at a few of them.
-
-    Args:
-        summary: of the runs.
-        notes: gets a line for each thing that is left out.
-    """
+    """For each protocol curves over epsilon and bars at a few of them; `notes` gets what is left out."""
     by_group = split(summary.results[summary.results["view"] == ""], "comparison_group")
     families = _families(summary, notes)
     for family in families[:_FAMILIES]:

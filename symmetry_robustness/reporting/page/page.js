@@ -19,9 +19,9 @@ const text = (number) => number?.toFixed(1) ?? "–";
 const interval = (low, high) => (low == null ? "unknown" : `${text(low)} to ${text(high)}`);
 const numeral = (number) => number.toLocaleString("en");
 function look(at) {
-  const [color, symbol] = data.looks[at % data.looks.length];
-  const [, other] = data.looks[(at + Math.floor(at / data.looks.length)) % data.looks.length]; // where colours repeat
-  return { color, symbol: at < data.looks.length ? symbol : other };
+  const { length } = data.looks;
+  const [[color], [, symbol]] = [at, at + Math.floor(at / length)].map((place) => data.looks[place % length]); // a colour again has another symbol
+  return { color, symbol };
 }
 
 /** Text that is compressed in an element of the page. */

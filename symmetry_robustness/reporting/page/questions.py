@@ -1,7 +1,6 @@
 """The questions that a page answers: which network is most robust on some data, under an attack, at an ε."""
 
 import math
-from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from symmetry_robustness.reporting.aggregate import ATTACKED, ComparisonGroup, Summary, may_lead, set_aside
-from symmetry_robustness.reporting.comparability import describe_attack
+from symmetry_robustness.reporting.comparability import describe_attack, told_apart
 from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.frame import records, split
 from symmetry_robustness.reporting.statistics import LEVEL
@@ -54,25 +53,22 @@ class Question(NamedTuple):
 
 
 def find_questions(summary: Summary, frame: pd.DataFrame) -> list[Question]:
-    """One question for each comparison group; those that read alike are told apart by images, then by a digest.
-
-    Args:
-        summary: of the runs.
-        frame: numbers of the single runs.
-    """
+    """One question for each comparison group; those that read alike are told apart by images, then by a digest."""
     both = (rows[rows["measure"].isin([*ATTACKED, "test_accuracy"])] for rows in (summary.results, frame))
     results, singles = (split(rows, "comparison_group") for rows in both)
-    groups = {key: group for key, group in summary.groups.items() if key in results}
+    groups = [group for key, group in summary.groups.items() if key in results]
     norms = {key: max(rows["norm"]) for key, rows in results.items()}
-    names = {key: _name(group, norms[key]) for key, group in groups.items()}
-    for detail in (lambda key: f"{groups[key].images or 0:,} images", lambda key: key[:6]):
-        alike = Counter((groups[key].data, name) for key, name in names.items())
-        several = [key for key, name in names.items() if alike[groups[key].data, name] > 1]
-        names |= {key: f"{names[key]}, {detail(key)}" for key in several}
+    names = told_apart(
+        [_name(group, norms[group.key]) for group in groups],
+        [f"{group.images or 0:,} images" for group in groups],
+        [group.key[:6] for group in groups],
+        within=[group.data for group in groups],
+    )
     questions = []
-    for key, group in groups.items():
+    for group, name in zip(groups, names, strict=True):
+        key = group.key
         attacks = _attacks(_grid(results[key], "settings"), _grid(singles[key], "run"), norms[key])
-        questions.append(Question(group, names[key], norms[key], attacks, _telling(attacks[0], summary.guessing)))
+        questions.append(Question(group, name, norms[key], attacks, _telling(attacks[0], summary.guessing)))
     return questions
 
 

@@ -11,13 +11,13 @@ import pandas as pd
 from PIL import Image
 
 from symmetry_robustness.reporting.comparability import data_title, readable, shown_data
-from symmetry_robustness.reporting.evaluation import Evaluation, measure_name
+from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.figures.examples import Rows, attack_rows, panel_rows, side_by_side
 from symmetry_robustness.reporting.figures.from_report import Chart, measure_charts
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.page.questions import Question
 from symmetry_robustness.reporting.statistics import share_interval
-from symmetry_robustness.reporting.tables import mean_text
+from symmetry_robustness.reporting.tables import mean_text, titled_means
 from symmetry_robustness.results.names import flatten, measure_title
 from symmetry_robustness.results.report import RobustnessReport
 
@@ -28,14 +28,7 @@ T = TypeVar("T")
 
 
 def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures: bool) -> dict[str, Any]:
-    """Content of the template `run`.
-
-    Args:
-        run: the run.
-        name: of its directory.
-        questions: of the page, with the numbers of single runs.
-        pictures: whether adversarial examples and plots of measures are shown; a page of many runs shows some.
-    """
+    """Content of the template `run`; a page of many runs has `pictures` (examples, plots of measures) of some."""
     summary, evaluations = run.summary, {one.comparison_group: one for one in run.evaluations.values()}
     found = [evaluation.status for evaluation in evaluations.values()]
     clean, parameters, seconds = (summary.get(key) for key in ("clean_accuracy", "parameters", "training_seconds"))
@@ -71,12 +64,8 @@ def _part(run: Run, question: Question, evaluation: Evaluation | None, *, pictur
     part: dict[str, Any] = {"question": question, "evaluation": evaluation, "charts": _charts(question, run.place)}
     if evaluation is None:
         return part | {"examples": (), "plots": (), "measures": ()}
-    measures = [
-        (measure_title(measure_name(measure, array), evaluation.measures), mean_text(mean), mean.images)
-        for measure, arrays in evaluation.means.items()
-        for array, mean in arrays.items()
-        if mean.images
-    ]
+    means = titled_means(evaluation.means, evaluation.measures)
+    measures = [(title, mean_text(mean), mean.images) for title, mean in means if mean.images]
     if not pictures:
         return part | {"examples": None, "plots": (), "measures": measures}
     report = evaluation.whole()
