@@ -3,9 +3,21 @@
 import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 from symmetry_robustness.errors import UserError
+
+
+def path(text: str) -> Path:
+    """A path of the command line, of which an empty one would be the current directory.
+
+    Raises:
+        ArgumentTypeError: it is empty, as that of a shell variable that is not set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; give one, . is the current directory")
+    return Path(text)
 
 
 class Parser(argparse.ArgumentParser):

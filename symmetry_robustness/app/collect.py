@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from rich.table import Table
 from rich.text import Text
 
-from symmetry_robustness.app.arguments import Parser
+from symmetry_robustness.app.arguments import Parser, path
 from symmetry_robustness.app.status_view import MARKS, Label, console, counts, in_trouble, why
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.files import replace_file
@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if all jobs are done, else 1.
     """
     parser = Parser(prog="symrob collect", description="results of a sweep in one table")
-    parser.add_argument("sweep", type=Path, metavar="SWEEP", help="directory of the sweep")
+    parser.add_argument("sweep", type=path, metavar="SWEEP", help="directory of the sweep")
     about = "CSV file, beside which the same goes as .md; SWEEP/results.csv by default"
-    parser.add_argument("--output", type=Path, metavar="FILE", help=about)
+    parser.add_argument("--output", type=path, metavar="FILE", help=about)
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     output = arguments.output
     if output and (output.suffix == ".md" or output.name == "" or (output.exists() and not output.is_file())):

@@ -1,5 +1,6 @@
 """`symrob data NAME`: downloads an official data set, or accepts an existing one."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from symmetry_robustness.app.arguments import Parser
+from symmetry_robustness.app.arguments import Parser, path
 from symmetry_robustness.data.archives import CIFAR10, CIFAR100
 from symmetry_robustness.data.corruptions import CIFAR10C_ARCHIVE, CIFAR100C_ARCHIVE
 from symmetry_robustness.data.download import ask_zenodo, fetch, unpack
@@ -35,6 +36,7 @@ def provide(archive: Archive, root: Path, console: Console) -> Path:
         else:
             console.print(f"{directory} is already there and valid")
             return directory
+    made = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         had_archive = (root / archive.filename).exists()
@@ -47,6 +49,10 @@ def provide(archive: Archive, root: Path, console: Console) -> Path:
             source.unlink()
     except OSError as error:
         raise UserError(f"--root {root} cannot be used ({error}); choose another directory") from error
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty, or never was
+                root.rmdir()
     console.print(f"{directory} is ready; use it with data.root={root}")
     return directory
 
@@ -62,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = Parser(prog="symrob data", description="Download, check and unpack an official data set.")
     parser.add_argument("name", choices=sorted(ARCHIVES))
-    parser.add_argument("--root", type=Path, default=Path("data"), help="directory to hold it (default: data)")
+    parser.add_argument("--root", type=path, default=Path("data"), help="directory to hold it (default: data)")
     parser.add_argument("--url", default="", help="a mirror of the archive; its checksum must be the official one")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     archive = ARCHIVES[arguments.name]

@@ -10,7 +10,7 @@ from typing import Final
 from rich.console import Console
 
 from symmetry_robustness.app import doctor_checks
-from symmetry_robustness.app.arguments import Parser
+from symmetry_robustness.app.arguments import Parser, path
 from symmetry_robustness.app.doctor_checks import WANDB_S, Finding
 from symmetry_robustness.runs.exit_status import run_guarded
 
@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = Parser(prog="symrob doctor", description="Show what this machine offers and what to fix.")
     root = os.environ.get("SYMROB_DATA", "data")
-    parser.add_argument("--root", type=Path, default=Path(root), help=f"directory of the data sets (default: {root})")
-    parser.add_argument("--output", type=Path, default=Path("outputs"), help="directory of runs (default: outputs)")
+    parser.add_argument("--root", type=path, default=Path(root), help=f"directory of the data sets (default: {root})")
+    parser.add_argument("--output", type=path, default=Path("outputs"), help="directory of runs (default: outputs)")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     online = in_background(doctor_checks.wandb)
     topics: dict[str, Callable[[], Iterator[Finding]]] = {

@@ -135,6 +135,9 @@ def data(root: Path) -> Iterator[Finding]:
     yield Finding("shapes", "ok", "drawn by code, always there")
     for title, archive in ARCHIVES.items():
         directory = root / archive.folder
+        if root.exists() and not root.is_dir():
+            yield Finding(title, "problem", f"{root} is no directory", "name another with --root, or in SYMROB_DATA")
+            continue
         if not directory.is_dir():
             yield Finding(title, "ok", f"not in {root}; {archive.download_command(root)} gets it")
             continue

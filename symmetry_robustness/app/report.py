@@ -11,7 +11,7 @@ from typing import Any, Final
 import pandas as pd
 from rich.console import Console
 
-from symmetry_robustness.app.arguments import Parser
+from symmetry_robustness.app.arguments import Parser, path
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.claims import Outcome, claims_table, judge_claims, load_claims
@@ -43,16 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = Parser(prog="symrob report", description="tables and figures from run directories")
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="directory of a run, a sweep or saved reports"
+        "runs", nargs="+", type=path, metavar="RUN", help="directory of a run, a sweep or saved reports"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where tables and figures go")
+    parser.add_argument("--output", type=path, required=True, metavar="DIR", help="where tables and figures go")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     require_writable(arguments.output)
     runs, problems = find_runs(arguments.runs)
     frame = frame_of(runs, problems)
     left_out = [Problem(**problem) for problem in frame.attrs["problems"]]
-    for problem in left_out:
-        print(f"left out: {problem}", file=sys.stderr)
     if not runs:
         kinds = Counter(problem.kind for problem in left_out)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -60,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"none of the {len(left_out)} runs or reports found can be used ({counts}); the first is {left_out[0]}; "
             "finish it, or evaluate it again"
         )
+    for problem in left_out:
+        print(f"left out: {problem}", file=sys.stderr)
     write_report(runs, frame, arguments.output)
     return 0
 

@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from symmetry_robustness.app.arguments import Parser
+from symmetry_robustness.app.arguments import Parser, path
 from symmetry_robustness.app.status_view import console, sweep_view
 from symmetry_robustness.runs.exit_status import run_guarded
 from symmetry_robustness.sweeps.eta import seconds_left
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, whatever became of the jobs.
     """
     parser = Parser(prog="symrob status", description="progress of sweeps, until they end or Ctrl-C")
-    parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP", help="directory of a sweep, or of a run")
+    parser.add_argument("sweeps", nargs="+", type=path, metavar="SWEEP", help="directory of a sweep, or of a run")
     parser.add_argument("--json", action="store_true", help="print all that is known, once, an object per sweep")
     parser.add_argument("--no-watch", action="store_true", help="print the progress once, as without a terminal")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)

@@ -13,6 +13,7 @@ from symmetry_robustness.attacks.norms import per_image
 from symmetry_robustness.attacks.threat import ThreatModel
 from symmetry_robustness.attacks.validation import check_count, check_norm
 from symmetry_robustness.rng import RandomSource
+from symmetry_robustness.settings import checked
 
 # Settings of the paper, sec. 3: fraction of steps that must raise the loss, weight of the new step against the last
 # move, length of the first step in radii.
@@ -22,6 +23,7 @@ _FIRST_STEP = 2.0
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class APGD(UpdateRule):
     """Projected gradient ascent that halves its step where the loss stalls. Source: arXiv 2003.01690, alg. 1.

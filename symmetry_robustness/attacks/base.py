@@ -156,7 +156,8 @@ def as_attack(attack: AttackCall) -> Attack:
     if isinstance(attack, Attack):
         return attack
     try:
-        inspect.signature(attack).bind(None, None, None, None, generator=None)
+        call = attack.forward if isinstance(attack, nn.Module) else attack  # a module itself takes anything
+        inspect.signature(call).bind(None, None, None, None, generator=None)
     except TypeError as error:
         raise UserError(
             f"attack {attack!r} must take (network, images, labels, threat, generator=None): {error}"

@@ -13,6 +13,7 @@ from symmetry_robustness.attacks.validation import check_count, check_gradients_
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import RandomSource
+from symmetry_robustness.settings import checked
 
 # Settings of the paper, sec. 4, as the reference implementation has them: largest weight of the image's own projection,
 # factor beyond the boundary, and fraction of a successful change that is kept for the next step.
@@ -26,6 +27,7 @@ _TINY = 1e-12
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class FAB(UpdateRule):
     """Fast adaptive boundary attack, which minimises the norm; linf and l2. Source: arXiv 1907.02044, alg. 1.

@@ -14,6 +14,7 @@ from symmetry_robustness.attacks.threat import ThreatModel, parse_epsilon
 from symmetry_robustness.attacks.validation import check_count
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource
+from symmetry_robustness.settings import checked
 
 LossName = Literal["cross_entropy", "rounded_cross_entropy", "margin", "difference", "dlr"]
 
@@ -58,6 +59,7 @@ class GradientAttack(UpdateRule):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class PGD(GradientAttack):
     """Projected gradient ascent. Source: arXiv 1706.06083; momentum: arXiv 1710.06081, alg. 1.
@@ -118,6 +120,7 @@ class PGD(GradientAttack):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class FGSM(GradientAttack):
     """One step to the edge of the ball. Source: arXiv 1412.6572, sec. 4.

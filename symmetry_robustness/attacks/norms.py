@@ -175,6 +175,6 @@ def find_norm(name: str) -> Norm:
     Raises:
         UserError: where no such norm exists.
     """
-    if name not in NORMS:
+    if not isinstance(name, str) or name not in NORMS:
         raise UserError(f"norm must be one of {', '.join(NORMS)}, got {name!r}; choose one of them")
     return NORMS[name]

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import Attack, UpdateRule
 from symmetry_robustness.attacks.derived import DerivedRule
 from symmetry_robustness.orbits import GridSymmetry, check_square, grid_symmetries
+from symmetry_robustness.settings import checked
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class OrbitAveraged(DerivedRule):
     """An attack along the mean over symmetries h of h⁻¹ ∇L(h x), the gradient of the loss averaged over the orbit.

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.base import CheckedAttack
 from symmetry_robustness.attacks.losses import cross_entropy
 from symmetry_robustness.attacks.norms import per_image
-from symmetry_robustness.attacks.threat import Threat, UsualSizes, parse_epsilon
+from symmetry_robustness.attacks.threat import Threat, UsualSizes, check_bounds, parse_epsilon
 from symmetry_robustness.attacks.validation import check_count, check_logits, predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource, sample
+from symmetry_robustness.settings import checked
 
 SPATIAL: Final = "spatial"
 
@@ -51,7 +52,7 @@ class SpatialThreat(Threat):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epsilon", parse_epsilon(self.epsilon))
-        if tuple(self.bounds) != (0.0, 1.0):  # black comes in from outside
+        if check_bounds(self.bounds) != (0.0, 1.0):  # black comes in from outside
             raise UserError(f"norm spatial needs bounds [0, 1], got {list(self.bounds)}; leave them out")
 
     def point_shape(self, images: Tensor) -> tuple[int, ...]:
@@ -158,6 +159,7 @@ class SpatialSearch(CheckedAttack):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class SpatialGrid(SpatialSearch):
     """All combinations of some angles and shifts at equal distances up to the limits of the threat.
@@ -198,6 +200,7 @@ class SpatialGrid(SpatialSearch):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class SpatialRandom(SpatialSearch):
     """The worst of some random rotations and shifts, uniform within the limits. Source: arXiv 1712.02779.

@@ -13,6 +13,7 @@ from symmetry_robustness.attacks.threat import ThreatModel
 from symmetry_robustness.attacks.validation import check_count, check_norm
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource, draw_key, hashed_uniform, sample
+from symmetry_robustness.settings import checked
 
 # Queries after which the area of the squares is halved (reference implementation, for any number of queries).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -20,6 +21,7 @@ _TINY = 1e-12
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Square(UpdateRule):
     """Random search over squares that keeps what raises the margin loss. Source: arXiv 1912.00049, alg. 1 to 3.

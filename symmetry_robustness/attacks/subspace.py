@@ -16,6 +16,7 @@ from symmetry_robustness.attacks.threat import ThreatModel
 from symmetry_robustness.attacks.validation import check_count
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource
+from symmetry_robustness.settings import checked
 
 _ORTHONORMAL: Final = 1e-4  # largest error of products of float32 directions
 
@@ -37,6 +38,7 @@ class Subspace(ABC):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class LowFrequencies(Subspace):
     """Each channel from the lowest frequencies of its cosine transform (DCT-II), `side` of them in each direction.
@@ -89,6 +91,7 @@ def cosines(size: int) -> Tensor:
 
 
 @final
+@checked
 @dataclass(frozen=True, eq=False)
 class Span(Subspace):
     """The span of orthonormal directions.
@@ -152,6 +155,7 @@ def principal_components(images: Tensor, count: int) -> Span:
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class InSubspace(DerivedRule):
     """An attack whose gradients and perturbations are projected on a subspace.

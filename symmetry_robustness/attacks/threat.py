@@ -44,9 +44,13 @@ def check_bounds(bounds: Sequence[float]) -> tuple[float, float]:
     Raises:
         UserError: where they are not two increasing numbers.
     """
-    if len(bounds) != 2 or not bounds[0] < bounds[1]:
-        raise UserError(f"bounds must be two increasing numbers, got {list(bounds)}; images use [0.0, 1.0]")
-    return float(bounds[0]), float(bounds[1])
+    try:
+        low, high = map(float, bounds)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not low < high:
+        raise UserError(f"bounds must be two increasing numbers, got {bounds!r}; images use [0.0, 1.0]")
+    return low, high
 
 
 class UsualSizes(NamedTuple):

@@ -26,6 +26,7 @@ from symmetry_robustness.attacks.validation import (
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import RandomSource
+from symmetry_robustness.settings import checked
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
 # Classes without a `norm` argument work in linf unless listed here; see the "Distance Measure" of their documentation.
@@ -42,6 +43,7 @@ _NOT_ATTACKS = frozenset({"MultiAttack", "LGV"})
 
 
 @final
+@checked
 @dataclass(frozen=True, init=False, repr=False)
 class TorchAttack(CheckedAttack):
     """An attack class of torchattacks 3.5, chosen by its name; epsilon and norm come from the threat.

@@ -16,6 +16,7 @@ from symmetry_robustness.attacks.threat import ThreatModel
 from symmetry_robustness.attacks.validation import check_logits
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource, sample
+from symmetry_robustness.settings import checked
 
 View = Callable[[Tensor], Tensor]
 # Labels (B,) and the classes to be reached (B,), None where any other will do.
@@ -50,6 +51,7 @@ class MomentumAttack(CheckedAttack):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class TransferPGD(MomentumAttack):
     """PGD with momentum along a gradient that is less particular to the network it is taken of.

@@ -106,7 +106,7 @@ def check_network(network: nn.Module) -> None:
     if getattr(network.forward, "__func__", None) is nn.Module.forward:
         raise UserError(f"network must compute logits, but {type(network).__name__} has no forward; give it one")
     if any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
-        raise UserError("network has lazy layers without weights; call it on images once, and load its weights")
+        raise UserError("network has lazy layers without weights; call it on images once, as its constructor may")
 
 
 def check_logits(logits: Tensor) -> None:

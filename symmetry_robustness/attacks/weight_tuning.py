@@ -18,11 +18,13 @@ from symmetry_robustness.attacks.validation import check_count, check_gradients_
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.precision import float32
 from symmetry_robustness.rng import RandomSource
+from symmetry_robustness.settings import checked
 
 _WEIGHT_MOMENTUM: Final = 0.5  # that of the released code
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class AdversarialWeightTuning(MomentumAttack):
     """PGD with momentum on a copy of the network whose weights are tuned against it before each step.

@@ -13,6 +13,7 @@ from symmetry_robustness.data.integrity import Copy, check_files, find_directory
 from symmetry_robustness.data.loaders import Batch, Split
 from symmetry_robustness.data.module import ImageDataModule
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 
 
 def read_cifar(cifar: CIFAR, root: Path, copy: Copy, *, train: bool) -> Batch:
@@ -53,6 +54,7 @@ def read_cifar(cifar: CIFAR, root: Path, copy: Copy, *, train: bool) -> Batch:
     return images, labels
 
 
+@checked
 @dataclass(kw_only=True, eq=False, repr=False)
 class CIFARDataModule(ImageDataModule):
     """A CIFAR data set read from disk; it never downloads anything itself. More settings: `ImageDataModule`.

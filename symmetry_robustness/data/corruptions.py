@@ -15,6 +15,7 @@ from symmetry_robustness.data.cifar import CIFARDataModule, read_cifar
 from symmetry_robustness.data.integrity import Archive, check_files, find_directory
 from symmetry_robustness.data.loaders import Split
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 
 _GROUPS = {"benchmark": BENCHMARK, "extra": EXTRA, "all": BENCHMARK + EXTRA}
 
@@ -61,6 +62,7 @@ def read_corruption(path: Path, clean: Tensor, severities: Sequence[int]) -> lis
     return [Split(f"{path.stem}_{severity}", parts[severity - 1], clean, rows) for severity in severities]
 
 
+@checked
 @dataclass(kw_only=True, eq=False, repr=False)
 class CorruptedCIFARDataModule(CIFARDataModule):
     """Trains on the clean images, tests on corruption × severity, a test loader for each. More: `CIFARDataModule`.

@@ -53,8 +53,8 @@ def check_split(split: Split, what: str, num_classes: int, image_size: int) -> S
         image_size: Height and width.
 
     Raises:
-        UserError: Images are not uint8 (M, 3, image_size, image_size), labels not whole numbers (M,) of the classes, or
-            indices no rows of them.
+        UserError: Images are not uint8 (M, 3, image_size, image_size), labels not whole numbers (M,) of the classes,
+            indices no rows of them, or there are none.
     """
     images, labels, indices = (
         _as_tensor(getattr(split, name), f"{what}: {name}") for name in ("images", "labels", "indices")
@@ -84,6 +84,8 @@ def check_split(split: Split, what: str, num_classes: int, image_size: int) -> S
             f"{what}: labels are {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}; set "
             "data.num_classes, or number the classes from 0"
         )
+    if not len(images):
+        raise UserError(f"{what}: there are no images; return at least one")
     rows = indices.to(torch.int64)
     if rows.dim() != 1 or (len(rows) and not 0 <= rows.min() <= rows.max() < len(images)):
         raise UserError(f"{what}: indices must be rows (N,) of its {len(images)} images; torch.arange takes all")
@@ -99,6 +101,9 @@ def _as_tensor(values: object, what: str) -> Tensor:
             raise UserError(f"{what} are an array of {values.dtype}; return numbers") from error
     if not isinstance(values, Tensor):
         raise UserError(f"{what} are a {type(values).__name__}; return a torch.Tensor")
+    if values.layout is not torch.strided or values.is_nested or values.device.type != "cpu":
+        kind = "nested" if values.is_nested else f"{values.layout}, on {values.device}"
+        raise UserError(f"{what} must be a dense tensor on the CPU, got one that is {kind}; return torch.strided there")
     return values
 
 

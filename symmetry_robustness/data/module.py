@@ -15,6 +15,7 @@ from symmetry_robustness.data.loaders import Batch, EvaluationLoader, Split, Tra
 from symmetry_robustness.data.test_transforms import TestTransform, View
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import keyed_generator
+from symmetry_robustness.settings import checked
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -46,6 +47,7 @@ def split_train(size: int, validation_size: int, train_size: int | None, seed: i
     return rest[:train_size].sort().values, order[:validation_size].sort().values
 
 
+@checked
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageDataModule(LightningDataModule, ABC):
     """Images that stay uint8 in memory until they reach their device.

@@ -13,6 +13,7 @@ from symmetry_robustness.data.loaders import Batch, Split
 from symmetry_robustness.data.module import ImageDataModule
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import keyed_generator
+from symmetry_robustness.settings import checked
 
 SIZE = 32
 _SAMPLES = 3  # per pixel and axis; the mean of the nine smooths the edges
@@ -173,6 +174,7 @@ def make_shapes(size: int, seed: int, part: int, style: ShapeStyle | None = None
     return draw_shapes(labels, style or ShapeStyle(), generator), labels
 
 
+@checked
 @dataclass(kw_only=True, eq=False, repr=False)
 class ShapesDataModule(ImageDataModule):
     """Ten shapes at random pose, colour and texture, drawn when first needed. More settings: `ImageDataModule`.

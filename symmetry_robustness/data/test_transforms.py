@@ -17,6 +17,7 @@ from torch import Tensor
 
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.resampling import centred, cubic_weights, outer, source_positions
+from symmetry_robustness.settings import checked
 
 _SCALES = (1 / 8, 8)  # beyond them an image of 32 pixels has a few pixels left
 
@@ -38,6 +39,7 @@ class TestTransform(ABC):
         """The views, in the order of the test sets they become."""
 
 
+@checked
 @dataclass(frozen=True)
 class RotatedViews(TestTransform):
     """Every test image turned about its centre, once for each angle.
@@ -69,6 +71,7 @@ class RotatedViews(TestTransform):
         return f"rotated by {', '.join(f'{angle:g}' for angle in self.angles)} degrees"
 
 
+@checked
 @dataclass(frozen=True)
 class ScaledViews(TestTransform):
     """Every test image scaled about its centre, once for each factor.

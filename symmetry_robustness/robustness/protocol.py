@@ -15,6 +15,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.names import WORST_CASE
 from symmetry_robustness.robustness.measures.base import Measure, describe_measure
 from symmetry_robustness.robustness.measures.clever import Clever
+from symmetry_robustness.settings import checked
 
 _CHOICES: Final = {
     "judge": ("any", "returned"),
@@ -37,6 +38,7 @@ _TAKEN: Final = (
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class EvaluationProtocol:
     """Settings of an evaluation; two reports can be compared where these agree.
@@ -131,6 +133,7 @@ class EvaluationProtocol:
             raise UserError(
                 f"expected_clean_accuracy must lie in [0, 1], got {self.expected_clean_accuracy}; give 95 % as 0.95"
             )
+        check_count("seed", self.seed, least=0)
         check_count("batch_size", self.batch_size)
         check_count("keep_examples", self.keep_examples, least=0)
 

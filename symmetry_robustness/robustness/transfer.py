@@ -15,6 +15,7 @@ from symmetry_robustness.attacks.validation import device_of, predict
 from symmetry_robustness.engine.continuous_batching import misclassified
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.rng import RandomSource
+from symmetry_robustness.settings import checked
 
 # Largest difference of two networks' logits, relative to the largest, that another memory format explains.
 _ROUNDING: Final = 1e-4
@@ -123,6 +124,7 @@ class TransferFrom(Attack):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Transfer(Attack):
     """Adversarial images crafted on each source and judged on the target, which gives away nothing but predictions.

@@ -48,7 +48,7 @@ def run_guarded(command: Callable[[], int]) -> int:
         The command's exit status; 2 for a user's mistake or a closed standard output, 130 after Ctrl-C, 141 if the
         reader of standard output left before the command had ended.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra would otherwise print and exit by itself
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would otherwise print and exit by itself
     if open_standard_streams():
         print("error: standard output is closed; send it to a file, or to /dev/null", file=sys.stderr)
         return MISTAKE
@@ -129,6 +129,8 @@ def _composition_message(error: BaseException) -> str | None:
         return f"processes cannot meet ({one_line(error)[:200]}); unset MASTER_ADDR and MASTER_PORT, or set a free port"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's; not worth seconds of importing it
         return one_line(error)
+    if source := _unreadable_settings(error):
+        return f"{source} cannot be read ({one_line(error)}); correct the file"
     if isinstance(error, InstantiationException):
         where = str(error).rpartition("full_key: ")[2]
         refused = isinstance(inner, ValueError) or type(inner).__name__ == "MisconfigurationException"
@@ -148,6 +150,13 @@ def _composition_message(error: BaseException) -> str | None:
     if "@" in addition:  # a choice for a place of its own, which Hydra adds only where told so
         return f"{group} To add it, write {addition}"
     return f"{group} This command has no such group; leave it out" if absent else message + detail
+
+
+def _unreadable_settings(error: BaseException) -> str | None:
+    """The file of settings that Hydra was reading, which is no YAML."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    reading = [frame for frame in frames if frame.f_code.co_filename.endswith("file_config_source.py")]
+    return str(reading[-1].f_locals["full_path"]) if reading else None
 
 
 def _without_key(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from symmetry_robustness.attacks.validation import check_network
 from symmetry_robustness.errors import UserError, one_line
 from symmetry_robustness.models import build_network, export
 from symmetry_robustness.runs.autotune import Tuned, agreed, computing_in, plain_tuned, read_tuned, tune_training
@@ -130,6 +131,7 @@ def build_classifier(config: DictConfig, datamodule: Any) -> Classifier:
     if classes != datamodule.num_classes:
         raise UserError(f"model.num_classes={classes}, but the data set has {datamodule.num_classes}; leave it out")
     network = build_network(config)
+    check_network(network)
     with torch.random.fork_rng(devices=[]):
         for training in (True, False):
             check_outputs(export(network).train(training), torch.zeros(2, *datamodule.image_shape), classes)

@@ -52,6 +52,20 @@ def test_a_part_with_an_unfit_subject_fails_with_the_reason(
     assert "| 2 |" in printed  # the next part was measured
 
 
+def test_the_ensemble_fails_where_adversarial_training_collapsed(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network that answers one class withstands every attack on that class; no attack is run on it."""
+    ensemble, layer = benchmarks("ensemble"), nn.Linear(12, 10)
+    nn.init.zeros_(layer.weight)
+    images, labels, network = torch.rand(100, 3, 2, 2), torch.arange(100) % 10, nn.Sequential(nn.Flatten(), layer)
+    compared = lambda device, **_: [ensemble.compare("adversarially trained", network, images, labels, device)]  # noqa: E731
+    monkeypatch.setattr(ensemble, "run", compared)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "ensemble", "--device", "cpu"])
+    assert benchmarks("__main__").main() == 1
+    assert "clean accuracy, adversarially trained, is 10.0%, outside 25% to 100%" in capsys.readouterr().out
+
+
 def test_the_arithmetic_of_a_training_step_is_that_of_its_convolutions(
     benchmarks: Callable[[str], ModuleType],
 ) -> None:

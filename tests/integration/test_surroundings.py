@@ -43,7 +43,9 @@ def test_a_place_that_is_no_number_is_refused(
     assert capfd.readouterr().err == f"error: {name}=x in the environment is no number; unset it\n"
 
 
-@pytest.mark.parametrize(("rank", "ranks"), [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+@pytest.mark.parametrize(
+    ("rank", "ranks"), [("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")]
+)
 @pytest.mark.parametrize("total", ["2", "0", None])
 def test_a_rank_beyond_all_ranks_is_refused(
     rank: str, ranks: str, total: str | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

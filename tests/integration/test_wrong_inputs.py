@@ -56,6 +56,12 @@ AT_COMPOSITION = {
     "report of nothing": (["report", "nowhere", "--output", "out"], "nowhere"),
     "report of an empty folder": (["report", ".", "--output", "out"], "no run"),
     "unknown command": (["trian"], "trian"),
+    "report into a folder without a name": (["report", ".", "--output", ""], "is empty"),
+    "status of a folder without a name": (["status", ""], "is empty"),
+    "layer in place of an attack": (
+        ["evaluate", "checkpoint=x", "+robustness.attacks.a={_target_:torch.nn.Linear,in_features:3,out_features:3}"],
+        "must take (network, images, labels, threat",
+    ),
     "negative epsilon": (["train", "robustness.epsilons=[-0.1]"], "-0.1"),
     "epsilon no number": (["train", "robustness.epsilons=[wide]"], "wide"),
     "one epsilon, no list": (["train", "robustness.epsilons=8/255"], "robustness.epsilons=[8/255]"),
@@ -187,6 +193,7 @@ IN_THE_JOB = {
 OWN_NETWORKS = {
     "tuple in training": ("return (y, x) if self.training else y", "got a tuple of 2 in training mode"),
     "other number of classes": ("return y[:, :7]", "has 7 classes, the data set 10"),
+    "lazy layer": ("return y\nOwn = lambda: torch.nn.LazyLinear(10)", "lazy layers without weights"),
     "mistake": ("return y[3, 99]", "own_network.py, line 11, in forward: IndexError"),
     "end of Python": ("raise SystemExit(0)", "own_network.py, line 11, in forward: ends the program with status 0"),
     "no gradient": ("return y.detach()", "a loss without gradient"),
@@ -236,11 +243,24 @@ def test_refused_at_composition(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["symrob"])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     assert cli.main(words) == 2
     assert named in one_line(capfd.readouterr().err)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
     assert not list(tmp_path.glob("outputs/*/*"))
+
+
+@pytest.mark.parametrize("content", [b"a: [1\nb: }", b"_target_:\tx\n\ty: 1", b"a: 1\na: 2", b"\xff\xfe\x00", b"!x 3"])
+def test_a_file_of_settings_that_cannot_be_read_is_named(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine" / "model" / "own.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["symrob"])
+    assert cli.main(["train", "--config-dir", "mine", "model=own"]) == 2
+    assert f"error: {path.resolve()} cannot be read (" in one_line(capfd.readouterr().err)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -10,6 +10,7 @@ from torch import Tensor
 from symmetry_robustness.data.augmentation.base import Augmentation
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.resampling import warp
+from symmetry_robustness.settings import checked
 
 # Operations by their numbers: the first move pixels, the others map grey levels.
 _ROTATE, _SHEAR_X, _SHEAR_Y, _TRANSLATE_X, _TRANSLATE_Y = range(5)
@@ -19,6 +20,7 @@ _OPERATIONS: Final = 9
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class AugMix(Augmentation):
     """Mix each image with a mixture of chains of random operations.

@@ -9,9 +9,11 @@ from torch.nn import functional
 
 from symmetry_robustness.data.augmentation.base import Augmentation
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class RandomCropFlip(Augmentation):
     """Pad with black, cut out a window of the old size at random, mirror every second image.

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from symmetry_robustness.data.augmentation.base import Augmentation
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Cutout(Augmentation):
     """Paint a square of each image in one grey.

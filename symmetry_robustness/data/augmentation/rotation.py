@@ -10,9 +10,11 @@ from torch import Tensor
 from symmetry_robustness.data.augmentation.base import Augmentation
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.resampling import turn_quarters, warp
+from symmetry_robustness.settings import checked
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class RandomRotation(Augmentation):
     """Turn each image about its centre: by quarters, which move pixels and change none, then by an angle.

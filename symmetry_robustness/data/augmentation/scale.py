@@ -10,9 +10,11 @@ from torch import Tensor
 from symmetry_robustness.data.augmentation.base import Augmentation
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.resampling import warp
+from symmetry_robustness.settings import checked
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class RandomScale(Augmentation):
     """Magnify each image about its centre by a factor of its own, drawn log-uniformly.

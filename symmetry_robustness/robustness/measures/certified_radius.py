@@ -1,5 +1,6 @@
 """Radius of the largest ball around an image in which linear relaxation proves that the prediction stays."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, final
@@ -22,6 +23,7 @@ from symmetry_robustness.bounds.relaxation import (
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
+from symmetry_robustness.settings import checked
 
 # From the cheapest to the best.
 _METHODS: Final[Sequence[Method]] = ("interval", "crown_ibp", "crown")
@@ -49,6 +51,7 @@ _AGREEMENT: Final = 1e-3
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class CertifiedRadius:
     """Measures `radius` (N,), in which no perturbation changes the prediction, proven by linear relaxation.
@@ -105,7 +108,7 @@ class CertifiedRadius:
                 raise UserError(
                     f"certified {name} must be one of {', '.join(values)}, got {value!r}; choose one of them"
                 )
-        if not (np.isfinite(self.largest) and self.largest > _SMALLEST):
+        if not (math.isfinite(self.largest) and self.largest > _SMALLEST):
             raise UserError(f"certified largest must be above {_SMALLEST:g}, got {self.largest}; 5 is usual in l2")
         if not 1e-6 <= self.tolerance < 1:
             raise UserError(f"certified tolerance must lie in [1e-6, 1), got {self.tolerance}; 1e-3 is the default")

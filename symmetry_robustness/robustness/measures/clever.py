@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, NamedTuple, final
@@ -26,6 +27,7 @@ from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.measures.base import MeasureInputs
 from symmetry_robustness.robustness.measures.weibull import fit_reverse_weibull
+from symmetry_robustness.settings import checked
 
 # The gradient norm that bounds a change of the logits under a perturbation of each norm: 1/p + 1/q = 1.
 _DUAL: Final = {"l1": float("inf"), "l2": 2.0, "linf": 1.0}
@@ -63,6 +65,7 @@ class CleverScores(NamedTuple):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Clever:
     """Settings of the CLEVER score, on logits.
@@ -115,7 +118,7 @@ class Clever:
             raise UserError(f"clever norm must be one of {', '.join(_DUAL)}, got {self.norm!r}; choose one of them")
         if self.estimate not in ("weibull", "maximum"):
             raise UserError(f"clever estimate must be weibull or maximum, got {self.estimate!r}; choose one of them")
-        if not (np.isfinite(self.radius) and self.radius > 0):
+        if not (math.isfinite(self.radius) and self.radius > 0):
             raise UserError(f"clever radius must be positive, got {self.radius}; the original uses 5 in l2")
         for name in ("num_batches", "samples_per_batch", "batch_size"):
             if getattr(self, name) < 1:

@@ -22,6 +22,7 @@ from symmetry_robustness.precision import float32
 from symmetry_robustness.results.plots import Distribution, Plot
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
+from symmetry_robustness.settings import checked
 
 # Images (B, C, H, W) in [0, 1] to scores (B,), larger for what looks attacked; gradients flow where they can.
 Score = Callable[[Tensor], Tensor]
@@ -64,6 +65,7 @@ class _Calibrated(NamedTuple):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Detection:
     """Measures how well attacked images are told from clean ones, and whether an attack that knows the detector evades.

@@ -25,11 +25,13 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Plot, equivariance_plots
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
 from symmetry_robustness.robustness.measures.discs import Element, check_square, cut_disc, inner_part, move
+from symmetry_robustness.settings import checked
 
 _TURNS: Final = (1, 2, 3)
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class EquivarianceError:
     """Measures what the elements of the group change; columns are the elements.

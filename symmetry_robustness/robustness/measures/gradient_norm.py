@@ -10,9 +10,11 @@ from symmetry_robustness.attacks.losses import cross_entropy
 from symmetry_robustness.attacks.norms import NormName, find_norm
 from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
+from symmetry_robustness.settings import checked
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class GradientNorm:
     """Measures `value` (N,), the norm of the gradient of the cross-entropy with respect to each image.

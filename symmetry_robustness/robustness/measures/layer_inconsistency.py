@@ -12,6 +12,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.features import default_layers, read_features
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.measures.detection import Detector, Score
+from symmetry_robustness.settings import checked
 
 _GUARD: Final = 1e-8  # added before logarithms, as in the released code
 _WIDTH: Final = 128
@@ -21,6 +22,7 @@ _FITTED_ON: Final = 2 / 3  # of the images; the rest makes the map to normal qua
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class LayerInconsistency(Detector):
     """Scores of "A Few Large Shifts", from clean images and the frozen network alone. Source: arXiv 2505.12586.

@@ -16,12 +16,14 @@ from symmetry_robustness.engine.fusion import fuse
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Distribution
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
+from symmetry_robustness.settings import checked
 
 # Halvings of the way back to the image: the end is known to a 256th of the length.
 _HALVINGS: Final = 8
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class MinimalDistance:
     """Measures `distance` (N,), the length of the smallest perturbation found, and where it is `saturated` (N,).

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks.validation import forward
 from symmetry_robustness.orbits import check_square, grid_symmetries
 from symmetry_robustness.robustness.measures.detection import Detector, Score
+from symmetry_robustness.settings import checked
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class OrbitInconsistency(Detector):
     """Mean over symmetries g of KL(p(x) ‖ p(g x)), p being the network's probabilities; needs no fitting.

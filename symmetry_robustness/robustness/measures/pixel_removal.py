@@ -15,9 +15,11 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Distribution, Panel
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
+from symmetry_robustness.settings import checked
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class RemovalTolerance:
     """Measures `value` (N,), the largest share of input values that can be zero before the prediction changes.

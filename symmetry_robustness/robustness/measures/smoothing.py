@@ -1,5 +1,6 @@
 """Randomised smoothing: a radius in l2 within which the vote of a network over noisy images does not change."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
@@ -14,6 +15,7 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.plots import Curve, Distribution, Plot
 from symmetry_robustness.rng import keyed_generator
 from symmetry_robustness.robustness.measures.base import Arrays, MeasureInputs
+from symmetry_robustness.settings import checked
 
 # Noisy images drawn in one go, whatever the batch size, so that it does not decide which noise is drawn.
 _BLOCK: Final = 50
@@ -23,6 +25,7 @@ _ABSTAINED: Final = -1
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class RandomizedSmoothing:
     """Measures `radius` (N,) in l2, certified for the smoothed classifier, not for the network itself.
@@ -64,7 +67,7 @@ class RandomizedSmoothing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "radii", tuple(float(radius) for radius in self.radii))
-        if not (np.isfinite(self.sigma) and self.sigma > 0):
+        if not (math.isfinite(self.sigma) and self.sigma > 0):
             raise UserError(f"smoothing sigma must be positive, got {self.sigma}; 0.25 suits images in [0, 1]")
         for name in ("n0", "n"):
             if (count := getattr(self, name)) < 1:

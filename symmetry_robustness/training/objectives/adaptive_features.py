@@ -11,11 +11,13 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.attacked import PGDImages
 from symmetry_robustness.training.objectives.base import Mode, Passes, craft
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class AdaptiveFeatures(PGDImages):
     """Half the cross-entropy of clean and half that of PGD images of any strength, each with norms of its own.

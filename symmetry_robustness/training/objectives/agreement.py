@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.attacks.losses import Loss
 from symmetry_robustness.attacks.validation import check_count
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.ascent import Ascent, gaussian
 from symmetry_robustness.training.objectives.base import (
     AdversarialObjective,
@@ -17,6 +18,7 @@ from symmetry_robustness.training.objectives.base import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class Agreement(AdversarialObjective):
     """Settings of a divergence between predictions, and of the attack in it, which is made in evaluation mode.

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from symmetry_robustness.attacks import PGD, ThreatModel, UpdateRule
 from symmetry_robustness.attacks.norms import NormName
 from symmetry_robustness.attacks.validation import check_count
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import (
     AdversarialObjective,
     Mode,
@@ -20,6 +21,7 @@ from symmetry_robustness.training.objectives.base import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class AttackedImages(AdversarialObjective):
     """Cross-entropy of attacked images; how they are attacked is left to each class.
@@ -80,6 +82,7 @@ class AttackedImages(AdversarialObjective):
         return F.cross_entropy(logits, labels), logits
 
 
+@checked
 @dataclass(frozen=True)
 class PGDImages(AttackedImages):
     """Settings of PGD from a random start, for objectives that train on its images and add terms of their own.

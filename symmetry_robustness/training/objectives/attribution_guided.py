@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks.validation import check_count, predict
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.attacked import PGDImages
 from symmetry_robustness.training.objectives.base import (
     Mode,
@@ -23,6 +24,7 @@ from symmetry_robustness.training.objectives.base import (
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class AttributionGuided(PGDImages):
     """Cross-entropy of images, of the same with spurious segments hidden, and attacked, and a penalty on gradients.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import Passes, check_weight
 
 
@@ -21,6 +22,7 @@ class Copier(Protocol):
         """Copies (B, C, H, W) of images (B, C, H, W) in [0, 1]."""
 
 
+@checked
 @dataclass(frozen=True)
 class AugMixConsistency:
     """Cross-entropy plus the Jensen-Shannon divergence of the predictions for an image and two augmented copies.

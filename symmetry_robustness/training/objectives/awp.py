@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import (
     AdversarialObjective,
     Mode,
@@ -22,6 +23,7 @@ from symmetry_robustness.training.objectives.wrapper import Wrapper
 
 
 @final
+@checked
 @dataclass
 class AdversarialWeightPerturbation(Wrapper):
     """Another objective at weights that one step of steepest ascent has moved, by gamma times their length.

@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks import FGSM, ThreatModel
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import AdversarialObjective, Passes, craft
 
 
+@checked
 @dataclass(frozen=True)
 class CleanAndFGSM(AdversarialObjective):
     """Adversarial training on the mean of the clean and the FGSM loss.

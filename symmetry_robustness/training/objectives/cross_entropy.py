@@ -6,9 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import Passes
 
 
+@checked
 @dataclass(frozen=True)
 class CrossEntropy:
     """Cross-entropy of the clean images: no adversarial training.

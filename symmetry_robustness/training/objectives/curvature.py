@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks.norms import NORMS
 from symmetry_robustness.precision import float32
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import (
     Mode,
     Passes,
@@ -17,6 +18,7 @@ from symmetry_robustness.training.objectives.base import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class Curvature:
     """Cross-entropy plus how much each image's gradient changes, in l2 norm, over a step along its signs.

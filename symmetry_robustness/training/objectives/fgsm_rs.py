@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 from symmetry_robustness.attacks import PGD
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.attacked import AttackedImages
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class FGSMRandomStart(AttackedImages):
     """Cross-entropy of images attacked by one long step from a uniform draw in the ball, projected back.

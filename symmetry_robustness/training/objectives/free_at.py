@@ -11,11 +11,13 @@ from torch.nn import functional as F
 from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.attacks.base import Pass
 from symmetry_robustness.attacks.validation import check_count
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.ascent import Ascent
 from symmetry_robustness.training.objectives.base import Passes, check_positive, read_epsilon
 
 
 @final
+@checked
 @dataclass
 class FreeTraining:
     """Cross-entropy of attacked images, each batch several times; each backward pass updates weights and perturbation.

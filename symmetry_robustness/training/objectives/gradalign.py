@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.attacks.norms import NORMS
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import (
     Mode,
     Passes,
@@ -20,6 +21,7 @@ from symmetry_robustness.training.objectives.base import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class GradAlign:
     """Cross-entropy of FGSM images, plus how far gradients at the image and at a random point of its ball disagree.

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.features import default_layers, read_features
 from symmetry_robustness.precision import float32
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.attacked import PGDImages
 from symmetry_robustness.training.objectives.base import Mode, Passes, check_positive, check_weight
 
@@ -17,6 +18,7 @@ _RIDGE = 1e-5  # of the source; multiplied by the number of images
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class HSICBottleneck(PGDImages):
     """Cross-entropy plus, for every layer, its dependence on the clean image minus its dependence on the label.

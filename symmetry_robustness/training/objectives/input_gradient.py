@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from symmetry_robustness.attacks.norms import NORMS
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.precision import float32
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import (
     Mode,
     Passes,
@@ -20,6 +21,7 @@ from symmetry_robustness.training.objectives.base import (
 )
 
 
+@checked
 @dataclass(frozen=True)
 class InputGradient:
     """Cross-entropy plus a penalty on each image's gradient g: the l1 norm of g, or half the squared l2 norm.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.attacks.validation import check_count
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import (
     Mode,
     Passes,
@@ -20,6 +21,7 @@ from symmetry_robustness.training.objectives.jacobian import jacobian_penalty
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class JSIGR:
     """Cross-entropy, the penalty of `Jacobian`, and that of `InputGradient` on the pixels that are least salient.

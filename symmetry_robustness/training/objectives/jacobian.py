@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks.validation import check_count
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import Mode, Passes, check_weight
 
 
+@checked
 @dataclass(frozen=True)
 class Jacobian:
     """Cross-entropy plus half the squared Frobenius norm of the Jacobian of the logits, estimated by projections.

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.ascent import Ascent, uniform
 from symmetry_robustness.training.objectives.attacked import PGDImages
 from symmetry_robustness.training.objectives.base import Mode, Passes, add_passes, check_weight, craft
@@ -24,6 +25,7 @@ class Mixture(NamedTuple):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class JointSpace:
     """Cross-entropy of mixed and attacked images, which are labelled as they are mixed.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import (
     AdversarialObjective,
     Objective,
@@ -23,6 +24,7 @@ from symmetry_robustness.training.objectives.wrapper import Wrapper
 
 
 @final
+@checked
 @dataclass
 class LearnFromPast(Wrapper):
     """Weights theta move by gamma towards where a step of the optimiser takes the weights w of the batch before.

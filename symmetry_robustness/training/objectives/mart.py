@@ -6,11 +6,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.agreement import Agreement
 from symmetry_robustness.training.objectives.base import Passes, divergence
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class MART(Agreement):
     """Boosted cross-entropy of attacked images, plus beta times their divergence weighted by how wrong the clean are.

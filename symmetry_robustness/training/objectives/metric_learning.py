@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.features import pooled_feature, read_features
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.ascent import uniform
 from symmetry_robustness.training.objectives.attacked import PGDImages
 from symmetry_robustness.training.objectives.base import Mode, Passes, check_weight, read_epsilon
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class MetricLearning(PGDImages):
     """Cross-entropy of PGD images, plus triplets in the space of a feature whose anchors are these images.

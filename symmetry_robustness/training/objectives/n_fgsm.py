@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import final
 
 from symmetry_robustness.attacks import ThreatModel
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.ascent import Ascent, uniform
 from symmetry_robustness.training.objectives.attacked import AttackedImages
 from symmetry_robustness.training.objectives.base import check_weight
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class NFGSM(AttackedImages):
     """Cross-entropy of images with uniform noise and one step of FGSM, which may leave the ball but not [0, 1].

@@ -10,9 +10,11 @@ from torch.nn import functional as F
 from symmetry_robustness.attacks.validation import check_count, predict
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.resampling import turn_quarters, warp
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import Passes, check_weight, crafting, divergence
 
 
+@checked
 @dataclass(frozen=True)
 class OrbitConsistency:
     """Cross-entropy plus the distance between the predictions for an image and for a transformed copy.

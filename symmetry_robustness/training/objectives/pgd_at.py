@@ -5,10 +5,12 @@ from typing import final
 
 from symmetry_robustness.attacks import PGD, ThreatModel
 from symmetry_robustness.attacks.norms import NormName, find_norm
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.attacked import PGDImages
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class PGDTraining(PGDImages):
     """Cross-entropy of PGD images alone.

@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from symmetry_robustness.attacks.validation import predict
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.agreement import Agreement
 from symmetry_robustness.training.objectives.base import Passes, crafting, divergence
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class TRADES(Agreement):
     """Cross-entropy plus beta times the Kullback-Leibler divergence of clean and attacked predictions.

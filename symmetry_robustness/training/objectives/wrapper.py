@@ -7,10 +7,12 @@ from torch import nn
 
 from symmetry_robustness.attacks import ThreatModel
 from symmetry_robustness.errors import UserError
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives.base import Objective
 from symmetry_robustness.training.objectives.cross_entropy import CrossEntropy
 
 
+@checked
 @dataclass
 class Wrapper:
     """Passes on to the objective within what a training tells it, and its state.
