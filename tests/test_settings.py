@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from symmetry_robustness import build_network, load_config, wrap
 from symmetry_robustness.attacks import FGSM, PGD, LibraryAttack, SpatialThreat, ThreatModel, as_attack
 from symmetry_robustness.data.shapes import ShapesDataModule
 from symmetry_robustness.errors import UserError
@@ -38,6 +39,12 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "objective": (lambda: CrossEntropy("much"), "label_smoothing must be a number, got 'much'"),  # type: ignore[arg-type]
     "data": (lambda: ShapesDataModule(num_classes=10, batch_size="all"), "batch_size must be a whole number"),  # type: ignore[arg-type]
     "network in place of an attack": (lambda: as_attack(nn.Linear(3, 3)), "must take (network, images, labels, threat"),
+    "class of a measure": (lambda: EvaluationProtocol(measures={"clever": Clever}), "measure clever must be a measure"),  # type: ignore[dict-item]
+    "wrap": (lambda: wrap("net"), "network must be a torch.nn.Module, got str"),  # type: ignore[type-var]
+    "build": (lambda: build_network([1]), "config must be a configuration, got list; see load_config"),  # type: ignore[arg-type]
+    "override, no list": (lambda: load_config("train", "seed=1"), "overrides must be a list of strings, got 'seed=1'"),
+    "override that is none": (lambda: load_config("train", ["seed=="]), "seed==: Error parsing override"),
+    "unknown choice": (lambda: load_config("train", ["model=standart"]), "standart"),
 }  # fmt: skip
 
 

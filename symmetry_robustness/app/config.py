@@ -22,6 +22,7 @@ from pydantic_core import SchemaError
 
 from symmetry_robustness.app.schema import register_schemas
 from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.runs.exit_status import user_message
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _NAME = re.compile(r"(?!\.)[\w.=,+\- ()]{1,100}")
@@ -58,13 +59,21 @@ def load_config(app: str, overrides: Sequence[str] = ()) -> DictConfig:
     """
     if app not in ("train", "evaluate"):
         raise UserError(f"app must be 'train' or 'evaluate', got {app!r}")
+    if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
+        raise UserError(f"overrides must be a list of strings, got {overrides!r}; write ['model=standard']")
     register_schemas()
-    with initialize_config_dir(str(config_directory()), version_base="1.3"):
-        config = compose(app, overrides=open_network(overrides), return_hydra_config=True)
-    choices = config.hydra.runtime.choices
-    with open_dict(config):
-        del config["hydra"]
-    return finalize_config(config, choices)
+    try:
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
+            config = compose(app, overrides=open_network(overrides), return_hydra_config=True)
+        choices = config.hydra.runtime.choices
+        with open_dict(config):
+            del config["hydra"]
+        return finalize_config(config, choices)
+    except Exception as error:
+        message = user_message(error)
+        if message is None or isinstance(error, UserError):
+            raise
+        raise UserError(message) from error
 
 
 def open_network(overrides: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from symmetry_robustness.attacks.losses import LOSSES, Loss, classes_needed
 from symmetry_robustness.attacks.norms import NORMS, per_image
-from symmetry_robustness.attacks.threat import TOLERANCE, ThreatModel
+from symmetry_robustness.attacks.threat import TOLERANCE, Threat, ThreatModel
 from symmetry_robustness.attacks.validation import (
     check_classes,
     check_evaluation_mode,
@@ -112,14 +112,21 @@ class CheckedAttack(Attack):
             generator: of all that is drawn; one, or one per image; without it a fixed seed is used.
 
         Raises:
-            UserError: for unsuitable images, labels, logits that are not finite, a threat of another kind, or a call
-                inside inference mode.
+            UserError: for unsuitable images, labels, logits that are not finite, a threat of another kind, generators
+                that are none, or a call inside inference mode.
         """
+        if not isinstance(threat, Threat):
+            raise UserError(f"threat must be a threat, got {threat!r:.60}; write ThreatModel('linf', '8/255')")
         check_norm(type(self).__name__, threat.norm, accepted_norms(self))
         images = check_images(images, threat.bounds).detach()
         labels = check_labels(labels, images)
         check_evaluation_mode(network)
-        return self.craft(network, images, labels, threat, keyed_generator(0) if generator is None else generator)
+        source = keyed_generator(0) if generator is None else generator
+        each = source if isinstance(source, Sequence) and len(source) == len(images) else [source]
+        if not all(isinstance(one, torch.Generator) for one in each):
+            remedy = "write torch.Generator().manual_seed(0)"
+            raise UserError(f"generator must be a torch.Generator, or one per image, got {generator!r:.60}; {remedy}")
+        return self.craft(network, images, labels, threat, source)
 
 
 @final

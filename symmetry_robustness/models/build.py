@@ -33,6 +33,8 @@ def build_network(config: DictConfig | Mapping[str, Any]) -> nn.Module:
         >>> network(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
+    if not isinstance(config, DictConfig | Mapping):
+        raise UserError(f"config must be a configuration, got {type(config).__name__}; see load_config")
     node: Any = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
     try:
         image_size = None

@@ -35,13 +35,15 @@ def wrap(
         channels: of the images.
 
     Raises:
-        UserError: one of mean and std without the other, or neither one number nor one per channel.
+        UserError: no network; one of mean and std without the other, or neither one number nor one per channel.
 
     Examples:
         >>> network = wrap(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), mean=0.5, std=0.5)
         >>> network(torch.rand(2, 3, 2, 2)).shape, network.training
         (torch.Size([2, 10]), False)
     """
+    if not isinstance(network, nn.Module):
+        raise UserError(f"network must be a torch.nn.Module, got {type(network).__name__}; give an object of its class")
     network.eval().requires_grad_(False)
     if mean is None and std is None:
         return network

@@ -139,7 +139,8 @@ class EvaluationProtocol:
 
     def _check_measures(self) -> None:
         for name, measure in self.measures.items():
-            missing = [member for member in ("images", "compute") if not hasattr(measure, member)]
+            alone = isinstance(measure, type)
+            missing = [member for member in ("images", "compute") if alone or not hasattr(measure, member)]
             if len(missing) == 1:
                 raise UserError(f"measure {name}: {type(measure).__name__} has no {missing[0]}; {_MEMBERS[missing[0]]}")
             if missing:

@@ -236,6 +236,20 @@ def test_what_is_no_network_is_refused_in_one_line(
             call()
 
 
+@pytest.mark.parametrize("given", [None, 8 / 255, "linf", ThreatModel], ids=["nothing", "number", "text", "class"])
+def test_what_is_no_threat_is_refused_in_one_line(given: object, images: Tensor, labels: Tensor) -> None:
+    for attack in (PGD(), Square(steps=2), TorchAttack("FGSM")):
+        with pytest.raises(UserError, match="threat must be a threat, got"):
+            attack(body(), images, labels, given)
+
+
+@pytest.mark.parametrize("given", [3, "seed", [torch.Generator()], [1] * 12], ids=["number", "text", "one", "numbers"])
+def test_what_is_no_generator_is_refused_in_one_line(given: object, images: Tensor, labels: Tensor) -> None:
+    for attack in (PGD(random_start=True), Square(steps=2), TorchAttack("FGSM")):
+        with pytest.raises(UserError, match=r"generator must be a torch\.Generator, or one per image"):
+            attack(body(), images, labels, THREAT, given)
+
+
 @pytest.mark.parametrize("given", [None, {"attacks": {}}, EvaluationProtocol], ids=["nothing", "mapping", "class"])
 def test_what_is_no_protocol_is_refused_in_one_line(
     given: object, images: Tensor, labels: Tensor, tmp_path: Path
