@@ -7,6 +7,8 @@ are forked, too, but for the ranks of a job.
 
 A forked process differs from a new one in two ways: its modules are those of this checkout whatever PYTHONPATH says
 (PYTHONPATH is searched for further modules only), and its command line in /proc is the server's (`running` finds it).
+
+A script of a shell forks processes as well: `python fork_server.py [OPTIONS] -m MODULE …`, in `environment()`.
 """
 
 import atexit
@@ -14,6 +16,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -117,16 +120,22 @@ def running(*words: str) -> list[int]:
     return found
 
 
+def environment() -> dict[str, str]:
+    """Variables with which scripts of a shell find the server."""
+    return {_FOLDER: _server()}
+
+
 def _python(command: list[Any]) -> dict[str, Any] | None:
     """The module or code that a command runs in Python; None for any other command."""
     if not command or command[0] != sys.executable:
         return None
     arguments = [os.fsdecode(argument) for argument in command[1:]]
-    unbuffered = arguments[:1] == ["-u"]
-    kind, *rest = arguments[unbuffered:] or [""]
+    options = {*itertools.takewhile(lambda argument: argument in ("-u", "-P"), arguments)}
+    kind, *rest = arguments[len(options) :] or [""]
     if kind not in ("-m", "-c") or not rest:
         return None
-    return {"kind": kind, "what": rest[0], "arguments": rest[1:], "unbuffered": unbuffered}
+    called = {"kind": kind, "what": rest[0], "arguments": rest[1:]}
+    return called | {"unbuffered": "-u" in options, "safe_path": "-P" in options}
 
 
 def _server() -> str:
@@ -222,7 +231,8 @@ def _run(request: dict[str, Any], descriptors: list[int], folder: Path) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, request["blocked"])
     subprocess.Popen = Popen
     further = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[0:1] = [request["directory"], *further]  # the first one is the server's own directory
+    # The first one is the server's own directory.
+    sys.path[0:1] = further if request["safe_path"] else [request["directory"], *further]
     if "torch" in sys.modules and (threads := os.environ.get("OMP_NUM_THREADS")):
         sys.modules["torch"].set_num_threads(int(threads))
     sys.argv = [request["kind"], *request["arguments"]]
@@ -278,6 +288,8 @@ def _end(status: object) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1].startswith("-"):
+        sys.exit(Popen([sys.executable, *sys.argv[1:]]).wait())
     try:
         _end(_serve(Path(sys.argv[1])))
     except SystemExit as error:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from symmetry_robustness import load_network
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import EvaluationProtocol, RobustnessReport, evaluate_robustness
+from tests import fork_server
 
 pytestmark = pytest.mark.slow
 DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -29,7 +30,7 @@ SMALL = {
 COMMANDS = {
     "symrob": f"""#!/bin/sh
 case $1 in train) small="{SMALL["train"]}";; evaluate) small="{SMALL["evaluate"]}";; esac
-exec "{sys.executable}" -P -m symmetry_robustness.app.cli "$@" $small
+exec "{sys.executable}" "{fork_server.__file__}" -P -m symmetry_robustness.app.cli "$@" $small
 """,
     "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
 }
@@ -47,7 +48,7 @@ def bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-ec", script],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": path},
+        env=os.environ | fork_server.environment() | {"OMP_NUM_THREADS": "1", "PATH": path},
         capture_output=True,
         text=True,
         check=False,
