@@ -299,7 +299,9 @@ def _locate(path: str, name: str) -> Any:
         target, holder = locate(name), locate(module) if module else None
     except ErrorDuringImport as error:
         reason = one_line(error.value) if isinstance(error.value, BaseException) else str(error.value)
-        raise UserError(f"{path}._target_: {name!r} cannot be imported ({reason}); repair its module") from error
+        absent = error.value.name if isinstance(error.value, ModuleNotFoundError) else None
+        remedy = f"install {absent}" if absent else "repair its module"
+        raise UserError(f"{path}._target_: {name!r} cannot be imported ({reason}); {remedy}") from error
     if callable(target):
         return target
     where = "give a class by its full path, and for a module of your own its folder in PYTHONPATH"

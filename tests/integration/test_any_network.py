@@ -88,7 +88,7 @@ WRONG = {
     "name that is a path": ([*network(name="../mine"), *DATA], "name=../mine"),
     "class that is not there": (other("ResNet81"), "did you mean my_resnet.ResNet18?"),
     "module that is not there": ([*network(network___target_="resnets.ResNet18"), *DATA], "its folder in PYTHONPATH"),
-    "module that fails": ([*network(network___target_="broken.ResNet18"), *DATA], "not_installed_anywhere"),
+    "module that fails": ([*network(network___target_="broken.ResNet18"), *DATA], "install not_installed_anywhere"),
     "setting that is not there": (other("ResNet18", network__classes="10"), "did you mean 'num_classes'?"),
     "setting of another type": (other("ResNet18", network__width="wide"), "network.width = 'wide'"),
     "constructor that refuses": (other("Small", network__width="4"), "cannot be built: unexpected {'width': 4}"),
