@@ -129,10 +129,7 @@ def interval(
         seeds: how many.
         is_share: whether it is a share of images.
     """
-    mean, error, images, deviation, seeds = (
-        np.asarray(values, np.float64) for values in (mean, error, images, deviation, seeds)
-    )
-    is_share, several, known = np.asarray(is_share, np.bool_), seeds > 1, ~np.isnan(error)
+    is_share, several, known = np.asarray(is_share), np.asarray(seeds) > 1, ~np.isnan(np.asarray(error, np.float64))
     of_shares = share_interval(np.where(is_share & known, mean, np.nan), error, images)
     over_seeds, over_images = seeds_interval(mean, deviation, seeds, error), mean_interval(mean, error, images)
     # Seeds that agree by chance say nothing of other images: shares have no narrower interval than for one seed.
