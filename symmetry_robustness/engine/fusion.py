@@ -98,12 +98,31 @@ class _ImageConvFunction(torch.autograd.Function):
         return pixel_shuffle(torch.conv2d(gradient, blocked, stride=2, padding=padding), 2), None, None, None
 
 
+class HalvingMaxPool(nn.Module):
+    """A maximum over 2 × 2 pixels, which without gradients takes half of the time of torch's own kernel on a CPU.
+
+    Args:
+        pool: of kernel and stride 2, without padding.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H // 2, W // 2)."""
+        if features.requires_grad or features.is_cuda or features.shape[-2] % 2 or features.shape[-1] % 2:
+            return cast(Tensor, self.pool(features))
+        rows = torch.maximum(features[..., ::2, :], features[..., 1::2, :])
+        return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
 def fuse(network: nn.Module, images: Tensor) -> nn.Module:
     """The network with batch norms folded into the convolutions before them and pooled before it is rectified.
 
-    On a CPU convolutions of images get a faster backward pass as well, in which their weights take no gradient. Only
-    what stands side by side in a plain `nn.Sequential` is rewritten, so any network may be given. Nothing of it is
-    changed; layers that stay are shared.
+    On a CPU convolutions of images get a faster backward pass as well, in which their weights take no gradient, and
+    maxima over 2 × 2 pixels a faster forward pass. Only what stands side by side in a plain `nn.Sequential` is
+    rewritten, so any network may be given. Nothing of it is changed; layers that stay are shared.
 
     Args:
         network: images to logits (B, K), in evaluation mode.
@@ -181,6 +200,7 @@ def _rewrite(layers: list[nn.Module]) -> list[nn.Module]:
             result[-1:] = [layer, last]  # the same values, and a quarter of them to rectify
         else:
             result.append(layer)
+    result = [HalvingMaxPool(layer) if _is_halving(layer) else layer for layer in result]
     return [ImageConv(layer) if _is_image_conv(layer) else layer for layer in result]
 
 
@@ -204,6 +224,14 @@ def _is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
 def _is_fixed(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether a batch norm only scales and shifts."""
     return _is_plain(module, nn.BatchNorm2d) and not module.training and module.running_mean is not None
+
+
+def _is_halving(module: nn.Module) -> TypeGuard[nn.MaxPool2d]:
+    """Whether `HalvingMaxPool` stands for a maximum pool."""
+    if not _is_plain(module, nn.MaxPool2d) or module.ceil_mode or module.return_indices:
+        return False
+    settings = zip((module.kernel_size, module.stride, module.padding, module.dilation), (2, 2, 0, 1), strict=True)
+    return all(value in (usual, (usual, usual)) for value, usual in settings)
 
 
 def _is_image_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:

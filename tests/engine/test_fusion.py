@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.engine.fusion import Affine, ImageConv, fuse
+from symmetry_robustness.engine.fusion import Affine, HalvingMaxPool, ImageConv, fuse
 
 
 def trained_norm(channels: int) -> nn.BatchNorm2d:
@@ -85,7 +85,7 @@ def test_pooling_before_rectifying_has_the_same_values_and_gradients() -> None:
         torch.rand(6, 3, 8, 8),
     )
     fused = fuse(network, images)
-    assert [type(layer) for layer in fused] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU, nn.Flatten]
+    assert [type(layer) for layer in fused] == [nn.Conv2d, HalvingMaxPool, nn.ReLU, nn.Flatten]
     for form in (network, fused):
         variable = images.clone().requires_grad_()
         output = form(variable)
@@ -93,6 +93,22 @@ def test_pooling_before_rectifying_has_the_same_values_and_gradients() -> None:
         if form is network:
             expected = results
     assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 8)])
+def test_a_halving_pool_is_the_pool(size: tuple[int, int]) -> None:
+    features, pool = torch.randn(3, 4, *size), nn.MaxPool2d(2)
+    features[0, 0, 0, 0] = torch.nan
+    for given in (features, features.clone().requires_grad_(), features.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(HalvingMaxPool(pool)(given), pool(given), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(3), nn.MaxPool2d(2, 1), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, ceil_mode=True)]
+)
+def test_other_pools_stay(pool: nn.MaxPool2d) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), trained_norm(4), pool, nn.Flatten()).eval()
+    assert pool in list(fuse(network, torch.rand(4, 3, 8, 8)))
 
 
 def test_a_network_that_would_change_is_taken_as_it_is(images: Tensor) -> None:
