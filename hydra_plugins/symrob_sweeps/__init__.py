@@ -1,6 +1,5 @@
 """The launcher and the sweepers, where Hydra finds them; `symmetry_robustness.sweeps` does the work."""
 
-import contextlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -67,14 +66,15 @@ class SweepLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Plan and run."""
+        from symmetry_robustness.runs.directory import remove_unused
         from symmetry_robustness.sweeps.plan import planned_jobs, run_sweep
 
-        returns = super().launch(job_overrides, initial_job_idx)
-        if not returns and self.config is not None:  # Hydra has made a directory for jobs
-            folder = Path(self.config.hydra.sweep.dir)
-            (folder / "multirun.yaml").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        returns: Sequence[JobReturn] = ()
+        try:
+            returns = super().launch(job_overrides, initial_job_idx)
+        finally:
+            if not returns and self.config is not None:
+                remove_unused(Path(self.config.hydra.sweep.dir))
         run_sweep(planned_jobs(returns), self._executor, self._on_error)
         return returns
 

@@ -193,6 +193,10 @@ def _require_one_subject(config: DictConfig) -> None:
         UserError: it is of both or neither, or a setting is missing or belongs to the other.
     """
     given = [name for name in _OF_NETWORKS if config[name] not in ("", None, 0)]
+    if config.network and not isinstance(config.network, DictConfig):
+        raise UserError(
+            f"network={config.network} is no network; give its class, as in network._target_=my_resnet.ResNet18"
+        )
     if not config.network:
         if not config.checkpoint:
             raise UserError(

@@ -1,6 +1,7 @@
 """Runs a Hydra application: a user's mistake ends with one line, a failed job does not stop the next."""
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 
@@ -69,6 +70,13 @@ def run_hydra(
     if int(os.environ.get("NODE_RANK", "0")) and not {"MASTER_ADDR", "RANK", "SLURM_PROCID"} & os.environ.keys():
         node = os.environ["NODE_RANK"]
         raise UserError(f"NODE_RANK={node} in the environment is of a job whose MASTER_ADDR is not set; unset it")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (address := os.environ.get("MASTER_ADDR")):
+        try:
+            socket.getaddrinfo(address, None)
+        except (OSError, UnicodeError):  # the other ranks would look for it for half an hour
+            raise UserError(
+                f"MASTER_ADDR={address} in the environment is no host that is known here; set that of rank 0"
+            ) from None
     for name, total in _RANKS.items():
         rank, ranks = os.environ.get(name, "0"), os.environ.get(total, "1")
         if int(rank) >= max(int(ranks), 1):  # it would wait for the first one to write results

@@ -3,7 +3,6 @@
 Torch and Lightning are imported after Hydra has composed the configuration, so that a misspelled name is refused fast.
 """
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,15 @@ from omegaconf import DictConfig
 from symmetry_robustness.app.config import check_classes, resolve_config
 from symmetry_robustness.app.hydra_main import DETACH, is_sweep, run_hydra
 from symmetry_robustness.errors import UserError
-from symmetry_robustness.runs.directory import check_free, create_run, find_run, is_done, refresh_run, remove_untrained
+from symmetry_robustness.runs.directory import (
+    check_free,
+    create_run,
+    find_run,
+    is_done,
+    refresh_run,
+    remove_untrained,
+    remove_unused,
+)
 from symmetry_robustness.runs.exit_status import RESUMABLE, run_guarded, user_message
 from symmetry_robustness.runs.settings import check_monitor, check_objects, check_settings
 from symmetry_robustness.runs.signals import interrupt_ends_process
@@ -108,10 +115,7 @@ class Command:
         """Remove the directory that Hydra has made if this command wrote nothing to it."""
         if self.made is None:
             return
-        with contextlib.suppress(OSError):  # another process uses it, or it is gone
-            if not self.made.samefile(".") and {path.name for path in self.made.iterdir()} <= {"multirun.yaml"}:
-                (self.made / "multirun.yaml").unlink(missing_ok=True)
-                self.made.rmdir()
+        remove_unused(self.made)
 
     def finish(self) -> int:
         """Print the results of a sweep; returns 1 if a job of it is not done."""

@@ -1,5 +1,6 @@
 """A run directory: its files, and how a run is created, found and refreshed."""
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -76,6 +77,14 @@ def check_free(directory: Path) -> None:
             f"{directory} is the current directory, which a run cannot replace; "
             "name a new one (hydra.run.dir=…) and leave out hydra.job.chdir"
         )
+
+
+def remove_unused(directory: Path) -> None:
+    """Remove a directory that Hydra has made for jobs, if nothing else has written to it."""
+    with contextlib.suppress(OSError):  # another process uses it, or it is gone
+        if not directory.samefile(".") and {path.name for path in directory.iterdir()} <= {"multirun.yaml"}:
+            (directory / "multirun.yaml").unlink(missing_ok=True)
+            directory.rmdir()
 
 
 def remove_untrained(directory: Path) -> None:

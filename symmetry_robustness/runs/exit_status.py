@@ -30,7 +30,7 @@ RESUMABLE: Final = (REQUEUED, 130, 143)
 
 # Errors of Hydra that do not name the setting, by their beginning, and clearer messages.
 _HYDRA_MESSAGES: Final = {
-    "Config group override": "a group of settings cannot be null; choose its option none, as in robustness=none",
+    "Config group override": "a group of settings takes the name of a file of it, as in robustness=none",
     "Hydra launcher is": "hydra.launcher=null runs nothing; choose hydra/launcher=local, parallel or slurm",
     "Hydra sweeper is": "hydra.sweeper=null chooses no jobs; choose hydra/sweeper=grid or search",
     "Only one of --run": "-m, --cfg, --info and --shell-completion exclude one another; leave out -m to see settings",
@@ -142,7 +142,10 @@ def _composition_message(error: BaseException) -> str | None:
     if isinstance(error, AssertionError | HydraException) and (message := _override_message(error)):
         return message
     if not isinstance(error, HydraException | OmegaConfBaseException):
-        return next((text for start, text in _HYDRA_MESSAGES.items() if str(error).startswith(start)), None)
+        text = next((text for start, text in _HYDRA_MESSAGES.items() if str(error).startswith(start)), None)
+        places = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+        words = next((place["override"].input_line for place in reversed(places) if "override" in place), None)
+        return f"{words}: {text}" if text and words else text
     detail = f" ({_without_key(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
     message = _without_key(error).partition(" Config search path:")[0]
     message, _, addition = message.partition(" To append to your default list use ")

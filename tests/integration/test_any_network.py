@@ -82,6 +82,7 @@ WRONG = {
     "both": ([*network(), *DATA, "checkpoint=x.ckpt"], "checkpoint=x.ckpt both say"),
     "weights of a checkpoint": (["checkpoint=x.ckpt", "weights=model.pt"], "weights=model.pt belongs to a network"),
     "no class": ([*network(network___target_=""), *DATA], "network._target_ is not set"),
+    "number for a network": (["network=3", "weights=model.pt", "name=mine", *DATA], "network=3 is no network"),
     "no weights": ([*network(weights=""), *DATA], "weights is not set"),
     "no name": ([*network(name=""), *DATA], "name is not set"),
     "no data": (network(), "data is not set; give the data set it is for, as in cifar10"),

@@ -73,6 +73,16 @@ def test_places_that_no_job_has_are_refused(
     assert line.endswith("; unset it")
 
 
+def test_a_host_that_is_not_known_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node..1"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["train", "seed=1"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: MASTER_ADDR=node..1 in the environment is no host that is known here")
+
+
 def test_a_port_that_is_taken_is_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

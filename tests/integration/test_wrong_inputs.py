@@ -32,6 +32,7 @@ AT_COMPOSITION = {
     "unknown model setting": (["train", "+model.widht=3"], "model.widht"),
     "unknown attack setting": (["train", "+robustness.attacks.pgd.step=3"], "robustness.attacks.pgd.step"),
     "group set to null": (["train", "robustness=null"], "robustness=none"),
+    "group set to a number": (["train", "model=3"], "model=3: a group of settings takes the name of a file"),
     "setting of a tracker that was not chosen": (["train", "logger.wandb.mode=offline"], "logger=wandb"),
     "launcher set to null": (["train", "-m", "hydra.launcher=null"], "hydra/launcher=local"),
     "sweeper set to null": (["train", "-m", "hydra.sweeper=null"], "hydra/sweeper=grid"),
@@ -127,6 +128,7 @@ AT_COMPOSITION = {
     "sign that needs quotes": (["train", "name=ü"], "quoted"),
     "several values without a sweep": (["train", "seed=1,2"], "--multirun"),
     "misspelled in a sweep": (["train", "-m", "model=standard,cascadedd"], "cascadedd"),
+    "no number in a sweep": (["train", "-m", "seed=nan,0", "hydra.sweep.dir=sweep"], "seed=nan"),
     "empty range of a sweep": (["train", "-m", "seed=range(0,0)"], "no jobs"),
     "choice for a place of its own": (
         ["evaluate", "checkpoint=x", "robustness=clean", "attack@robustness.attacks.b=fgsm"],
