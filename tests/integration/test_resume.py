@@ -245,7 +245,7 @@ def test_slurm_is_asked_to_run_a_job_again_that_it_has_warned(run: Run, whole: P
     assert_equal(directory, whole)
 
 
-@pytest.mark.parametrize("largest", [100_000, 1300])  # bytes: no checkpoint; nothing but summary.json and progress.json
+@pytest.mark.parametrize("largest", [200_000, 1300])  # bytes: no checkpoint; nothing but summary.json and progress.json
 def test_what_cannot_be_written_does_not_end_the_training(largest: int, run: Run, whole: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     assert run(directory, **stop("INT", "validation")) == 130
