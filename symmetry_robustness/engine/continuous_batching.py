@@ -332,7 +332,7 @@ class _Engine:
         """One pass, judged at once."""
         slots = self.slots
         busy = slice(slots.count)
-        if self.rule.looks_ahead and not self.search.fixed_batch:
+        if self.rule.looks_ahead and self.rule.draws == 1 and not self.search.fixed_batch:
             logits, gradient = self._evaluate_ahead(busy)
         else:
             logits, gradient = self._evaluate(busy)
@@ -453,13 +453,13 @@ class _Engine:
         return logits, gradient
 
     def _evaluate_ahead(self, busy: slice) -> tuple[Tensor, Tensor]:
-        """Logits at the first iterate of each slot that the rule keeps, of those that it would try one after the other.
+        """Logits at the first iterate of each slot that the rule keeps or that succeeds, of those that it would try.
 
         The slots move on to that step. Passes of later iterates are in vain; they count for nothing, and cost little
         beside what a pass of few images costs whatever their number.
         """
         slots, rule = self.slots, self.rule
-        count, ahead = slots.count, min(self.ahead, max(1, _AHEAD_ROWS // slots.count))
+        count, ahead = slots.count, min(self.ahead, max(1, min(_AHEAD_ROWS, self.search.batch_size) // slots.count))
         taken, labels = slots.steps_taken[busy], slots.labels[busy].repeat(ahead)
         memory = {name: torch.cat([values[busy]] * ahead) for name, values in slots.memory.items()}
         iterate = memory["iterate"]
@@ -469,8 +469,9 @@ class _Engine:
             later = {name: values[count:] for name, values in memory.items()}
             iterate[count:] = rule.next_iterate(self.threat, images, epsilon, steps, later)
         logits = predict(self.search.network, iterate)
-        kept = rule.keeps(logits, labels, memory).view(ahead, count)
-        first = torch.where(kept.any(0), kept.int().argmax(0), ahead - 1).minimum(rule.steps - taken)
+        ends = rule.keeps(logits, labels, memory) | misclassified(logits, labels)  # which are to be recorded
+        ends = ends.view(ahead, count)
+        first = torch.where(ends.any(0), ends.int().argmax(0), ahead - 1).minimum(rule.steps - taken)
         chosen = first * count + torch.arange(count, device=first.device)
         slots.memory["iterate"][busy] = iterate[chosen]
         slots.steps_taken[busy] += first

@@ -172,6 +172,28 @@ def test_passes_share_steps_of_a_rule_that_looks_ahead(counting: Counting, attac
     assert counting.passes < 30
 
 
+class Broken(nn.Module):
+    """A network whose logits are not finite at one in thirty images."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        broken = (1000 * images.flatten(1).double().sum(1)).frac() < 1 / 30
+        return torch.where(broken[:, None], torch.nan, self.network(images))
+
+
+def test_looking_ahead_passes_by_no_success_that_the_rule_would_not_keep(
+    network: nn.Module, attacked: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = search(Broken(network).eval(), Square(steps=40), attacked, 1, 128)
+    monkeypatch.setattr("symmetry_robustness.engine.continuous_batching._MOST_AHEAD", 1)
+    one_by_one = search(Broken(network).eval(), Square(steps=40), attacked, 1, 128)
+    np.testing.assert_array_equal(found.position, one_by_one.position)
+    np.testing.assert_array_equal(found.distance, one_by_one.distance)
+
+
 def test_images_are_attacked_at_no_more_epsilons_than_asked(
     network: nn.Module, attacked: tuple[Tensor, Tensor]
 ) -> None:
