@@ -275,5 +275,5 @@ def tradeoff_figure(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Figu
 
 def _reach(row: Any) -> NDArray[np.float64]:
     """Lengths (2, 1) from a mean to the ends of its interval, which ends at 0; 0 where there is none."""
-    ends = np.array([[row.value - max(0.0, row.low)], [row.high - row.value]])
+    ends = np.array([[row.value - np.maximum(0.0, row.low)], [row.high - row.value]])
     return np.asarray(np.nan_to_num(ends).clip(0))

@@ -57,8 +57,9 @@ def _rows(targets: Mapping[str, Evaluation], position: int) -> Iterator[tuple[An
     radius = f"{NORM_TITLES.get(report.norm, report.norm)} ε = {epsilon_name(report.epsilons[position])}"
     about = f"{first.data_title}, {len(report):,} {first.split} images, {radius}"
     own = {str(evaluation.report.provenance.get("checkpoint")): name for name, evaluation in targets.items()}
-    shown = {str(s["name"]): own.get(str(s.get("digest")), str(s["name"]).replace("_", " ")) for _, _, s, _ in pairs}
-    sources = sorted(shown, key=lambda name: [*targets, shown[name]].index(shown[name]))
+    named = {str(s["name"]): own.get(str(s.get("digest")), str(s["name"]).replace("_", " ")) for _, _, s, _ in pairs}
+    shown = dict(zip(named, told_apart([*named.values()], [*named]), strict=True))
+    sources = sorted(shown, key=lambda name: [*targets, named[name]].index(named[name]))
     rules = list(dict.fromkeys(rule for _, rule, _, _ in pairs))
     for rule in [_ALL, *rules] if len(rules) > 1 else rules:
         for source in sources:
