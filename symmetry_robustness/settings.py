@@ -13,6 +13,7 @@ from symmetry_robustness.errors import UserError
 C = TypeVar("C", bound=type)
 _KINDS: Final = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
 _LISTS: Final = (abc.Sequence, list, tuple)
+_NO_LISTS: Final = (str, bytes, abc.Set, abc.Mapping)
 
 
 def checked(cls: C) -> C:
@@ -42,7 +43,11 @@ def checked(cls: C) -> C:
 
     @functools.wraps(build)
     def init(self: Any, *args: Any, **settings: Any) -> None:
-        given = signature.bind(self, *args, **settings)
+        try:
+            given = signature.bind(self, *args, **settings)
+        except TypeError:
+            build(self, *args, **settings)  # which names the class in its own message
+            raise
         for name, value in [*given.arguments.items()][1:]:
             hint, default = hints().get(name, Any), signature.parameters[name].default
             taken = _taken(value, hint.type if isinstance(hint, InitVar) else hint)
@@ -64,8 +69,8 @@ def _taken(value: Any, hint: Any) -> Any:
         return value if isinstance(value, tuple({type(part) for part in parts})) else NotImplemented
     if origin in (typing.Union, UnionType):
         return next((taken for part in parts if (taken := _taken(value, part)) is not NotImplemented), NotImplemented)
-    if origin in _LISTS and parts:
-        if isinstance(value, str) or not hasattr(value, "__len__") or not hasattr(value, "__iter__"):
+    if origin in _LISTS and len({*parts} - {...}) == 1:
+        if isinstance(value, _NO_LISTS) or getattr(value, "shape", None) == () or not hasattr(value, "__len__"):
             return NotImplemented
         items = [_taken(item, parts[0]) for item in value]
         same = all(item is other for item, other in zip(items, value, strict=True))

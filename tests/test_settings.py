@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from symmetry_robustness.attacks import FGSM, PGD, LibraryAttack, SpatialThreat,
 from symmetry_robustness.data.shapes import ShapesDataModule
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import Clever, EvaluationProtocol, MinimalDistance, RandomizedSmoothing
+from symmetry_robustness.settings import checked
 from symmetry_robustness.training.objectives import CrossEntropy
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
@@ -25,6 +26,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "bounds of a threat": (lambda: ThreatModel(bounds=3), "bounds must be two increasing numbers, got 3"),  # type: ignore[arg-type]
     "three bounds": (lambda: SpatialThreat(bounds=(0, 1, 2)), "bounds must be two increasing numbers"),  # type: ignore[arg-type]
+    "array of no axes": (lambda: EvaluationProtocol(epsilons=np.array(0.5)), "epsilons must be a list"),  # type: ignore[arg-type]
+    "numbers without order": (lambda: EvaluationProtocol(bounds={0.0, 1.0}), "bounds must be a list, each a number"),  # type: ignore[arg-type]
     "seed in words": (lambda: EvaluationProtocol(seed="a"), "seed must be a whole number, got 'a'"),  # type: ignore[arg-type]
     "negative seed": (lambda: EvaluationProtocol(seed=-1), "seed must be a whole number of at least 0, got -1"),
     "half a batch": (lambda: EvaluationProtocol(batch_size=4.5), "batch_size must be a whole number, got 4.5"),  # type: ignore[arg-type]
@@ -74,3 +77,14 @@ def test_settings_that_fit_stay_as_they_are() -> None:
     assert RandomizedSmoothing(n=1e5).n == 100_000  # type: ignore[arg-type]
     assert MinimalDistance() == replace(MinimalDistance())
     assert FGSM() == FGSM(loss="cross_entropy")
+
+
+def test_a_tuple_of_several_types_is_left_to_the_class_and_python_names_unknown_settings() -> None:
+    @checked
+    @dataclass(frozen=True)
+    class Pair:
+        pair: tuple[int, str] = (1, "a")
+
+    assert Pair((2, "b")).pair == (2, "b")
+    with pytest.raises(TypeError, match=r"Pair.__init__\(\) got an unexpected keyword argument 'pear'"):
+        Pair(pear=1)  # type: ignore[call-arg]
