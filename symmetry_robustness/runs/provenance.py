@@ -126,7 +126,7 @@ def own_code() -> dict[str, str]:
         file, package = getattr(module, "__file__", None), name.partition(".")[0]
         if not file or package in ("__main__", "__mp_main__", "symmetry_robustness", "hydra_plugins"):
             continue
-        if is_users(file):
+        if is_users(str(file)):  # some modules make a Path of it
             found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
     return found
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,11 @@ def test_a_run_states_the_digests_of_the_user_s_own_modules(tmp_path: Path, monk
     assert done.returncode == 0, done.stderr
     digest = hashlib.sha256(LOSS.encode()).hexdigest()[:12]
     assert json.loads((tmp_path / "run" / "provenance.json").read_text())["own_code"]["a_loss_of_mine"] == digest
+
+
+def test_a_module_may_make_a_path_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("of_mine")
+    vars(module)["__file__"] = tmp_path / "of_mine.py"
+    monkeypatch.setitem(sys.modules, "of_mine", module)
+    (tmp_path / "of_mine.py").write_text(LOSS)
+    assert own_code()["of_mine"] == hashlib.sha256(LOSS.encode()).hexdigest()[:12]
