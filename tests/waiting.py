@@ -7,7 +7,7 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 
-def wait_until(condition: Callable[[], Found], seconds: float = 120) -> Found:
+def wait_until(condition: Callable[[], Found], seconds: float = 400) -> Found:
     """What the condition says as soon as that is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):

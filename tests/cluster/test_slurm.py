@@ -72,7 +72,7 @@ def sweep(cluster: LocalSlurm, tmp_path: Path) -> Sweep:
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
