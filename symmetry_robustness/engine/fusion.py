@@ -99,7 +99,9 @@ class _ImageConvFunction(torch.autograd.Function):
 
 
 class HalvingMaxPool(nn.Module):
-    """A maximum over 2 × 2 pixels, which without gradients takes half of the time of torch's own kernel on a CPU.
+    """A maximum over 2 × 2 pixels without torch's own kernel, which is slow on a CPU where no gradient is asked for.
+
+    It takes 0.1 to 0.4 of that kernel's time where rows are contiguous, 0.6 to 1.2 of it channels last (AMD Zen 3).
 
     Args:
         pool: of kernel and stride 2, without padding.
