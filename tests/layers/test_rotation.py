@@ -83,11 +83,11 @@ def test_equals_escnn_with_the_same_weights(group, in_representation, out_repres
 
 @pytest.mark.parametrize("group", ["C4", "C8", "D4"])
 def test_starts_with_the_variance_of_escnn(group):
-    in_type, out_type = field_types(group, 12, 20, "regular", "regular")
-    theirs = escnn_nn.R2Conv(in_type, out_type, 3).weights.view(20, 12, -1)
-    ours = RotationConv(group, 12, 20).weight
-    # 240 draws each: a relative error of about 5 % of each deviation
-    torch.testing.assert_close(ours.std(dim=(0, 1)), theirs.std(dim=(0, 1)), rtol=0.3, atol=0)
+    in_type, out_type = field_types(group, 20, 30, "regular", "regular")
+    theirs = escnn_nn.R2Conv(in_type, out_type, 3).weights.view(30, 20, -1)
+    ours = RotationConv(group, 20, 30).weight
+    # 600 draws each: a relative error of about 3 % of each deviation
+    torch.testing.assert_close(ours.std(dim=(0, 1)), theirs.std(dim=(0, 1)), rtol=0.2, atol=0)
 
 
 def test_lifting_kernel_is_one_kernel_turned():
@@ -255,7 +255,7 @@ class TestKeptKernel:
             accumulated = layer.weight.grad.clone()
             layer.zero_grad()
             (2 * self.expected(layer).square().sum()).backward()
-            torch.testing.assert_close(accumulated, layer.weight.grad, rtol=1e-3, atol=1e-3)
+            assert distance(accumulated, layer.weight.grad) < 1e-6 * float(accumulated.abs().max())
             optimizer.step()
             assert self.expansions == update
 
@@ -325,7 +325,7 @@ class TestKeptKernel:
             change()
             with scope():
                 output = layer(self.features.to(layer.weight))
-            torch.testing.assert_close(output, self.expected(layer), rtol=1e-5, atol=1e-5)
+            assert distance(output, self.expected(layer)) < 1e-6 * float(output.abs().max())
 
     def test_depends_on_nothing_but_the_weights(self, layer):
         last = self.features.to(memory_format=torch.channels_last)
