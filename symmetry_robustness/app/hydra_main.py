@@ -53,7 +53,8 @@ def run_hydra(
         The exit status: 0, or that of the first job that failed here.
 
     Raises:
-        UserError: a directory without a name, which would be the current directory, or a value without a setting.
+        UserError: a directory without a name, which would be the current directory, a value without a setting, or an
+            environment that states an impossible place of this process among several.
     """
     for name in ("hydra.run.dir", "hydra.sweep.dir"):
         if f"{name}=" in argv:
@@ -62,25 +63,7 @@ def run_hydra(
     if plan:
         parser.add_argument(DETACH, action="store_true")  # never left to Hydra, see `app/train.py`
     parser.parse_args(argv)
-    for name in _PLACES:
-        if not os.environ.get(name, "0").isdecimal():
-            raise UserError(f"{name}={os.environ[name]} in the environment is no number; unset it")
-    if int(os.environ.get("MASTER_PORT", "0")) >= 2**16:
-        raise UserError(f"MASTER_PORT={os.environ['MASTER_PORT']} in the environment is no port; unset it")
-    if int(os.environ.get("NODE_RANK", "0")) and not {"MASTER_ADDR", "RANK", "SLURM_PROCID"} & os.environ.keys():
-        node = os.environ["NODE_RANK"]
-        raise UserError(f"NODE_RANK={node} in the environment is of a job whose MASTER_ADDR is not set; unset it")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (address := os.environ.get("MASTER_ADDR")):
-        try:
-            socket.getaddrinfo(address, None)
-        except (OSError, UnicodeError):  # the other ranks would look for it for half an hour
-            raise UserError(
-                f"MASTER_ADDR={address} in the environment is no host that is known here; set that of rank 0"
-            ) from None
-    for name, total in _RANKS.items():
-        rank, ranks = os.environ.get(name, "0"), os.environ.get(total, "1")
-        if int(rank) >= max(int(ranks), 1):  # it would wait for the first one to write results
-            raise UserError(f"{name}={rank} in the environment is no rank of {total}={ranks}; unset both")
+    _check_places()
     for word in argv:
         if word.lstrip("+~").startswith("="):
             raise UserError(f"{word} names no setting; write SETTING=VALUE")
@@ -100,6 +83,33 @@ def run_hydra(
 
     task()
     return next((status for status in statuses if status), 0)
+
+
+def _check_places() -> None:
+    """Refuse an environment that states an impossible place of this process among several.
+
+    Raises:
+        UserError: names the variable.
+    """
+    for name in _PLACES:
+        if not os.environ.get(name, "0").isdecimal():
+            raise UserError(f"{name}={os.environ[name]} in the environment is no number; unset it")
+    if int(os.environ.get("MASTER_PORT", "0")) >= 2**16:
+        raise UserError(f"MASTER_PORT={os.environ['MASTER_PORT']} in the environment is no port; unset it")
+    if int(os.environ.get("NODE_RANK", "0")) and not {"MASTER_ADDR", "RANK", "SLURM_PROCID"} & os.environ.keys():
+        node = os.environ["NODE_RANK"]
+        raise UserError(f"NODE_RANK={node} in the environment is of a job whose MASTER_ADDR is not set; unset it")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (address := os.environ.get("MASTER_ADDR")):
+        try:
+            socket.getaddrinfo(address, None)
+        except (OSError, UnicodeError):  # the other ranks would look for it for half an hour
+            raise UserError(
+                f"MASTER_ADDR={address} in the environment is no host that is known here; set that of rank 0"
+            ) from None
+    for name, total in _RANKS.items():
+        rank, ranks = os.environ.get(name, "0"), os.environ.get(total, "1")
+        if int(rank) >= max(int(ranks), 1):  # it would wait for the first one to write results
+            raise UserError(f"{name}={rank} in the environment is no rank of {total}={ranks}; unset both")
 
 
 def is_sweep() -> bool:
