@@ -20,7 +20,10 @@ PLAIN = "as trained"
 
 
 def harden(network: nn.Module, overrides: tuple[str, ...], device: str, steps: int = 192) -> nn.Module:
-    """Train a network further on adversarial images (arXiv 1706.06083) of the training split."""
+    """Train a network further on adversarial images (arXiv 1706.06083) of the training split; end in evaluation mode.
+
+    Batch norms take the statistics of the attacked batches: with those of clean images the training collapses.
+    """
     images, labels, _ = instantiate(load_config("train", list(overrides)).data).subset("train", 4096, seed=0)
     optimizer = torch.optim.Adam(network.requires_grad_(True).parameters(), lr=1e-3)
     attack = PGD(steps=5, random_start=True)
@@ -28,10 +31,11 @@ def harden(network: nn.Module, overrides: tuple[str, ...], device: str, steps: i
         rows = torch.arange(step * BATCH_SIZE, (step + 1) * BATCH_SIZE) % len(images)
         x, y = images[rows].to(device), labels[rows].to(device)
         threat = ThreatModel(epsilon=EPSILON * min(1.0, 2 * (step + 1) / steps))
+        attacked = attack(network.eval(), x, y, threat)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(attack(network, x, y, threat)), y).backward()
+        nn.functional.cross_entropy(network.train()(attacked), y).backward()
         optimizer.step()
-    return network
+    return network.eval()
 
 
 def strong() -> EvaluationProtocol:
