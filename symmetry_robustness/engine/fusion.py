@@ -98,6 +98,41 @@ class _ImageConvFunction(torch.autograd.Function):
         return pixel_shuffle(torch.conv2d(gradient, blocked, stride=2, padding=padding), 2), None, None, None
 
 
+class SmallMapConv(nn.Module):
+    """A convolution that is one matrix product on maps so small that each output pixel sees all of them.
+
+    Convolution kernels multiply padding there: on 1 × 1 pixels eight of nine products of a 3 × 3 kernel are zero, on
+    2 × 2 pixels twenty of thirty-six. Values and gradients are those of the convolution; weights take no gradient.
+
+    Args:
+        convolution: with a square odd kernel, stride 1 and the padding that keeps the size.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self._matrices: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, out_channels, H, W)."""
+        height, width = features.shape[-2:]
+        if height != width or 2 * height > self.convolution.kernel_size[0] + 1:
+            return cast(Tensor, self.convolution(features))
+        if height not in self._matrices:
+            self._matrices[height] = self._matrix(height)
+        result = nn.functional.linear(features.flatten(1), *self._matrices[height])
+        return result.view(len(features), -1, height, width)
+
+    @torch.no_grad()
+    def _matrix(self, size: int) -> tuple[Tensor, Tensor | None]:
+        """Weight (out_channels * size², C * size²) and bias of the product: what the layer makes of unit vectors."""
+        layer, pixels = self.convolution, size * size
+        units = torch.eye(layer.in_channels * pixels, dtype=layer.weight.dtype, device=layer.weight.device)
+        weight = layer._conv_forward(units.view(-1, layer.in_channels, size, size), layer.weight, None)
+        bias = None if layer.bias is None else layer.bias.repeat_interleave(pixels)
+        return weight.flatten(1).T.contiguous(), bias
+
+
 class HalvingMaxPool(nn.Module):
     """A maximum over 2 × 2 pixels without torch's own kernel, which is slow on a CPU where no gradient is asked for.
 
@@ -122,8 +157,9 @@ class HalvingMaxPool(nn.Module):
 def fuse(network: nn.Module, images: Tensor) -> nn.Module:
     """The network with batch norms folded into the convolutions before them and pooled before it is rectified.
 
-    On a CPU convolutions of images get a faster backward pass as well, in which their weights take no gradient, and
-    maxima over 2 × 2 pixels a faster forward pass. Only what stands side by side in a plain `nn.Sequential` is
+    Convolutions on maps of 1 × 1 or 2 × 2 pixels become matrix products. On a CPU convolutions of images get a faster
+    backward pass as well, and maxima over 2 × 2 pixels a faster forward pass. Weights of such convolutions take no
+    gradient. Only what stands side by side in a plain `nn.Sequential` is
     rewritten, so any network may be given. Nothing of it is changed; layers that stay are shared.
 
     Args:
@@ -157,7 +193,7 @@ def _agree(network: nn.Module, fused: nn.Module, images: Tensor) -> bool:
 
 
 def _fuse(module: nn.Module) -> nn.Module:
-    if isinstance(module, ImageConv):  # fused before
+    if isinstance(module, ImageConv | SmallMapConv):  # fused before
         return module
     if _is_sequence(module):
         layers = _rewrite(_flatten(module))
@@ -168,8 +204,8 @@ def _fuse(module: nn.Module) -> nn.Module:
         return sequence
     if _is_fixed(module):
         return Affine(module)
-    if _is_image_conv(module):
-        return ImageConv(module)
+    if _is_plain(module, nn.Conv2d):
+        return _fuse_conv(module)
     children = {name: _fuse(child) for name, child in module.named_children()}
     if all(child is module._modules[name] for name, child in children.items()):
         return module
@@ -203,7 +239,19 @@ def _rewrite(layers: list[nn.Module]) -> list[nn.Module]:
         else:
             result.append(layer)
     result = [HalvingMaxPool(layer) if _is_halving(layer) else layer for layer in result]
-    return [ImageConv(layer) if _is_image_conv(layer) else layer for layer in result]
+    return [_fuse_conv(layer) if _is_plain(layer, nn.Conv2d) else layer for layer in result]
+
+
+def _fuse_conv(layer: nn.Conv2d) -> nn.Module:
+    """The convolution itself, or what stands for it: on a CPU, where few channels come in, or on small maps."""
+    height, width = layer.kernel_size
+    if height != width or height % 2 == 0 or layer.padding not in ("same", (height // 2, height // 2)):
+        return layer
+    if (layer.stride, layer.dilation, layer.groups, layer.padding_mode) != ((1, 1), (1, 1), 1, "zeros"):
+        return layer
+    if layer.in_channels <= 4 and not layer.weight.is_cuda:
+        return ImageConv(layer)
+    return SmallMapConv(layer) if height > 1 else layer
 
 
 def _is_plain(module: nn.Module | None, kind: type[Layer]) -> TypeGuard[Layer]:
@@ -234,13 +282,3 @@ def _is_halving(module: nn.Module) -> TypeGuard[nn.MaxPool2d]:
         return False
     settings = zip((module.kernel_size, module.stride, module.padding, module.dilation), (2, 2, 0, 1), strict=True)
     return all(value in (usual, (usual, usual)) for value, usual in settings)
-
-
-def _is_image_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether `ImageConv` stands for a convolution, and is faster: on a CPU, where few channels come in."""
-    if not _is_plain(module, nn.Conv2d) or module.weight.is_cuda or module.in_channels > 4 or module.groups > 1:
-        return False
-    size = module.kernel_size
-    keeps = module.stride == (1, 1) and module.dilation == (1, 1) and module.padding_mode == "zeros"
-    padded = module.padding in ("same", (size[0] // 2, size[1] // 2))
-    return keeps and padded and size[0] == size[1] and size[0] % 2 == 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from symmetry_robustness.engine.fusion import Affine, HalvingMaxPool, ImageConv, fuse
+from symmetry_robustness.engine.fusion import Affine, HalvingMaxPool, ImageConv, SmallMapConv, fuse
 
 
 def trained_norm(channels: int) -> nn.BatchNorm2d:
@@ -187,6 +187,22 @@ def test_image_convolution_has_the_gradients_of_the_convolution(
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("size", "shape"), [(3, (1, 1)), (3, (2, 2)), (5, (3, 3)), (3, (2, 1)), (3, (3, 3))])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_of_small_maps_is_a_matrix_product(size: int, shape: tuple[int, int], bias: bool) -> None:
+    layer = nn.Conv2d(6, 5, size, padding=size // 2, bias=bias).double().requires_grad_(False)
+    results = []
+    for form in (layer, SmallMapConv(layer)):
+        features = torch.rand((4, 6, *shape), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        features = features.contiguous(memory_format=torch.channels_last).requires_grad_()
+        output = form(features)
+        results.append((output, torch.autograd.grad((output.square() + output).sum(), features)[0]))
+    computed = type(output.grad_fn.next_functions[0][0]).__name__
+    assert (computed in {"AddmmBackward0", "MmBackward0"}) == ((size, *shape) in {(3, 1, 1), (3, 2, 2), (5, 3, 3)})
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -195,7 +211,7 @@ def test_image_convolution_has_the_gradients_of_the_convolution(
         nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(3, 3, 3, padding=1, groups=3),
         nn.Conv2d(3, 4, 3, padding=2, dilation=2),
-        nn.Conv2d(8, 4, 3, padding=1),
+        nn.Conv2d(8, 4, 1),
     ],
     ids=str,
 )
