@@ -2,8 +2,8 @@
 
 `Popen` and `run` take the arguments of `subprocess.Popen` and `subprocess.run`. They fork `[sys.executable, "-m", …]`
 and `[sys.executable, "-c", …]` from the server, which takes milliseconds where a new interpreter imports for five
-seconds, and start every other command as usual. Processes that a forked process starts in turn (the jobs of a sweep)
-are forked, too, but for the ranks of a job.
+seconds, and start every other command as usual. Processes that a forked process starts in turn (the jobs of a sweep,
+the ranks of a job) are forked, too.
 
 A forked process differs from a new one in two ways: its modules are those of this checkout whatever PYTHONPATH says
 (PYTHONPATH is searched for further modules only), and its command line in /proc is the server's (`running` finds it).
@@ -13,6 +13,7 @@ A script of a shell forks processes as well: `python fork_server.py [OPTIONS] -m
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
@@ -37,6 +38,8 @@ from typing import Any, Final
 
 # Environment: "VICTIM MODULE NAME COUNT" kills forked processes of module VICTIM before call number COUNT of NAME.
 KILL: Final = "SYMROB_TEST_KILL"
+# Environment: whether permissions bind forked processes although they are root's.
+BOUND: Final = "SYMROB_TEST_BOUND"
 _FOLDER: Final = "SYMROB_TEST_FORK_SERVER"  # environment: where the server listens and lists its processes
 _MODULES: Final = (
     *("torch", "torchmetrics", "pytorch_lightning", "matplotlib.figure", "symmetry_robustness.runs.main"),
@@ -56,7 +59,7 @@ class Popen(subprocess.Popen):
     def _execute_child(self, args: Any, *rest: Any) -> None:
         _, _, _, pass_fds, directory, environment, _, _, shell, *pipes, _, _, _, _, _, new_session, _ = rest
         target = None if shell or isinstance(args, str | bytes | os.PathLike) else _python([*map(os.fspath, args)])
-        if target is None or "LOCAL_RANK" in (environment or os.environ):  # which Lightning reads as it is imported
+        if target is None:
             super()._execute_child(args, *rest)
             return
         request = {
@@ -170,9 +173,11 @@ def _serve(folder: Path) -> int:
     from hydra.core.plugins import Plugins
 
     from symmetry_robustness import load_config
+    from symmetry_robustness.runs.provenance import own_code
 
     Plugins.instance()
     load_config("train", [])  # builds Hydra's parser, the slowest part of a first composition
+    own_code()  # finds out where all modules lie
     gc.collect()
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
@@ -235,7 +240,10 @@ def _run(request: dict[str, Any], descriptors: list[int], folder: Path) -> int:
     sys.path[0:1] = further if request["safe_path"] else [request["directory"], *further]
     if "torch" in sys.modules and (threads := os.environ.get("OMP_NUM_THREADS")):
         sys.modules["torch"].set_num_threads(int(threads))
+    _take_rank()
     sys.argv = [request["kind"], *request["arguments"]]
+    if os.environ.get(BOUND):
+        _bind_by_permissions()
     if point := os.environ.get(KILL):
         _kill_before(*point.split(" "), process=request["what"])
     if request["kind"] == "-m":
@@ -246,6 +254,25 @@ def _run(request: dict[str, Any], descriptors: list[int], folder: Path) -> int:
         sys.modules["__main__"] = main
         exec(compile(request["what"], "<string>", "exec"), vars(main))
     return 0
+
+
+def _take_rank() -> None:
+    """Tell Lightning and torchmetrics, which have read it as they were imported, the rank of this process."""
+    from lightning_fabric.utilities import rank_zero
+    from torchmetrics.utilities import prints
+
+    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
+    prints.rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))
+
+
+def _bind_by_permissions() -> None:
+    """Give up the capabilities to read and write what permissions forbid. Source: capget(2), linux/capability.h."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(header, data)
+    data[0] &= ~0b110  # effective: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    if libc.capset(header, data):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def _kill_before(victim: str, module: str, name: str, count: str, *, process: str) -> None:

@@ -56,6 +56,12 @@ def test_further_modules_files_and_masked_signals_reach_it(tmp_path: Path) -> No
     os.close(writer)
 
 
+def test_it_has_the_rank_of_its_environment() -> None:
+    code = "from pytorch_lightning.utilities import rank_zero_only; print(rank_zero_only.rank)"
+    done = run([sys.executable, "-c", code], env=os.environ | {"LOCAL_RANK": "1"}, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
+
+
 def test_other_commands_are_started_as_usual() -> None:
     assert run(["sh", "-c", "exit 4"]).returncode == 4
     assert run("exit 5", shell=True).returncode == 5

@@ -12,5 +12,5 @@ def wait_until(condition: Callable[[], Found], seconds: float = 400) -> Found:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end
-        time.sleep(0.1)
+        time.sleep(0.02)
     return found

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,8 +52,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("ranks")
     (root / "conf" / "model").mkdir(parents=True)
     (root / "conf" / "model" / "small.yaml").write_text(MODEL)
-    for trainer in ("cpu", "ddp_cpu"):
-        done = fork_server.run(
+    # Elsewhere the processes of such a job are forked; these are new interpreters, as a user's.
+    for trainer, start in (("cpu", fork_server.run), ("ddp_cpu", subprocess.run)):
+        done = start(
             [sys.executable, "-m", "symmetry_robustness.app.cli", "train", "--config-dir", "conf", *SETTINGS,
              f"trainer={trainer}", f"hydra.run.dir={trainer}"],
             cwd=root, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,

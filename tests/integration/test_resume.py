@@ -2,23 +2,25 @@
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig
 
 from symmetry_robustness import load_config
 from symmetry_robustness.runs.directory import create_run
 from symmetry_robustness.runs.process import JobProcess
 from symmetry_robustness.training.checkpoints import newest_checkpoint
+from tests import fork_server
 from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
@@ -44,34 +46,52 @@ ATTACKED = [
     "robustness.clever=null",
     "robustness.measures={}",
 ]
-NOT_ATTACKED = ["checkpoint.monitor=validation/accuracy", "robustness=none"]
-NOISY = ["objective._target_=stopped.Noisy", "~objective.label_smoothing"]
+# Of an objective; and how the network is computed, which would be measured for every one of them.
+NOT_ATTACKED = [
+    "checkpoint.monitor=validation/accuracy",
+    "robustness=none",
+    "compute.precision=32-true",
+    "compute.channels_last=true",
+]
+NOISY = ["objective._target_=tests.integration.stopped.Noisy", "~objective.label_smoothing"]
 OBJECTIVES = sorted(path.stem for path in (HERE.parents[1] / "conf" / "objective").glob("*.yaml"))
+# The most costly ones of their settings, lowered: how often they compute is not the question.
+SHORT = {
+    "attribution_guided": ["objective.steps=2", "objective.samples=4"],
+    "awp": ["objective.around.steps=2"],
+    "free_at": ["objective.replays=2"],
+    **{name: ["objective.steps=2"] for name in ("adaptive_features", "hsic_bottleneck", "joint_space", "mart")},
+    **{name: ["objective.steps=2"] for name in ("metric_learning", "pgd_at", "trades")},
+}
 STATUS = {"INT": 130, "TERM": 143, "USR1": 143, "KILL": -9}
-Run = Callable[..., int]
+
+
+@functools.cache
+def composed(*words: str) -> DictConfig:
+    chosen = NOT_ATTACKED if any(word.startswith("objective=") for word in words) else [*ATTACKED, *NOISY]
+    return load_config("train", [*JOB, *chosen, *words])
+
+
+def run(directory: Path, *words: str, **request: Any) -> int:
+    """Run the job of a directory, stopped as asked for; returns its exit status."""
+    if not directory.exists():
+        create_run(composed(*words), directory, ["test"])
+    with directory.with_suffix(".txt").open("ab") as file:
+        done = fork_server.run(
+            [sys.executable, "-m", "tests.integration.stopped", str(directory), json.dumps(request)],
+            cwd=HERE.parents[1],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            check=False,
+        )
+    return done.returncode
 
 
 @pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """Runs the job of a directory, stopped as asked for, and returns its exit status."""
-    server = subprocess.Popen(
-        [sys.executable, HERE / "stopped.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE
-    )
-
-    def ask(directory: Path, *words: str, **request: Any) -> int:
-        assert server.stdin
-        assert server.stdout
-        chosen = NOT_ATTACKED if any(word.startswith("objective=") for word in words) else [*ATTACKED, *NOISY]
-        request |= {"directory": str(directory), "overrides": [*JOB, *chosen, *words]}
-        print(json.dumps(request), file=server.stdin, flush=True)
-        return int(server.stdout.readline())
-
-    with server:
-        yield ask
-
-
-@pytest.fixture(scope="module")
-def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing has stopped."""
     directory = tmp_path_factory.mktemp("whole") / "run"
     assert run(directory) == 0, output(directory)
@@ -167,7 +187,7 @@ def assert_equal(directory: Path, whole: Path) -> None:
     ],
 )
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
-    name: str, place: str, count: int, run: Run, whole: Path, tmp_path: Path
+    name: str, place: str, count: int, whole: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "run"
     assert run(directory, **stop(name, place, count)) == STATUS[name], output(directory)
@@ -180,7 +200,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_again_and_again(run: Run, whole: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_again_and_again(whole: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     for name, place, count in [
         ("INT", "batch", 2),
@@ -199,10 +219,9 @@ def test_a_run_that_was_stopped_again_and_again(run: Run, whole: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_run_with_any_objective_that_was_stopped_in_the_middle_of_an_epoch(
-    objective: str, run: Run, tmp_path: Path
-) -> None:
+def test_a_run_with_any_objective_that_was_stopped_in_the_middle_of_an_epoch(objective: str, tmp_path: Path) -> None:
     words, directory, whole = [f"objective={objective}"], tmp_path / "run", tmp_path / "whole"
+    words += SHORT.get(objective, [])
     words += ["model=adaptive_4layer"] if objective == "adaptive_features" else []
     assert run(whole, *words) == 0, output(whole)
     for name, count in [("INT", 3), ("KILL", BATCHES + 1)]:  # the count is of the process
@@ -211,7 +230,7 @@ def test_a_run_with_any_objective_that_was_stopped_in_the_middle_of_an_epoch(
     assert_equal(directory, whole)
 
 
-def test_a_run_that_is_done_is_left_alone(run: Run, whole: Path) -> None:
+def test_a_run_that_is_done_is_left_alone(whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file() and path.name != "log.txt"}
     assert run(whole) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -222,7 +241,7 @@ def test_a_run_that_is_done_is_left_alone(run: Run, whole: Path) -> None:
     [("last", "test", 1, None), ("interrupted", "batch", BATCHES + 2, f"last.ckpt, after {BATCHES} steps")],
 )
 def test_a_damaged_checkpoint_is_named_and_the_other_taken(
-    damaged: str, place: str, count: int, goes_on: str | None, run: Run, whole: Path, tmp_path: Path
+    damaged: str, place: str, count: int, goes_on: str | None, whole: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "run"
     assert run(directory, **stop("INT", place, count)) == 130
@@ -237,7 +256,7 @@ def test_a_damaged_checkpoint_is_named_and_the_other_taken(
     assert_equal(directory, whole)
 
 
-def test_slurm_is_asked_to_run_a_job_again_that_it_has_warned(run: Run, whole: Path, tmp_path: Path) -> None:
+def test_slurm_is_asked_to_run_a_job_again_that_it_has_warned(whole: Path, tmp_path: Path) -> None:
     directory, scontrol = tmp_path / "run", tmp_path / "scontrol"
     scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\ntest $2 != 8\n")
     scontrol.chmod(0o755)
@@ -254,7 +273,7 @@ def test_slurm_is_asked_to_run_a_job_again_that_it_has_warned(run: Run, whole: P
 
 
 @pytest.mark.parametrize("largest", [200_000, 1300])  # bytes: no checkpoint; nothing but summary.json and progress.json
-def test_what_cannot_be_written_does_not_end_the_training(largest: int, run: Run, whole: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_written_does_not_end_the_training(largest: int, whole: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     assert run(directory, **stop("INT", "validation")) == 130
     assert run(directory, largest=largest) in (1, 2)
@@ -283,13 +302,8 @@ def starts_to_train(directory: Path, seconds: float = 60) -> int:
     raise AssertionError(output(directory))
 
 
-def processes_of(directory: Path) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if str(directory) in path.read_text().split("\0"):
-                found.append(path.parent.name)
-    return found
+def processes_of(directory: Path) -> list[int]:
+    return fork_server.running("symmetry_robustness.runs.main", str(directory))
 
 
 @pytest.mark.slow
@@ -300,30 +314,28 @@ def test_a_job_saves_itself_when_its_parent_is_killed(tmp_path: Path) -> None:
     create_run(config, directory, ["test"])
     parent = "from pathlib import Path; from symmetry_robustness.runs.process import *; JobProcess(Path({!r})).wait()"
     command = [sys.executable, "-c", parent.format(str(directory))]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, contextlib.ExitStack() as stack:
+    with fork_server.Popen(command, stdout=subprocess.DEVNULL) as process, contextlib.ExitStack() as stack:
         stack.callback(process.kill)
         job = starts_to_train(directory)
         again = [sys.executable, "-m", "symmetry_robustness.runs.main", directory]
-        with subprocess.Popen(again, stdout=subprocess.PIPE, text=True) as second:
+        with fork_server.Popen(again, stdout=subprocess.PIPE, text=True) as second:
             stack.callback(second.kill)
             assert second.stdout
             assert "another process runs the job" in second.stdout.readline()
             second.send_signal(signal.SIGINT)
             assert second.wait() == 130
         assert summary_is_absent(directory)  # it was not its job
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{job}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: not Path(f"/proc/{job}").exists(), 30)
     assert summary(directory) == {"status": "interrupted", "error": "stopped by SIGTERM"}
     assert newest_checkpoint(directory / "checkpoints") is not None
-    assert processes_of(directory) == []
+    wait_until(lambda: not processes_of(directory), 5)
 
 
 def summary_is_absent(directory: Path) -> bool:
     return not (directory / "summary.json").exists()
 
 
-def test_a_second_ctrl_c_ends_at_once(run: Run, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     assert run(directory, **stop("INT", "batch", 2), repeated=True) == 130
     assert summary_is_absent(directory)
@@ -331,7 +343,7 @@ def test_a_second_ctrl_c_ends_at_once(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole_of_two(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("whole") / "run"
     assert run(directory, "trainer=ddp_cpu") == 0, output(directory)
     return directory
@@ -349,25 +361,23 @@ def whole_of_two(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_two_processes_that_were_stopped_end_like_two_that_were_not(
-    name: str, place: str, count: int, victim: str, status: int, run: Run, whole_of_two: Path, tmp_path: Path
+    name: str, place: str, count: int, victim: str, status: int, whole_of_two: Path, tmp_path: Path
 ) -> None:
     directory, start = tmp_path / "run", time.monotonic()
     assert run(directory, "trainer=ddp_cpu", **stop(name, place, count), victim=victim) == status, output(directory)
     assert time.monotonic() - start < 60
     if status == 1:
         assert summary(directory) == {"status": "failed", "error": "RuntimeError: rank 1 was ended by SIGKILL"}
-    deadline = time.monotonic() + 5
-    while processes_of(directory) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert processes_of(directory) == []
+    wait_until(lambda: not processes_of(directory), 5)
     assert run(directory) == 0, output(directory)
     assert_equal(directory, whole_of_two)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["free_at", "learn_from_past"])
-def test_each_process_keeps_a_state_of_its_own(objective: str, run: Run, tmp_path: Path) -> None:
+def test_each_process_keeps_a_state_of_its_own(objective: str, tmp_path: Path) -> None:
     words, directory, whole = [f"objective={objective}", "trainer=ddp_cpu"], tmp_path / "run", tmp_path / "whole"
+    words += SHORT.get(objective, [])
     assert run(whole, *words) == 0, output(whole)
     assert run(directory, *words, **stop("INT", "batch", 3)) == 130, output(directory)
     found = newest_checkpoint(directory / "checkpoints")
@@ -383,13 +393,13 @@ def test_each_process_keeps_a_state_of_its_own(objective: str, run: Run, tmp_pat
 @pytest.mark.parametrize(
     "words",
     [
-        ["objective=hsic_bottleneck", "objective.epsilon=8/255"],
-        ["objective=metric_learning"],
+        ["objective=hsic_bottleneck", "objective.epsilon=8/255", "objective.steps=2"],
+        ["objective=metric_learning", "objective.steps=2"],
     ],
     ids=lambda words: words[0],
 )
 def test_two_processes_whose_objective_reads_layers_resume_in_the_middle_of_an_epoch(
-    words: list[str], run: Run, tmp_path: Path
+    words: list[str], tmp_path: Path
 ) -> None:
     words, directory, whole = [*words, "trainer=ddp_cpu"], tmp_path / "run", tmp_path / "whole"
     assert run(whole, *words) == 0, output(whole)
