@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 # Read once, at import: no test speaks to a tracker's server.
 os.environ["WANDB_MODE"] = "offline"
-# Neither do tests find what other runs left in the user's cache, nor the other way round.
-os.environ["SYMMETRY_ROBUSTNESS_CACHE"] = tempfile.mkdtemp(prefix="symmetry_robustness-")
-atexit.register(shutil.rmtree, os.environ["SYMMETRY_ROBUSTNESS_CACHE"], ignore_errors=True)
+# Neither do tests find what other runs left in the user's cache, nor the other way round; workers share theirs.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["SYMMETRY_ROBUSTNESS_CACHE"] = tempfile.mkdtemp(prefix="symmetry_robustness-")
+    atexit.register(shutil.rmtree, os.environ["SYMMETRY_ROBUSTNESS_CACHE"], ignore_errors=True)
 # A command that is started in the background ignores Ctrl-C, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

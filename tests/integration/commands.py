@@ -15,6 +15,8 @@ TINY = [
     "data.test_size=64",
     "data.batch_size=64",
     "trainer.max_epochs=1",
+    "compute.precision=32-true",  # else measured
+    "compute.channels_last=true",
     "robustness=none",
 ]
 

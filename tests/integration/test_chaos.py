@@ -15,6 +15,7 @@ SWEEP, JOB = "symmetry_robustness.app.cli", "symmetry_robustness.runs.main"
 ARGV = [
     *("train", "-m", "model=standard_4layer", "data.train_size=256", "data.validation_size=64", "data.test_size=64"),
     *("data.batch_size=64", "trainer.max_epochs=2", "robustness=none"),
+    *("compute.precision=32-true", "compute.channels_last=true"),
     *("seed=0,1", "optimizer.lr=0.01,0.001", "hydra/launcher=parallel"),
     *("hydra.launcher.executor.n_jobs=2", "hydra.sweep.dir=sweep"),
 ]

@@ -23,7 +23,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
 # What the test adds to the document's commands, so that they take seconds.
 SMALL = {
     "train": "data.train_size=64 data.validation_size=32 model.trunk=[pool,8] trainer.max_epochs=1 "
-    "callback.num_images=8 callback.final_num_images=8 robustness.clever=null",
+    "callback.num_images=8 callback.final_num_images=8 robustness.clever=null "
+    "compute.precision=32-true compute.channels_last=true",
     "evaluate": "num_images=8 robustness.clever=null",
 }
 # -P: the folder at hand must come from PYTHONPATH, as it must for the installed command.
@@ -32,7 +33,9 @@ COMMANDS = {
 case $1 in train) small="{SMALL["train"]}";; evaluate) small="{SMALL["evaluate"]}";; esac
 exec "{sys.executable}" "{fork_server.__file__}" -P -m symmetry_robustness.app.cli "$@" $small
 """,
-    "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n',
+    "python": f"""#!/bin/sh
+exec "{sys.executable}" "{fork_server.__file__}" -P -c 'import runpy, sys; runpy.run_path(sys.argv[1])' "$@"
+""",
 }
 
 

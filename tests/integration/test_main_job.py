@@ -153,6 +153,7 @@ def test_a_sweep_runs_every_job_in_its_own_directory(tmp_path: Path) -> None:
 def test_two_jobs_in_a_row_on_two_real_processes(tmp_path: Path) -> None:
     done = symrob(
         "train", "-m", *TINY, "trainer=ddp_cpu", "data.validation_size=0,128", "logger=wandb",
+        "compute.precision=32-true", "compute.channels_last=true",
         f"hydra.sweep.dir={tmp_path / 'sweep'}", directory=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from symmetry_robustness.app import cli
-from tests.fork_server import Popen
+from tests import fork_server
 
 from .commands import TINY, symrob
 
@@ -75,7 +75,7 @@ def test_the_same_words_find_their_sweep(tmp_path: Path) -> None:
 def test_two_sweeps_at_once_in_one_directory_run_each_job_once(tmp_path: Path) -> None:
     words = ["train", "-m", *TINY, "seed=0,1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     command = [sys.executable, "-m", "symmetry_robustness.app.cli", *words]
-    processes = [Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
+    processes = [fork_server.Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
     assert [process.wait(300) for process in processes] == [0, 0]
     assert set(summaries(tmp_path / "sweep")) == {0, 1, 2}
     logs = [path.read_text() for path in (tmp_path / "sweep").glob("*/log.txt")]
@@ -83,9 +83,14 @@ def test_two_sweeps_at_once_in_one_directory_run_each_job_once(tmp_path: Path) -
 
 
 def test_a_run_that_is_done_stays_done_when_its_terminal_is_gone(tmp_path: Path) -> None:
-    words = " ".join([sys.executable, "-m", "symmetry_robustness.app.cli", "train", *TINY, "hydra.run.dir=run"])
+    start = [sys.executable, fork_server.__file__, "-m", "symmetry_robustness.app.cli"]
     done = subprocess.run(
-        f"set -o pipefail; {words} | head -1", shell=True, executable="bash", cwd=tmp_path, timeout=300
+        f"set -o pipefail; {' '.join([*start, 'train', *TINY, 'hydra.run.dir=run'])} | head -1",
+        shell=True,
+        executable="bash",
+        cwd=tmp_path,
+        env=os.environ | fork_server.environment(),
+        timeout=300,
     )
     assert done.returncode == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "done"

@@ -14,7 +14,7 @@ from ..training.wandb_server import offline_runs
 from .commands import TINY
 
 # With stated settings of computing the objective is first called in training, when the W&B run exists.
-TRACKED = [*TINY, "logger=wandb", "compute.precision=32-true", "compute.channels_last=true", "compute.compile=false"]
+TRACKED = [*TINY, "logger=wandb", "compute.compile=false"]
 # An objective that ends the job in the way its setting says.
 OBJECTIVE = """
 import os, signal, time
