@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S: Final = 0.5
 # The other ranks learn of the end of one from their next exchange, except where a GPU waits for it.
 _PATIENCE_S: Final = 15.0
-_FAREWELL_S: Final = 5.0
+FAREWELL_S: Final = 5.0
 # The kernel closes the connections of a process, which others notice, before it reports the end of the process.
 _DYING_S: Final = 2.0
 
@@ -107,10 +107,10 @@ class Ranks:
                 return None
             time.sleep(0.05)
 
-    def end(self) -> None:
-        """Wait for the ranks to end, then kill those that have not."""
+    def end(self, patience: float = FAREWELL_S) -> None:
+        """Wait so many seconds for the ranks to end, then kill those that have not."""
         self._ended.set()
-        deadline = time.monotonic() + _FAREWELL_S
+        deadline = time.monotonic() + patience
         while self._are_running() and time.monotonic() < deadline:
             time.sleep(0.05)
         for process in self._processes.values():

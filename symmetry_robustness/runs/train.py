@@ -25,10 +25,10 @@ from symmetry_robustness.runs.heartbeat import Heartbeat
 from symmetry_robustness.runs.json_files import write_json
 from symmetry_robustness.runs.preemption import PreemptionCheckpoint
 from symmetry_robustness.runs.provenance import PROVENANCE, add_own_code, hardware_name, read_provenance
-from symmetry_robustness.runs.ranks import Ranks, is_leader, slurm_environment, started_by_slurm
+from symmetry_robustness.runs.ranks import FAREWELL_S, Ranks, is_leader, slurm_environment, started_by_slurm
 from symmetry_robustness.runs.resume_state import ResumeState
 from symmetry_robustness.runs.settings import check_batches, check_devices, check_outputs, monitor_interval
-from symmetry_robustness.runs.signals import Signals
+from symmetry_robustness.runs.signals import Interrupted, Signals
 from symmetry_robustness.training import Classifier, RobustnessCallback
 from symmetry_robustness.training.checkpoints import (
     INTERRUPTED,
@@ -254,11 +254,14 @@ def _supervised(trainer: pl.Trainer, directory: Path, signals: Signals, heartbea
         write_outcome(directory, "failed", reason)
         os._exit(1)
 
-    ranks = Ranks(trainer, directory, end_now)
+    ranks, patience = Ranks(trainer, directory, end_now), FAREWELL_S
     try:
         if trainer.is_global_zero:
             heartbeat.start()
         yield
+    except Interrupted:
+        patience = 0.0  # all is saved, and ranks in the middle of an evaluation would wait for this process
+        raise
     except Exception as error:
         if lost := ranks.lost():
             raise RuntimeError(lost) from error
@@ -266,7 +269,7 @@ def _supervised(trainer: pl.Trainer, directory: Path, signals: Signals, heartbea
     finally:
         signals.waiting = True
         heartbeat.stop()
-        ranks.end()
+        ranks.end(patience)
 
 
 def _show(directory: Path) -> None:
