@@ -42,7 +42,7 @@ KILL: Final = "SYMROB_TEST_KILL"
 BOUND: Final = "SYMROB_TEST_BOUND"
 _FOLDER: Final = "SYMROB_TEST_FORK_SERVER"  # environment: where the server listens and lists its processes
 _MODULES: Final = (
-    *("torch", "torchmetrics", "pytorch_lightning", "matplotlib.figure", "symmetry_robustness.runs.main"),
+    *("torch", "torchmetrics", "pytorch_lightning", "matplotlib.backends.backend_pdf", "symmetry_robustness.runs.main"),
     *(f"symmetry_robustness.app.{name}" for name in ("cli", "train", "evaluate", "status", "collect", "report")),
 )
 _NUMBER: Final = struct.Struct("i")

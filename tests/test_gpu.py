@@ -121,7 +121,8 @@ def test_filters_are_kept_within_a_period() -> None:
 @pytest.mark.parametrize("extra", [[], ["compute.compile=true"], ["objective=clean_and_fgsm", "model=cascaded_4layer"]])
 def test_a_job_trains_and_its_checkpoint_is_evaluated_on_either(extra: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = ["train", *TINY, *extra, "trainer=gpu", "trainer.max_epochs=2", f"hydra.run.dir={run}"]
+    measured = ["compute.precision=auto", "compute.channels_last=null"]
+    words = ["train", *TINY, *measured, *extra, "trainer=gpu", "trainer.max_epochs=2", f"hydra.run.dir={run}"]
     words += ["robustness=quick", "callback.num_images=32", "callback.min_images=32", "callback.final_num_images=64"]
     done = symrob(*words, directory=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     script = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     assert "IMAGES, EPOCHS" in script
-    script = script.replace("= 2000, 3,", "= 400, 2,")  # less training, and less to see, in less time
+    script = script.replace("= 2000, 3,", "= 200, 2,")  # less training, and less to see, in less time
     done = fork_server.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
