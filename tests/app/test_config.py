@@ -10,23 +10,12 @@ from symmetry_robustness.app.config import config_directory
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.exit_status import user_message
 
-
-def options(group: str) -> list[str]:
-    return sorted(p.stem for p in (config_directory() / group).glob("*.yaml"))
+from .composed import EVERY_OPTION, TRANSFER, composed, options
 
 
-GROUPS = (
-    "data", "data/test_transform", "objective", "optimizer", "robustness", "trainer", "logger", "model", "augmentation",
-    "averaging", "defence",
-)  # fmt: skip
-TRANSFER = ("transfer", "transfer_tuned")  # which take other networks
-
-
-@pytest.mark.parametrize(
-    ("group", "option"), [(g, o) for g in GROUPS for o in options(g) if not (g == "robustness" and o in TRANSFER)]
-)
-def test_every_option_composes_and_passes_the_checks(group: str, option: str) -> None:
-    config = load_config("train", [f"{group}={option}"])
+@pytest.mark.parametrize("overrides", EVERY_OPTION, ids=" ".join)
+def test_every_option_composes_and_passes_the_checks(overrides: tuple[str, ...]) -> None:
+    config = composed(*overrides)
     assert not OmegaConf.missing_keys(config)
 
 
@@ -56,7 +45,7 @@ def test_every_experiment_composes_for_each_of_its_models(experiment: str) -> No
     sweep = OmegaConf.load(config_directory() / "experiment" / f"{experiment}.yaml")
     models = OmegaConf.select(sweep, "hydra.sweeper.params.model", default="standard").split(",")
     for model in models:
-        config = load_config("train", [f"experiment={experiment}", f"model={model}"])
+        config = composed(f"experiment={experiment}", f"model={model}")
         assert (config.name, config.group) == (model, experiment)
         assert config.model.num_classes == config.data.num_classes
 
@@ -80,7 +69,7 @@ def test_every_experiment_composes_for_each_of_its_models(experiment: str) -> No
 )
 def test_the_paper_s_training_is_as_released(model: str, epochs: int, batch_size: int, step_size: int | None) -> None:
     for experiment in ("paper_cifar10", "paper_cifar100", "paper_cifar10c"):
-        config = load_config("train", [f"experiment={experiment}", f"model={model}"])
+        config = composed(f"experiment={experiment}", f"model={model}")
         assert (config.trainer.max_epochs, config.data.batch_size) == (epochs, batch_size)
         assert config.scheduler.get("step_size") == step_size
         assert config.data.validation_size == 0

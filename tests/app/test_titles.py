@@ -1,7 +1,5 @@
 """Networks have titles for readers, beside their configuration."""
 
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -10,15 +8,16 @@ from symmetry_robustness.app.config import config_directory, finalize_config
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.directory import config_hash, first_difference
 
-MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+from .composed import EVERY_OPTION, composed, options
 
 
 def test_every_network_has_a_title_of_its_own() -> None:
-    configs = {model: load_config("train", [f"model={model}"]) for model in MODELS}
-    titles = {config.title for config in configs.values()}
-    assert len(titles) == len(MODELS)
+    configs = [composed(*overrides) for overrides in EVERY_OPTION]
+    assert {config.name for config in configs} == {*options("model")}
+    titles = {config.title for config in configs}
+    assert len(titles) == len(options("model"))
     assert "" not in titles
-    assert all("title" not in config.model for config in configs.values())  # no setting of the network
+    assert all("title" not in config.model for config in configs)  # no setting of the network
 
 
 @pytest.mark.parametrize(
