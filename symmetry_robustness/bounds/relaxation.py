@@ -10,7 +10,7 @@ Source: intervals arXiv 1810.12715, sec. 3; CROWN arXiv 1811.00866, sec. 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import torch
@@ -72,11 +72,31 @@ class Balls(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """Linear functions of the image below outputs: slopes (R, C, H, W), constants (R,) and what these are sums of."""
+    """R linear functions of values of nodes.
 
-    slopes: Tensor
+    Attributes:
+        rows: coefficients (R, *out) by node.
+        constants: (R,).
+        size: (R,) sums of the absolute values of what the constants are sums of.
+    """
+
+    rows: dict[int, Tensor]
     constants: Tensor
     size: Tensor
+
+    def take(self, chosen: Tensor, sign: int) -> Linear:
+        """Some of the functions, (M,), or their negatives."""
+        rows = {number: sign * rows[chosen] for number, rows in self.rows.items()}
+        return Linear(rows, sign * self.constants[chosen], self.size[chosen])
+
+    def replace(self, number: int, terms: Tensor | None, parents: Sequence[int], parts: Sequence[Tensor]) -> Linear:
+        """With constant terms (R, ...) and coefficients of the parents in place of those of a node."""
+        rows = {other: given for other, given in self.rows.items() if other != number}
+        for parent, part in zip(parents, parts, strict=True):
+            rows[parent] = rows[parent] + part if parent in rows else part
+        if terms is None:
+            return self._replace(rows=rows)
+        return Linear(rows, self.constants + _total(terms), self.size + _total(terms.abs()))
 
 
 def margin_bounds(graph: Graph, balls: Balls, labels: Tensor, method: Method, norms: Mapping[int, Tensor]) -> Tensor:
@@ -94,10 +114,14 @@ def margin_bounds(graph: Graph, balls: Balls, labels: Tensor, method: Method, no
     intervals = propagate(graph, balls, norms, refine=method == "crown")
     last, classes = len(graph) - 1, graph[-1].shape[0]
     rows, owner = margin_rows(labels, classes)
-    bounds = _bounds(graph, intervals, balls, last, rows, owner, through=False)
-    if method != "interval":
-        bounds = torch.maximum(bounds, _bounds(graph, intervals, balls, last, rows, owner, through=True))
-    return bounds.view(len(labels), classes - 1)
+    bounds = [rows.new_zeros(0)]
+    for part in _parts(graph, len(rows)):
+        functions, whose = past_affine(graph, last, rows[part]), owner[part]
+        bounds.append(_least(graph, intervals, balls, functions, whose, through=False))
+        if method != "interval":
+            better = _least(graph, intervals, balls, functions, whose, through=True)
+            bounds[-1] = torch.maximum(bounds[-1], better)
+    return torch.cat(bounds).view(len(labels), classes - 1)
 
 
 def margin_rows(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -117,9 +141,10 @@ def margins_and_slopes(graph: Graph, images: Tensor, labels: Tensor, norm: Norm)
     shape = (len(labels), -1)
     values, slopes = [], []
     for part in _parts(graph, len(rows)):
-        linear = minorants(graph, intervals, still, len(graph) - 1, rows[part], owner[part], through=True)
-        values.append(_total(linear.slopes * images[owner[part]]) + linear.constants)
-        slopes.append(find_norm(norm).dual.length(linear.slopes))
+        functions = past_affine(graph, len(graph) - 1, rows[part])
+        linear = minorants(graph, intervals, functions, owner[part], through=True)
+        values.append(_total(linear.rows[0] * images[owner[part]]) + linear.constants)
+        slopes.append(find_norm(norm).dual.length(linear.rows[0]))
     return torch.cat(values).view(shape), torch.cat(slopes).view(shape)
 
 
@@ -171,66 +196,51 @@ def _around(values: Tensor, norms: Tensor, balls: Balls) -> Interval:
     return Interval(values - width, values + width)
 
 
-def minorants(
-    graph: Graph,
-    intervals: list[Interval],
-    balls: Balls,
-    number: int,
-    rows: Tensor,
-    owner: Tensor,
-    *,
-    through: bool,
-) -> Linear:
-    """Linear functions of the image that lie below rows (R, *out) of a node's values, over the balls of `owner` (R,).
+def past_affine(graph: Graph, number: int, rows: Tensor) -> Linear:
+    """Rows (R, *out) of a node's values as functions of the image and of the nearest operations that are not affine."""
+    nothing = rows.new_zeros(len(rows))
+    return _past_affine(graph, Linear({number: rows}, nothing, nothing))
+
+
+def _past_affine(graph: Graph, functions: Linear) -> Linear:
+    """Functions whose last node is the image, or one that is not affine."""
+    while isinstance(operation := graph[number := max(functions.rows, default=0)].operation, Affine):
+        given = functions.rows[number]
+        terms = None if operation.constant is None else given * operation.constant
+        functions = functions.replace(number, terms, graph[number].inputs, operation.adjoint(given))
+    return functions
+
+
+def minorants(graph: Graph, intervals: list[Interval], functions: Linear, owner: Tensor, *, through: bool) -> Linear:
+    """Linear functions of the image that lie below others, `past_affine`, over the balls of `owner` (R,).
 
     Without `through` they end, as constants, at the first operations that are not affine.
     """
-    pending = {number: rows}
-    constants = size = rows.new_zeros(len(rows))
-    for place in range(number, 0, -1):
-        if (given := pending.pop(place, None)) is None:
-            continue
-        node = graph[place]
-        parents = node.inputs
-        if isinstance(node.operation, Affine):
-            parts = node.operation.adjoint(given)
-            terms = None if node.operation.constant is None else given * node.operation.constant
-        elif through:
+    while number := max(functions.rows, default=0):
+        given, node = functions.rows[number], graph[number]
+        positive, negative = given.clamp_min(0), given.clamp_max(0)
+        if through:
             assert isinstance(node.operation, Bend)
             lines: Lines = node.operation.lines(intervals[node.inputs[0]])
-            positive, negative = given.clamp_min(0), given.clamp_max(0)
             pull = node.operation.pull
-            parts = (pull(positive, lines.low[owner]) + pull(negative, lines.high[owner]),)
-            terms = negative * lines.offset[owner]
+            part = pull(positive, lines.low[owner]) + pull(negative, lines.high[owner])
+            functions = functions.replace(number, negative * lines.offset[owner], node.inputs, (part,))
         else:
-            box = intervals[place]
-            parents, parts = (), ()
-            terms = given.clamp_min(0) * box.lower[owner] + given.clamp_max(0) * box.upper[owner]
-        if terms is not None:
-            constants, size = constants + _total(terms), size + _total(terms.abs())
-        for parent, part in zip(parents, parts, strict=True):
-            pending[parent] = pending[parent] + part if parent in pending else part
-    slopes = pending.get(0)
-    return Linear(rows.new_zeros((len(rows), *graph[0].shape)) if slopes is None else slopes, constants, size)
+            box = intervals[number]
+            functions = functions.replace(number, positive * box.lower[owner] + negative * box.upper[owner], (), ())
+        functions = _past_affine(graph, functions)
+    if functions.rows:
+        return functions
+    return functions._replace(rows={0: functions.constants.new_zeros((len(owner), *graph[0].shape))})
 
 
-def _bounds(
-    graph: Graph,
-    intervals: list[Interval],
-    balls: Balls,
-    number: int,
-    rows: Tensor,
-    owner: Tensor,
-    *,
-    through: bool,
+def _least(
+    graph: Graph, intervals: list[Interval], balls: Balls, functions: Linear, owner: Tensor, *, through: bool
 ) -> Tensor:
-    """Lower bounds (R,) of rows of a node's values over the balls, after the slack for rounding."""
-    found = [rows.new_zeros(0)]
-    for part in _parts(graph, len(rows)):
-        linear = minorants(graph, intervals, balls, number, rows[part], owner[part], through=through)
-        value, size = balls.least(linear.slopes, owner[part])
-        found.append(value + linear.constants - SLACK * (size + linear.size))
-    return torch.cat(found)
+    """Lower bounds (R,) of functions, `past_affine`, over the balls of `owner` (R,), after the slack for rounding."""
+    linear = minorants(graph, intervals, functions, owner, through=through)
+    value, size = balls.least(linear.rows[0], owner)
+    return value + linear.constants - SLACK * (size + linear.size)
 
 
 def _refine_below(
@@ -280,9 +290,13 @@ def _narrowed(graph: Graph, intervals: list[Interval], balls: Balls, number: int
     owner, place = chosen.flatten(1).nonzero(as_tuple=True)
     lower, upper = (end.flatten(1).clone() for end in intervals[number])
     for part in _parts(graph, len(owner)):
-        rows = torch.nn.functional.one_hot(place[part], lower.shape[1]).double().view(-1, *graph[number].shape)
+        # One row for all images, and for both ends.
+        places, component = place[part].unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        rows = torch.nn.functional.one_hot(places, lower.shape[1]).double().view(-1, *graph[number].shape)
+        functions = past_affine(graph, number, rows)
         ends = [
-            sign * _bounds(graph, intervals, balls, number, sign * rows, owner[part], through=True) for sign in (1, -1)
+            sign * _least(graph, intervals, balls, functions.take(component, sign), owner[part], through=True)
+            for sign in (1, -1)
         ]
         lower[owner[part], place[part]], upper[owner[part], place[part]] = ends
     shape = intervals[number].lower.shape
