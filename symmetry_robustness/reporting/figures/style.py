@@ -1,5 +1,6 @@
 """How every figure looks: widths and fonts of print, colours, names, the legend's place; and how it is saved."""
 
+import contextlib
 import functools
 import io
 import textwrap
@@ -151,6 +152,19 @@ def label_last(panels: NDArray[Any], x_label: str) -> None:
             panel.tick_params(labelbottom=True)
 
 
+@contextlib.contextmanager
+def _without_layout_tables() -> Iterator[None]:
+    """Let matplotlib leave out the tables by which text is laid out: in a PDF it is, and reading them takes longest."""
+    from fontTools.subset import Options
+
+    usual = Options._drop_tables_default  # of every Options() that is given none
+    Options._drop_tables_default = [*usual, "GDEF", "GPOS", "GSUB"]
+    try:
+        yield
+    finally:
+        Options._drop_tables_default = usual
+
+
 def save_figure(figure: Figure, stem: Path) -> None:
     """Write PDF to print, with its fonts inside and without a date, and PNG to look at."""
     from matplotlib.backends.backend_pdf import FigureCanvasPdf  # half a second that only files cost
@@ -158,7 +172,7 @@ def save_figure(figure: Figure, stem: Path) -> None:
     if engine := figure.get_layout_engine():
         engine.execute(figure)  # once for both files; `savefig` would find it, and draw, twice for each
     figure.set_layout_engine("none")
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
+    with matplotlib.rc_context({"pdf.fonttype": 42}), _without_layout_tables():
         canvas: Any = FigureCanvasPdf(figure)
         canvas.print_pdf(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
     figure.set_dpi(200)
