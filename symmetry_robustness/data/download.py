@@ -113,7 +113,7 @@ def _download(url: str, path: Path, size: int, console: Console) -> None:
         )
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(path.name.removesuffix(".partial"), total=size or None)
-            while not (loader.completed or loader.is_idle):
+            while not loader.is_idle:  # its `result` would look once a second
                 progress.update(task, completed=loader.current_size)
                 time.sleep(0.1)
             succeeded = bool(future.result())
