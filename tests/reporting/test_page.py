@@ -285,7 +285,7 @@ def test_an_accessibility_checker_finds_nothing(browser: Browser, file: Path, sc
         for fragment in ("", run_address("cascaded")):
             opened.go(fragment)
             opened.drawn()
-            found = axe.run(opened.page)
+            found = axe.run(opened.page, options={"resultTypes": ["violations"]})  # others fill a megabyte
             assert found.violations_count == 0, found.generate_report()
 
 
