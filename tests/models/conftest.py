@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,15 +19,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@functools.cache
+def _composed(name: str, overrides: tuple[str, ...], num_classes: int) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(f"model/{name}", overrides=[f"+data.num_classes={num_classes}", *overrides])
+    with open_dict(config):
+        config.model.pop("title", None)  # as load_config does: no setting of the network
+    return config
+
+
 @pytest.fixture
-def compose_model() -> Iterator[Callable[..., DictConfig]]:
+def compose_model() -> Callable[..., DictConfig]:
     """Composes a file of conf/model alone, with ten classes unless told otherwise."""
 
     def compose_one(name: str, *overrides: str, num_classes: int = 10) -> DictConfig:
-        config = compose(f"model/{name}", overrides=[f"+data.num_classes={num_classes}", *overrides])
-        with open_dict(config):
-            config.model.pop("title", None)  # as load_config does: no setting of the network
-        return config
+        return _composed(name, overrides, num_classes).copy()
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield compose_one
+    return compose_one
