@@ -71,8 +71,8 @@ def layer_norm() -> nn.Sequential:
 
 
 def roto_scale() -> nn.Sequential:
-    trunk = ["pool", 8, "pool", 16]
-    return RotoScaleNetwork(2, 4, 4, trunk, num_classes=10, mean=0.5, std=0.25, image_size=16)  # type: ignore[arg-type]
+    trunk = ["pool", 6, "pool", 12]
+    return RotoScaleNetwork(2, 4, 3, trunk, num_classes=10, mean=0.5, std=0.25, image_size=16)  # type: ignore[arg-type]
 
 
 def weighted() -> nn.Sequential:
