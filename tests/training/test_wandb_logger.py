@@ -15,6 +15,7 @@ import pytest
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.training.wandb_logger import unreachable, wandb_logger, why_offline
 from tests import fork_server
+from tests.waiting import wait_until
 
 from .wandb_server import WandbServer, history, offline_runs
 
@@ -171,13 +172,22 @@ def test_any_answer_is_one(server: WandbServer) -> None:
     assert "unknown url type" in (unreachable("nonsense", 5.0) or "")
 
 
+def has_ended(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_training_outlives_the_service_which_takes_the_last_second_with_it(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     job = Job(tmp_path, "offline")
     time.sleep(1.5)
-    os.kill(job.service(), number)
+    os.kill(service := job.service(), number)
+    wait_until(lambda: has_ended(service), 60)
+    time.sleep(0.2)  # for the job to notice
     output = job.go_on()
     assert output.count("W&B: no longer tracked") == 1
     assert job.seconds < 20
