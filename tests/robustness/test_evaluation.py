@@ -29,13 +29,18 @@ def protocol(**settings: object) -> EvaluationProtocol:
     return EvaluationProtocol(**(defaults | settings))  # type: ignore[arg-type]
 
 
+def numbers(**settings: object) -> EvaluationProtocol:
+    """Where a test asks for numbers alone: no check attacks again."""
+    return protocol(checks="cheap", **settings)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("attack", [FGSM(), PGD(steps=12), PGD(steps=3, loss="margin")], ids=str)
 def test_linear_network_breaks_exactly_where_its_margin_ends(two_classes, attack: GradientAttack, norm: str) -> None:
     two, images, labels = two_classes
     limit = two_classes.distances(1 if norm == "linf" else 2)
     grid = np.quantile(limit, [0.1, 0.3, 0.5, 0.7, 0.9]) + 1e-5
-    report = evaluate_robustness(two, images, labels, protocol(attacks={"a": attack}, epsilons=grid, norm=norm))
+    report = evaluate_robustness(two, images, labels, numbers(attacks={"a": attack}, epsilons=grid, norm=norm))
     for epsilon in grid:
         assert report.accuracy("a", epsilon).value == (limit > epsilon).mean()
     broken = np.isfinite(report.minimal_epsilon["a"])
@@ -53,7 +58,7 @@ def test_engine_equals_a_plain_loop_over_epsilons(
     network: nn.Module, images: Tensor, labels: Tensor, attack: GradientAttack, norm: str
 ) -> None:
     grid = [10 * epsilon if norm == "l2" else epsilon for epsilon in GRID]
-    report = evaluate_robustness(network, images, labels, protocol(attacks={"a": attack}, epsilons=grid, norm=norm))
+    report = evaluate_robustness(network, images, labels, numbers(attacks={"a": attack}, epsilons=grid, norm=norm))
     broken = np.where((network(images).argmax(1) != labels).numpy(), 0.0, np.inf)
     for epsilon in grid:
         # Any iterate counts: the plain loop with each smaller number of steps visits them all.
@@ -80,12 +85,12 @@ def test_engine_equals_a_plain_loop_over_epsilons(
 def test_results_do_not_depend_on_batches_shares_or_order(
     network: nn.Module, images: Tensor, labels: Tensor, attack: GradientAttack
 ) -> None:
-    whole = evaluate_robustness(network, images, labels, protocol(attacks={"a": attack}))
-    other = evaluate_robustness(network, images, labels, protocol(attacks={"a": attack}, batch_size=64))
+    whole = evaluate_robustness(network, images, labels, numbers(attacks={"a": attack}))
+    other = evaluate_robustness(network, images, labels, numbers(attacks={"a": attack}, batch_size=64))
     same(whole, other)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     shares = [
-        evaluate_robustness(network, images[rows], labels[rows], protocol(attacks={"a": attack}), indices=rows)
+        evaluate_robustness(network, images[rows], labels[rows], numbers(attacks={"a": attack}), indices=rows)
         for rows in order.tensor_split(4)
     ]
     same(whole, RobustnessReport.merge(shares))
@@ -96,9 +101,9 @@ def test_trying_ahead_changes_nothing(
 ) -> None:
     attacks = {"a": PGD(steps=4, random_start=True, restarts=2), "b": FGSM()}
     monkeypatch.setattr("symmetry_robustness.engine.continuous_batching._SPECULATE_BELOW", {"cpu": 0})
-    plain = evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64))
+    plain = evaluate_robustness(network, images, labels, numbers(attacks=attacks, batch_size=64))
     monkeypatch.setattr("symmetry_robustness.engine.continuous_batching._SPECULATE_BELOW", {"cpu": 64})
-    same(plain, evaluate_robustness(network, images, labels, protocol(attacks=attacks, batch_size=64)))
+    same(plain, evaluate_robustness(network, images, labels, numbers(attacks=attacks, batch_size=64)))
 
 
 @pytest.mark.slow
@@ -121,15 +126,15 @@ def test_compiling_changes_nothing_and_happens_once(images: Tensor) -> None:
 def test_windows_change_nothing(
     network: nn.Module, images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = evaluate_robustness(network, images, labels, protocol(), indices=range(30, 0, -1))
+    whole = evaluate_robustness(network, images, labels, numbers(), indices=range(30, 0, -1))
     monkeypatch.setattr("symmetry_robustness.robustness.evaluate._WINDOW", 8)
-    same(whole, evaluate_robustness(network, images, labels, protocol(), indices=range(30, 0, -1)))
+    same(whole, evaluate_robustness(network, images, labels, numbers(), indices=range(30, 0, -1)))
 
 
 def test_iterates_between_the_last_count_only_when_asked(network: nn.Module, images: Tensor, labels: Tensor) -> None:
     attack = PGD(steps=9, step_size=0.01)
-    sound = evaluate_robustness(network, images, labels, protocol(attacks={"a": attack}))
-    returned = evaluate_robustness(network, images, labels, protocol(attacks={"a": attack}, judge="returned"))
+    sound = evaluate_robustness(network, images, labels, numbers(attacks={"a": attack}))
+    returned = evaluate_robustness(network, images, labels, numbers(attacks={"a": attack}, judge="returned"))
     for epsilon in GRID:
         adversarial = attack(network, images, labels, ThreatModel(epsilon=epsilon))
         right = (network(adversarial).argmax(1) == labels).float().mean().item()
@@ -139,7 +144,7 @@ def test_iterates_between_the_last_count_only_when_asked(network: nn.Module, ima
 
 
 def test_accuracy_falls_and_examples_are_adversarial(network: nn.Module, images: Tensor, labels: Tensor) -> None:
-    report = evaluate_robustness(network, images, labels, protocol(keep_examples=12))
+    report = evaluate_robustness(network, images, labels, numbers(keep_examples=12))
     for name in ("fgsm", "pgd"):
         curve = [report.accuracy(name, epsilon).value for epsilon in (0, *GRID)]
         assert curve == sorted(curve, reverse=True)
