@@ -123,6 +123,7 @@ class SmallMapConv(nn.Module):
         result = nn.functional.linear(features.flatten(1), *self._matrices[height])
         return result.view(len(features), -1, height, width)
 
+    @torch.inference_mode(mode=False)  # gradients may be asked for later
     @torch.no_grad()
     def _matrix(self, size: int) -> tuple[Tensor, Tensor | None]:
         """Weight (out_channels * size², C * size²) and bias of the product: what the layer makes of unit vectors."""

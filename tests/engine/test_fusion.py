@@ -203,6 +203,14 @@ def test_a_convolution_of_small_maps_is_a_matrix_product(size: int, shape: tuple
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+def test_small_maps_first_seen_without_gradients_have_them_later() -> None:
+    layer = SmallMapConv(nn.Conv2d(6, 5, 3, padding=1).requires_grad_(False))
+    with torch.inference_mode():
+        layer(torch.rand(2, 6, 2, 2))
+    features = torch.rand((2, 6, 2, 2), requires_grad=True)
+    assert torch.autograd.grad(layer(features).sum(), features)[0].abs().sum() > 0
+
+
 @pytest.mark.parametrize(
     "layer",
     [
