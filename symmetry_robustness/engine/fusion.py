@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from copy import deepcopy
 from typing import Any, Final, TypeGuard, TypeVar, cast
 
 import torch
@@ -75,10 +76,14 @@ class ImageConv(nn.Module):
         blocked = kernels.flatten(0, 2).contiguous(memory_format=torch.channels_last)
         self.register_buffer("blocked", blocked, persistent=False)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Conv2d:
+        """The convolution itself: who copies a network may change its weights, or ask for their gradients."""
+        return deepcopy(self.convolution, memo)
+
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, out_channels, H, W)."""
         layer = self.convolution
-        if images.shape[2] % 2 or images.shape[3] % 2:
+        if images.shape[2] % 2 or images.shape[3] % 2 or _is_changed(layer):
             return cast(Tensor, layer(images))
         features = _ImageConvFunction.apply(images, layer.weight, layer.bias, self.blocked)  # type: ignore[no-untyped-call]
         return cast(Tensor, features)
@@ -113,15 +118,19 @@ class SmallMapConv(nn.Module):
         self.convolution = convolution
         self._matrices: dict[int, tuple[Tensor, Tensor | None]] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Conv2d:
+        """The convolution itself, as a copy of `ImageConv`."""
+        return deepcopy(self.convolution, memo)
+
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, out_channels, H, W)."""
-        height, width = features.shape[-2:]
-        if height != width or 2 * height > self.convolution.kernel_size[0] + 1:
-            return cast(Tensor, self.convolution(features))
+        layer, (height, width) = self.convolution, features.shape[-2:]
+        if height != width or 2 * height > layer.kernel_size[0] + 1 or _is_changed(layer):
+            return cast(Tensor, layer(features))
         if height not in self._matrices:
             self._matrices[height] = self._matrix(height)
         result = nn.functional.linear(features.flatten(1), *self._matrices[height])
-        return result.view(len(features), -1, height, width)
+        return result.view(len(features), layer.out_channels, height, width)
 
     @torch.inference_mode(mode=False)  # gradients may be asked for later
     @torch.no_grad()
@@ -160,8 +169,8 @@ def fuse(network: nn.Module, images: Tensor) -> nn.Module:
 
     Convolutions on maps of 1 × 1 or 2 × 2 pixels become matrix products. On a CPU convolutions of images get a faster
     backward pass as well, and maxima over 2 × 2 pixels a faster forward pass. Weights of such convolutions take no
-    gradient. Only what stands side by side in a plain `nn.Sequential` is
-    rewritten, so any network may be given. Nothing of it is changed; layers that stay are shared.
+    gradient, but in deep copies, which have the convolutions back. Only what stands side by side in a plain
+    `nn.Sequential` is rewritten, so any network may be given. Nothing of it is changed; layers that stay are shared.
 
     Args:
         network: images to logits (B, K), in evaluation mode.

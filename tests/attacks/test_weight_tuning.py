@@ -10,6 +10,7 @@ from torch.nn import functional
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.attacks import PGD, AdversarialWeightTuning, ThreatModel
 from symmetry_robustness.attacks.weight_tuning import _private_copy, _Tuning
+from symmetry_robustness.engine.fusion import fuse
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.robustness import EvaluationProtocol, Source, Transfer, evaluate_robustness
 
@@ -69,6 +70,13 @@ def test_result_lies_in_ball_and_bounds(plain: nn.Module, batch: tuple[Tensor, T
     attacked = AdversarialWeightTuning(**SHORT)(plain, *batch, threat)
     assert (threat.excess(attacked, batch[0]) <= 1e-6).all()
     assert not torch.equal(attacked, batch[0])
+
+
+def test_all_convolutions_of_the_copy_that_the_evaluator_attacks_are_tuned(batch: tuple[Tensor, Tensor]) -> None:
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.AvgPool2d(4), nn.Conv2d(8, 5, 3, padding=1), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(20, 5)).eval()
+    tuning = _Tuning(_private_copy(fuse(network, batch[0])), 0.05, 0.0)
+    assert all(part.any() for part in tuning._slope(batch[0], batch[0], (batch[1], None)))
 
 
 def test_weights_buffers_modes_and_gradients_stay_as_they_are(plain: nn.Module, batch: tuple[Tensor, Tensor]) -> None:

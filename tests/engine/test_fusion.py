@@ -211,6 +211,39 @@ def test_small_maps_first_seen_without_gradients_have_them_later() -> None:
     assert torch.autograd.grad(layer(features).sum(), features)[0].abs().sum() > 0
 
 
+def test_no_images_are_a_batch_of_small_maps_too() -> None:
+    assert SmallMapConv(nn.Conv2d(6, 5, 3, padding=1))(torch.rand(0, 6, 2, 2)).shape == (0, 5, 2, 2)
+
+
+@pytest.fixture
+def shrinking() -> nn.Module:
+    """Convolutions of an image, and of its 2 x 2 pixels."""
+    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AvgPool2d(4), nn.Conv2d(6, 5, 3, padding=1), nn.Flatten()]
+    return nn.Sequential(*layers).eval()
+
+
+def test_copies_have_weights_that_can_be_changed(shrinking: nn.Module, images: Tensor) -> None:
+    fused = fuse(shrinking, images)
+    assert {"ImageConv", "SmallMapConv"} <= set(layers(fused))
+    copied = copy.deepcopy(fused)
+    assert not {"ImageConv", "SmallMapConv"} & set(layers(copied))
+    assert all(part.any() for part in torch.autograd.grad(copied(images).square().sum(), list(copied.parameters())))
+    with torch.no_grad():
+        for weight in copied.parameters():
+            weight.zero_()
+    assert not copied(images).any()
+    torch.testing.assert_close(fused(images), shrinking(images), rtol=0, atol=1e-5)
+
+
+def test_hooks_of_convolutions_are_called_also_when_they_come_later(shrinking: nn.Module, images: Tensor) -> None:
+    fused, seen = fuse(shrinking, images), []
+    for layer in fused.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda module, given, result: seen.append(result.shape[1]))
+    fused(images)
+    assert seen == [6, 5]
+
+
 @pytest.mark.parametrize(
     "layer",
     [
