@@ -7,6 +7,7 @@ such as a network that classifies by chance, fails with the reason; the others a
 import argparse
 import importlib
 import json
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,14 +56,15 @@ def main() -> int:
         print(f"\n{table(part, rows)}", flush=True)
         results[part] = rows
     if arguments.output:
-        write(results, arguments.output, arguments.device)
+        write(results, arguments.output, arguments.device, sys.argv[1:])
     return status
 
 
-def write(results: dict[str, list[dict[str, float | str]]], output: Path, device: str) -> None:
-    """results.json and results.md, with where and on what they were measured."""
+def write(results: dict[str, list[dict[str, float | str]]], output: Path, device: str, words: list[str]) -> None:
+    """results.json and results.md, with where, on what and by which command line they were measured."""
     output.mkdir(parents=True, exist_ok=True)
     about = {"measured": datetime.now(UTC).isoformat(timespec="minutes"), "device": device, **code_version()}
+    about["command"] = shlex.join(["python", "-m", "benchmarks", *words])
     about |= environment()
     (output / "results.json").write_text(json.dumps({"about": about, "results": results}, indent=2) + "\n")
     tables = [table(part, rows) for part, rows in results.items()]
@@ -71,7 +73,7 @@ def write(results: dict[str, list[dict[str, float | str]]], output: Path, device
         [*hardware["devices"]] if device == "cuda" else [hardware["processor"], f"{hardware['cores']} cores"]
     )
     versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
-    head = f"Measured {about['measured']} on {device} ({where}); commit {about['commit']}; {versions}.\n"
+    head = f"Measured {about['measured']} on {device} ({where}); commit {about['commit']}; {versions}.\n\n`{about['command']}`\n"
     (output / "results.md").write_text("\n".join(["# Benchmark", head, *tables]))
 
 

@@ -138,7 +138,8 @@ class SmallMapConv(nn.Module):
         """Weight (out_channels * size², C * size²) and bias of the product: what the layer makes of unit vectors."""
         layer, pixels = self.convolution, size * size
         units = torch.eye(layer.in_channels * pixels, dtype=layer.weight.dtype, device=layer.weight.device)
-        weight = layer._conv_forward(units.view(-1, layer.in_channels, size, size), layer.weight, None)
+        with torch.autocast(layer.weight.device.type, enabled=False):  # or the product would stay rounded
+            weight = layer._conv_forward(units.view(-1, layer.in_channels, size, size), layer.weight, None)
         bias = None if layer.bias is None else layer.bias.repeat_interleave(pixels)
         return weight.flatten(1).T.contiguous(), bias
 
@@ -214,8 +215,8 @@ def _fuse(module: nn.Module) -> nn.Module:
         return sequence
     if _is_fixed(module):
         return Affine(module)
-    if _is_plain(module, nn.Conv2d):
-        return _fuse_conv(module)
+    if _is_plain(module, nn.Conv2d):  # a child of some other module, which may read the layer's weights and settings
+        return module if isinstance(fused := _fuse_conv(module), SmallMapConv) else fused
     children = {name: _fuse(child) for name, child in module.named_children()}
     if all(child is module._modules[name] for name, child in children.items()):
         return module

@@ -124,6 +124,20 @@ def test_a_network_that_would_change_is_taken_as_it_is(images: Tensor) -> None:
     assert fuse(nosy, images) is nosy
 
 
+def test_a_module_that_reads_the_weights_of_its_convolutions_is_fused_around_them() -> None:
+    class Bounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, features: Tensor) -> Tensor:
+            return self.conv(features) / self.conv.weight.square().sum().sqrt()
+
+    images = torch.rand(4, 3, 2, 2)
+    fused = fuse(nn.Sequential(block(3, 8), Bounded(), nn.Flatten()).eval(), images)
+    assert "ImageConv" in layers(fused)
+
+
 class Silencer(nn.Identity):
     """Passes values on, and a thousandth of the gradient."""
 
@@ -209,6 +223,13 @@ def test_small_maps_first_seen_without_gradients_have_them_later() -> None:
         layer(torch.rand(2, 6, 2, 2))
     features = torch.rand((2, 6, 2, 2), requires_grad=True)
     assert torch.autograd.grad(layer(features).sum(), features)[0].abs().sum() > 0
+
+
+def test_small_maps_first_seen_in_lower_precision_are_exact_later() -> None:
+    layer, features = SmallMapConv(nn.Conv2d(6, 5, 3, padding=1)), torch.rand(2, 6, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(features)
+    torch.testing.assert_close(layer(features), layer.convolution(features), rtol=0, atol=1e-6)
 
 
 def test_no_images_are_a_batch_of_small_maps_too() -> None:

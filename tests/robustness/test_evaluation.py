@@ -110,8 +110,9 @@ def test_trying_ahead_changes_nothing(
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler; install g++")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler about itself
 def test_compiling_changes_nothing_and_happens_once(images: Tensor) -> None:
-    # Two layers: the C++ compiler takes two seconds for each kernel.
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    # Few layers, each fused in another way: the C++ compiler takes two seconds for each kernel.
+    stem = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(4)]
+    network = nn.Sequential(*stem, nn.Conv2d(4, 5, 3, padding=1), nn.Flatten(), nn.Linear(20, 5)).eval()
     labels = network(images).argmax(1)
     labels[::5] = (labels[::5] + 1) % 5
     attacks = {"a": PGD(steps=3, random_start=True, restarts=2)}
