@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 EXPERIMENTS := $(patsubst %/README.md,%,$(wildcard experiments/*/README.md))
 DATA ?= data
+# Tests wait for other processes a third of the time: with one worker more than processors, these do not idle.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal --numprocesses $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 RESULTS := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
 .DEFAULT_GOAL := help
@@ -36,19 +38,19 @@ $(EXPERIMENTS): experiments/%: $(READY)  ## run or finish an experiment, and wri
 	$(BIN)/symrob report outputs/experiments/$* --output $@/report
 
 test: $(READY)  ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(PYTEST)
 
 test-seeds: $(READY)  ## repeat the tests of soundness checks with networks, images and draws of three seeds
-	SYMROB_SEEDS=3 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/robustness/test_soundness.py
+	SYMROB_SEEDS=3 $(PYTEST) tests/robustness/test_soundness.py
 
 test-cluster: $(READY)  ## run sweeps on a Slurm of two nodes that is started here (Debian's packages)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster
+	$(PYTEST) tests/cluster
 
 check: $(READY)  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow"
 
 format: $(READY)  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .

@@ -73,8 +73,8 @@ def write(results: dict[str, list[dict[str, float | str]]], output: Path, device
         [*hardware["devices"]] if device == "cuda" else [hardware["processor"], f"{hardware['cores']} cores"]
     )
     versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
-    head = f"Measured {about['measured']} on {device} ({where}); commit {about['commit']}; {versions}.\n\n`{about['command']}`\n"
-    (output / "results.md").write_text("\n".join(["# Benchmark", head, *tables]))
+    head = f"Measured {about['measured']} on {device} ({where}); commit {about['commit']}; {versions}.\n"
+    (output / "results.md").write_text("\n".join(["# Benchmark", head, f"`{about['command']}`\n", *tables]))
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ class LocalSlurm:
                 cwd="/",
             )
 
-    def _wait(self, ready: Callable[[], bool], seconds: float = 30) -> None:
+    def _wait(self, ready: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > end:

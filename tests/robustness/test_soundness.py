@@ -3,7 +3,6 @@
 import copy
 import cProfile
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from symmetry_robustness.robustness import (
 )
 from symmetry_robustness.robustness.checks import derived
 
+from ..once import once_for_all_workers
 from .trained import ON_BLOBS, SOUND, blobs, shapes
 
 PROTOCOL = EvaluationProtocol(
@@ -46,7 +46,7 @@ OF_DETECTORS = {"same_preprocessing", "false_positive_rate"}
 at_every_seed = pytest.mark.parametrize("seed", range(int(os.environ.get("SYMROB_SEEDS", "1"))), scope="module")
 
 
-@functools.cache
+@once_for_all_workers
 def sound(name: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return SOUND[name]()
@@ -56,7 +56,7 @@ def images_of(name: str, seed: int) -> tuple[Tensor, Tensor]:
     return (blobs if name in ON_BLOBS else shapes)(SIZE, 12 + seed)
 
 
-@functools.cache
+@once_for_all_workers
 def judged(name: str, seed: int) -> RobustnessReport:
     """A sound network's report, which several tests ask about."""
     return evaluate_robustness(sound(name, seed), *images_of(name, seed), dataclasses.replace(PROTOCOL, seed=seed))
