@@ -107,6 +107,7 @@ def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None 
     choices = HydraConfig.get().runtime.choices if choices is None else choices
     config = config.copy()
     if "model" in config:
+        _require_one_objective(choices)
         title = _take_title(config.model, choices)
         config.title = config.title or ("" if config.name else title)
         config.name = config.name or _network_name(choices)
@@ -134,6 +135,13 @@ def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None 
         raise UserError(f"{missing[0]} is not set; give it on the command line as {missing[0]}=…")
     _check_known(config, "")
     return config
+
+
+def _require_one_objective(choices: typing.Mapping[str, Any]) -> None:
+    """Refuse an objective beside a defence that is another one, of which Hydra would drop the defence."""
+    objective, defence = choices["objective"], choices.get("defence")
+    if objective != defence and (config_directory() / "objective" / f"{defence}.yaml").is_file():
+        raise UserError(f"objective={objective}: defence={defence} chooses an objective, too; give one of them")
 
 
 def check_classes(config: DictConfig) -> None:
