@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.comparability import differing, name_difference, readable
 from symmetry_robustness.reporting.evaluation import Evaluation
-from symmetry_robustness.reporting.frame import NUMBER, records, settings_key, split
+from symmetry_robustness.reporting.frame import NUMBER, grouped, records, settings_key, split
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.statistics import (
     LEVEL,
@@ -102,15 +102,15 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     frame = frame.copy(deep=False)
     frame.attrs = {}  # pandas copies them at every step
     frame["state"] = frame["checks"].map(_STATES.index)
-    grouped = frame.groupby(NUMBER, dropna=False, sort=False)
-    results = grouped[_DESCRIBED].first()
-    results["value"], results["standard_error"] = grouped["value"].mean(), grouped["standard_error"].mean()
-    results["seeds"] = grouped.size()
-    results["seed_list"] = grouped["seed"].agg(lambda seeds: " ".join(map(str, seeds)))
-    results["checks"] = grouped["state"].max().map(_STATES.__getitem__)
-    results["commits"] = grouped["commit"].nunique()
-    results["runs"] = grouped["run"].agg(tuple)
-    deviation = np.asarray(grouped["value"].std(), np.float64)
+    by_number = frame.groupby(NUMBER, dropna=False, sort=False)
+    results = by_number[_DESCRIBED].first()
+    results["value"], results["standard_error"] = by_number["value"].mean(), by_number["standard_error"].mean()
+    results["seeds"] = by_number.size()
+    results["seed_list"] = by_number["seed"].agg(lambda seeds: " ".join(map(str, seeds)))
+    results["checks"] = by_number["state"].max().map(_STATES.__getitem__)
+    results["commits"] = by_number["commit"].nunique()
+    results["runs"] = by_number["run"].agg(tuple)
+    deviation = np.asarray(by_number["value"].std(), np.float64)
     results = results.reset_index()
     _add_intervals(results, deviation)
     trained = trained_settings(runs)
@@ -189,16 +189,29 @@ def network_titles(runs: Sequence[Run]) -> dict[str, str]:
     return {name: title if counts[title] == 1 else name for name, title in titles.items()}
 
 
+def run_titles(runs: Sequence[Run]) -> dict[str, str]:
+    """Title of each run by its place: its network's, and how it was trained where the network was in several ways."""
+    titles = network_titles(runs)
+    found: dict[str, str] = {}
+    for name, same in grouped(runs, lambda run: run.name).items():
+        names = differing([run.training for run in same])
+        found |= {run.place: _with_difference(titles[name], run.training, names) for run in same}
+    return found
+
+
+def _with_difference(title: str, training: Mapping[str, Any], names: Sequence[str]) -> str:
+    return f"{title} ({name_difference(training, names)})" if names else title
+
+
 def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], runs: Sequence[Run]) -> list[str]:
     """Label of each row's network: its title, and how it differs from others of its name in its comparison group."""
     titles = network_titles(runs)
     texts: dict[tuple[str, str], str] = {}
     for group, found in split(results.drop_duplicates(["comparison_group", "settings"]), "comparison_group").items():
         for network, same in split(found, "network").items():
-            title = titles[network]
             names = differing([trained[key] for key in same["settings"]])
             for key in same["settings"]:
-                texts[group, key] = f"{title} ({name_difference(trained[key], names)})" if names else title
+                texts[group, key] = _with_difference(titles[network], trained[key], names)
     return [texts[pair] for pair in zip(results["comparison_group"], results["settings"], strict=True)]
 
 
@@ -220,7 +233,7 @@ def _groups(
         known, description = protocols.get(key, ("", "no attack"))
         images = None if pd.isna(row.images) else int(row.images)
         about = (row.data, row.split, row.protocol, known, row.released, description, images)
-        groups[key] = ComparisonGroup(key, *about, ", ".join(differ))
+        groups[key] = ComparisonGroup(key, *about, ", ".join(name.removesuffix("._target_") for name in differ))
     return groups
 
 

@@ -21,6 +21,7 @@ _TEST_ONLY = ("corruptions", "severities", "test_transform", "test_size")
 _TRAINING_ONLY = ("batch_size", "train_size", "validation_size", "augmentation")
 # A data set's settings that go without saying; others stand beside its name.
 _USUAL: Settings = {"copy": "official", "severities": [1, 2, 3, 4, 5], "pose": "any", "drawing_seed": 0}
+_UNSET = "unset"
 _LENGTH = 48  # characters of a value that is named in a table
 
 
@@ -74,38 +75,64 @@ def has_versions(data: Settings) -> bool:
 def differing(several: Sequence[Settings]) -> list[str]:
     """Dotted names of the settings in which several differ, in order of appearance.
 
-    An object that one of them has and another one lacks, such as an augmentation, is a single difference.
+    An object that one of them has and another one lacks, such as an augmentation, is a single difference. So are two
+    objects of different classes, whose settings are compared with those of the same class only.
+
+    Examples:
+        >>> pgd, n_fgsm = {"_target_": "PGDTraining", "steps": 10}, {"_target_": "NFGSM", "noise": 2}
+        >>> differing([{"objective": pgd}, {"objective": n_fgsm}, {"objective": n_fgsm | {"noise": 1}}])
+        ['objective._target_', 'objective.noise']
     """
     names = []
     for name in dict.fromkeys(name for one in several for name in one):
         values = [one.get(name, {}) for one in several]
         is_object = any(isinstance(value, Mapping) and "_target_" in value for value in values)
         if all(isinstance(value, Mapping) and (value or not is_object) for value in values):
-            names += [f"{name}.{inner}" for inner in differing(values)]
+            kinds: dict[str, list[Settings]] = {}
+            for value in values:
+                kinds.setdefault(str(value.get("_target_")), []).append(value)
+            inner = [name for kind in kinds.values() for name in differing(kind)]
+            names += [f"{name}.{one}" for one in dict.fromkeys(["_target_"] * (len(kinds) > 1) + inner)]
         elif any(one.get(name, names) != several[0].get(name, names) for one in several):
             names.append(name)
     return names
 
 
 def name_difference(settings: Settings, names: Sequence[str]) -> str:
-    """The given settings with their values, as in `optimizer.lr=0.01, trainer.max_epochs=3`; no more than three."""
-    words = [f"{name.removesuffix('._target_')}={plain(_at(settings, name))}" for name in names]
-    return ", ".join(words if len(words) <= 3 else [*words[:3], f"{len(words) - 3} more"])
+    """The given settings with their values, as in `optimizer.lr=0.01, trainer.max_epochs=3`; no more than three.
+
+    Settings that are null or missing are left out where others are named.
+    """
+    words = {
+        f"{name.removesuffix('._target_')}={plain(value)}": value for name in names for value in [_at(settings, name)]
+    }
+    told = [word for word, value in words.items() if value not in (None, _UNSET)] or [*words]
+    return ", ".join(told if len(told) <= 3 else [*told[:3], f"{len(told) - 3} more"])
 
 
 def _at(settings: Settings, name: str) -> Any:
-    """The setting of a dotted name; "unset" where there is none."""
+    """The setting of a dotted name; `_UNSET` where there is none."""
     here: Any = settings
     for part in name.split("."):
         if not isinstance(here, Mapping) or part not in here:
-            return "unset"
+            return _UNSET
         here = here[part]
     return here
 
 
 def plain(value: object) -> str:
-    """A setting's value for a reader: class names without their modules, null as in YAML, long ones cut."""
-    if isinstance(value, Mapping):
+    """A setting's value for a reader: class names without their modules, null as in YAML, long ones cut.
+
+    Examples:
+        >>> plain({"_target_": "torch.optim.Adam", "lr": 0.01, "_partial_": True})
+        'Adam(lr=0.01)'
+        >>> plain({"_target_": "Augmentations", "crop_flip": {"_target_": "RandomCropFlip", "padding": 4}})
+        'crop_flip'
+    """
+    parts = [key for key, part in value.items() if key != "_target_"] if isinstance(value, Mapping) else []
+    if isinstance(value, Mapping) and parts and all(isinstance(value[key], Mapping) for key in parts):
+        text = " + ".join(parts)  # named objects
+    elif isinstance(value, Mapping):
         inner = ", ".join(
             f"{key}={plain(entry)}" for key, entry in value.items() if key not in ("_target_", "_partial_")
         )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from symmetry_robustness.reporting.aggregate import run_titles
 from symmetry_robustness.reporting.comparability import told_apart
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.figures import style
@@ -66,13 +67,19 @@ class Sandwich:
 
 def sandwiches(runs: Sequence[Run]) -> list[Sandwich]:
     """Those of all evaluations that have a proven lower bound and a distance found in its norm."""
-    found = [(one, run) for run in runs for evaluation in run.evaluations.values() for one in _of(run, evaluation)]
+    titles = run_titles(runs)
+    found = [
+        (one, run)
+        for run in runs
+        for evaluation in run.evaluations.values()
+        for one in _of(evaluation, f"{titles[run.place]}, seed {run.seed}{flag(evaluation.status)}")
+    ]
     names, places = [one.network for one, _ in found], [run.place for _, run in found]
     names = told_apart(names, places, within=[one.about for one, _ in found])
     return [replace(one, network=name) for (one, _), name in zip(found, names, strict=True)]
 
 
-def _of(run: Run, evaluation: Evaluation) -> Iterator[Sandwich]:
+def _of(evaluation: Evaluation, network: str) -> Iterator[Sandwich]:
     measures = evaluation.measures
     if not any(settings.get("proven") for settings in measures.values()):
         return
@@ -98,7 +105,7 @@ def _of(run: Run, evaluation: Evaluation) -> Iterator[Sandwich]:
         yield Sandwich(
             about=f"{evaluation.data_title}, {evaluation.split} images, {NORM_TITLES.get(str(norm), norm)}",
             norm=str(norm),
-            network=f"{run.title}, seed {run.seed}{flag(evaluation.status)}",
+            network=network,
             method=", ".join(sorted(set(arrays["method"].tolist()))) if "method" in arrays else "",
             estimator=measure_title(estimated[0], measures) if estimated else "estimate",
             images=images[images.index.isin(report.indices[report.clean_correct])],
@@ -152,7 +159,7 @@ def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
         for label, values, shown, marker, color in series:
             if shown.any():
                 panel.plot(places[shown], values[shown], marker, markersize=3, linestyle="", color=color, label=label)
-        panel.set(yscale="log", title=style.fitted(style.shown_network(one.network), 2.2))
+        panel.set(yscale="log", title=style.fitted(style.shown_network(one.network), 2.0))
         panel.grid(True)
     style.label_last(panels, "image, by distance")
     panels[0, 0].set_ylabel("length of a perturbation")

@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from symmetry_robustness.reporting.aggregate import run_titles
 from symmetry_robustness.reporting.comparability import told_apart
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.figures.heat_maps import heat_maps
@@ -46,7 +47,8 @@ def _pairs(evaluation: Evaluation) -> Iterator[tuple[str, str, Mapping[str, Any]
 
 def _named(members: Sequence[tuple[Run, Evaluation]]) -> dict[str, Evaluation]:
     """Evaluations by the name of the target, with seed, weights and place as far as they are needed."""
-    parts = [(run.title, f"seed {run.seed}", evaluation.weights, run.place) for run, evaluation in members]
+    titles = run_titles([run for run, _ in members])
+    parts = [(titles[run.place], f"seed {run.seed}", evaluation.weights, run.place) for run, evaluation in members]
     return dict(zip(told_apart(*zip(*parts, strict=True)), (evaluation for _, evaluation in members), strict=True))
 
 

@@ -243,13 +243,39 @@ def test_percentages_are_those_of_the_tables() -> None:
     assert [percent(share) for share in shares] == [f"{round(100 * share, 1):.1f}" for share in shares]
 
 
+def test_networks_under_several_trainings_are_named_and_compared_by_their_training(tmp_path: Path) -> None:
+    trainings = {
+        "PGDTraining": {"objective": {"_target_": "symmetry_robustness.objectives.PGDTraining", "steps": 10}},
+        "CrossEntropy": {"objective": {"_target_": "symmetry_robustness.objectives.CrossEntropy", "smoothing": 0.0}},
+    }
+    for strength, name in enumerate(("standard", "invariant")):
+        for training, config in trainings.items():
+            report = make_report(draw_broken_at(60, 0, strength=1 + strength + 2 * (training == "PGDTraining")))
+            make_run(tmp_path / name / training, report, name=name, config=config)
+    (tmp_path / "page").mkdir()
+    page = data_of(write(tmp_path / "page" / "report.html", tmp_path / "standard", tmp_path / "invariant"))
+    expected = [
+        f"{name} (objective={training})" for name in ("invariant", "standard") for training in sorted(trainings)
+    ]
+    assert sorted(title for _, title, *_ in page["runs"]) == expected
+    summary, _ = summary_of(tmp_path / "standard", tmp_path / "invariant")
+    (group,) = {group.training_differs_in for group in summary.groups.values()}
+    assert group == "objective"
+    questions, order = asked(tmp_path / "standard", tmp_path / "invariant")
+    found = answers(questions[order[0]], summary)[0][-1]
+    assert found["best"].label == "invariant (objective=PGDTraining)"
+    assert [other.label for title, other, *_ in found["over"] if "standard" in title] == [
+        "standard (objective=PGDTraining)"
+    ]
+
+
 def test_details_of_a_run(tmp_path: Path) -> None:
     images = np.zeros((6, 3, 4, 4), dtype=np.float32)
     report = make_report(draw_broken_at(60, 0), examples={"clean": images, "pgd": images + np.float32(0.1)})
     make_run(tmp_path / "run", report)
     _, (run,) = summary_of(tmp_path)
     questions, _ = asked(tmp_path)
-    details = run_details(run, "run", questions, pictures=True)
+    details = run_details(run, "run", "standard", questions, pictures=True)
     (part,) = details["parts"]
     assert [row["title"] for row in part["examples"]] == ["clean", "pgd", "pgd, change ×5"]
     assert part["examples"][1]["caption"].count(";") == 4  # five images
@@ -262,12 +288,12 @@ def test_details_of_a_run(tmp_path: Path) -> None:
     assert pgd["high"] == pytest.approx(100 * high, abs=0.06)
     broken = {attack: np.full(40, EPSILONS[0]) for attack in ("fgsm", "pgd")}
     make_run(tmp_path / "none" / "run", make_report(broken))
-    (found,) = run_details(summary_of(tmp_path / "none")[1][0], "run", asked(tmp_path / "none")[0], pictures=False)[
-        "parts"
-    ]
+    (found,) = run_details(
+        summary_of(tmp_path / "none")[1][0], "run", "standard", asked(tmp_path / "none")[0], pictures=False
+    )["parts"]
     (fgsm, *_) = found["charts"][0]["series"]
     assert (fgsm["low"][-1], fgsm["high"][-1]) == (0.0, 8.8)  # 0 of 40 is no proof of 0 %
-    assert run_details(run, "run", questions, pictures=False)["parts"][0]["examples"] is None
+    assert run_details(run, "run", "standard", questions, pictures=False)["parts"][0]["examples"] is None
 
 
 def test_declared_figures_of_measures_are_on_the_page_of_a_run(tmp_path: Path) -> None:
@@ -277,7 +303,7 @@ def test_declared_figures_of_measures_are_on_the_page_of_a_run(tmp_path: Path) -
     arrays = {"indices": np.arange(8), "value": np.ones((8, 3)), "images": np.ones((2, 3, 4, 4)), "mean": np.ones(8)}
     make_run(tmp_path / "runs", make_report(draw_broken_at(8, 0), measures={"mine": arrays}, settings=settings))
     _, (run,) = summary_of(tmp_path / "runs")
-    (part,) = run_details(run, "run", asked(tmp_path / "runs")[0], pictures=True)["parts"]
+    (part,) = run_details(run, "run", "standard", asked(tmp_path / "runs")[0], pictures=True)["parts"]
     assert [(chart["title"], chart["series"][0]["y"]) for chart in part["plots"]] == [("mine", [1.0, 1.0, 1.0])]
     assert [(row["title"], row["caption"]) for row in part["examples"]] == [("mine", "mean 1; mean 1")]
     assert part["measures"][0][0] == "mine"

@@ -34,7 +34,9 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], *, x_label: str 
     row[0].set(ylabel="accuracy (%)", ylim=(0, min(1.06, max(0.1, 1.12 * highest))))
     row[0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     if title:
-        figure.suptitle(style.fitted(title, width))
+        text = style.fitted(title, width)
+        figure.suptitle(text)
+        style.make_room(figure, text.count("\n"))
     style.legend_below(figure, row)
     return figure
 

@@ -48,6 +48,7 @@ _PRINTED: Final[dict[Any, Any]] = {
     "legend.frameon": False,
 }
 _CHARACTER = 0.06  # inches that a letter takes on average
+_LINE = 0.14  # inches that a line of text takes
 _HANDLE = 0.5  # inches beside a legend's text
 
 NETWORKS: Final = len(COLORS)  # lines that can be told apart in one panel
@@ -102,7 +103,10 @@ def fitted(text: str, width: float) -> str:
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
-    """One legend for several panels, below them and in as many columns as fit, so that it covers no data."""
+    """One legend for several panels, below them and in as many columns as fit, so that it covers no data.
+
+    The figure has room for a line of each row; names of several lines make it higher.
+    """
     handles: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -116,6 +120,13 @@ def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
     rows = -(-len(names) // columns)
     columns = -(-len(names) // rows)  # no row with a single name below a full one
     figure.legend([*handles.values()], names, loc="outside lower center", ncols=columns)
+    lines = [name.count("\n") for name in names]
+    make_room(figure, sum(max(lines[row::rows]) for row in range(rows)))
+
+
+def make_room(figure: Figure, lines: int) -> None:
+    """Make a figure higher by some lines of text."""
+    figure.set_figheight(figure.get_figheight() + _LINE * lines)
 
 
 def across(count: int) -> int:

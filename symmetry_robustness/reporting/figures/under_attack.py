@@ -79,7 +79,7 @@ def _most_robust(rows: pd.DataFrame, family: Family, elsewhere: Collection[str],
     """
     rows = rows[rows["measure"].isin(ATTACKED)].copy()
     rows[["low", "high"]] = rows[["low", "high"]].apply(lambda ends: ends.fillna(rows["value"]))
-    own, shallow = ~rows["settings"].isin(elsewhere), rows["network"].str.endswith("_4layer")
+    own, shallow = ~rows["settings"].isin(elsewhere), rows["network"].str.contains("_4layer")
     rows["depth"] = np.select([own & shallow, own], ["4 layers", "full depth"], "depth not known")
     if len(known := rows.loc[own, "depth"].unique()) == 1:
         rows["depth"] = known[0]

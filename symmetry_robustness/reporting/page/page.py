@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
-from symmetry_robustness.reporting.aggregate import Summary
+from symmetry_robustness.reporting.aggregate import Summary, run_titles
 from symmetry_robustness.reporting.comparability import data_title, readable, shown_data
 from symmetry_robustness.reporting.figures import COLORS
 from symmetry_robustness.reporting.load import Run, shown_path
@@ -64,6 +64,7 @@ def write_page(
     order, pictured, found = in_order(questions), _pictured(runs), {one.name: one.tables for one in tables}
     root = Path(os.path.commonpath([run.directory.resolve().parent for run in runs]))
     names = {run.place: shown_path(run.directory.resolve().relative_to(root)) for run in runs}
+    titles = {place: readable(title) for place, title in run_titles(runs).items()}
     script, library = (_FOLDER / "page.js").read_text(encoding="utf-8"), get_plotlyjs()
     start = (order[0], 0, questions[order[0]].first) if order else None
     stream = environment.get_template("page.html.j2").stream(
@@ -78,7 +79,7 @@ def write_page(
             "order": order,
             "looks": [*zip(COLORS, _SYMBOLS, strict=True)],
             "runs": [
-                (names[run.place], readable(run.title), run.seed, shown_data(data_title(run.config["data"])), clean)
+                (names[run.place], titles[run.place], run.seed, shown_data(data_title(run.config["data"])), clean)
                 for run in runs
                 for clean in [_percent(run.summary["clean_accuracy"])]
             ],
@@ -97,13 +98,14 @@ def write_page(
         priced=[_drawing(figure) for _, figure in tradeoff_figures(tradeoffs(summary, runs), summary.guessing)],
         claims=found.get("claims", ()),
         counts=Counter(e.status for run in runs for e in run.evaluations.values() if e.status and not e.released),
-        failing=_failing(runs, names),
+        failing=_failing(runs, names, titles),
         facts=[plural(len(runs), "run"), plural(summary.results["network"].nunique(), "network")],
         problems=frame.attrs["problems"],
         elsewhere=summary.trained_elsewhere,
         details=(
-            _packed(parts.run(run_details(run, names[run.place], questions, pictures=run.place in pictured)))
+            _packed(parts.run(run_details(run, *about, questions, pictures=run.place in pictured)))
             for run in runs
+            for about in [(names[run.place], titles[run.place])]
         ),
     )
     with path.open("w", encoding="utf-8") as file:
@@ -190,13 +192,15 @@ def _status(found: Sequence[str]) -> tuple[str, str]:
     return ("passed", "passed") if counts["passed"] else ("unchecked", "not checked")
 
 
-def _failing(runs: Sequence[Run], names: Mapping[str, str]) -> list[tuple[Check, list[tuple[str, str]]]]:
+def _failing(
+    runs: Sequence[Run], names: Mapping[str, str], titles: Mapping[str, str]
+) -> list[tuple[Check, list[tuple[str, str]]]]:
     """Checks that did not pass somewhere, with names and titles of the runs; failures and frequent ones first."""
     found: dict[tuple[str, str], tuple[Check, dict[str, str]]] = {}
     for run in runs:
         for check in (check for evaluation in run.evaluations.values() for check in evaluation.report.checks):
             if check.status in ("failed", "warned"):
-                title = f"{readable(run.title)}, seed {run.seed}"
+                title = f"{titles[run.place]}, seed {run.seed}"
                 found.setdefault((check.status, check.name), (check, {}))[1][names[run.place]] = title
     ordered = sorted(found.values(), key=lambda one: (one[0].status, -len(one[1])))
     return [(check, list(titles.items())) for check, titles in ordered]

@@ -148,9 +148,7 @@ def answer(rows: Sequence[Any], tests: dict[str, Any], guessing: Collection[str]
         tests; `aside`: rows that may not lead, whatever their number, by the reason.
     """
     best, *others = may_lead(rows, guessing)
-    size = next((ending for ending in ("_4layer", "_matched") if best.network.endswith(ending)), "")
-    plain = (row for name in (f"standard{size}", "standard") for row in rows if row.network == name)
-    standard = next(plain, best)  # of the same size, if there is one
+    standard = _standard(best, rows)
     over = [("Ahead of the next", other) for other in others[:1]]
     if others and others[0] is standard:
         over = [("Ahead of the next, the standard network", standard)]
@@ -165,6 +163,17 @@ def answer(rows: Sequence[Any], tests: dict[str, Any], guessing: Collection[str]
         "aside": set_aside(rows, guessing),
         "level": 1 - LEVEL,
     }
+
+
+def _standard(best: Any, rows: Sequence[Any]) -> Any:
+    """The standard network of a leader's size, trained as the leader if there is such a one; else the leader itself."""
+    size = next((part for part in ("_4layer", "_matched") if part in best.network), "")
+    names = (f"standard{size}", "standard")
+    if best.network in names:
+        return best
+    rows = [row for name in names for row in rows if row.network == name]
+    alike = [row for row in rows if row.label.partition(" (")[2] == best.label.partition(" (")[2]]
+    return next(iter(alike or rows), best)
 
 
 def _verdict(best: Any, others: Sequence[Any], tests: Sequence[Any]) -> str:

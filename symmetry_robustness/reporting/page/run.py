@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from symmetry_robustness.reporting.comparability import data_title, readable, shown_data
+from symmetry_robustness.reporting.comparability import data_title, shown_data
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.figures.examples import Rows, attack_rows, panel_rows, side_by_side
 from symmetry_robustness.reporting.figures.from_report import Chart, measure_charts
@@ -27,7 +27,7 @@ _POINTS = 200  # of a line; a screen has no room for more
 T = TypeVar("T")
 
 
-def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures: bool) -> dict[str, Any]:
+def run_details(run: Run, name: str, title: str, questions: Sequence[Question], *, pictures: bool) -> dict[str, Any]:
     """Content of the template `run`; a page of many runs has `pictures` (examples, plots of measures) of some."""
     summary, evaluations = run.summary, {one.comparison_group: one for one in run.evaluations.values()}
     found = [evaluation.status for evaluation in evaluations.values()]
@@ -37,7 +37,7 @@ def run_details(run: Run, name: str, questions: Sequence[Question], *, pictures:
     config = run.directory / "config.yaml"
     return {
         "name": name,
-        "title": f"{readable(run.title)}, seed {run.seed}",
+        "title": f"{title}, seed {run.seed}",
         "worst": next((state for state in ("failed", "warned", "passed") if state in found), "unchecked"),
         "facts": {
             "Data": shown_data(data_title(run.config["data"])),
