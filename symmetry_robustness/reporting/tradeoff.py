@@ -25,7 +25,7 @@ _BUDGETS: Final = (1, 1.5, 2, 3, 5, 10, 20)
 _SHAPES: Final = "osD^vP<>pXh*8d"  # of defences; colours are of networks
 _PLAIN: Final = "CrossEntropy"  # a defence that is none
 _COSTS: Final = {"training_flops": "FLOPs", "training_seconds": "seconds"}
-_SLACK: Final = 1.05  # seconds of equal work differ by a few percent
+_SLACK: Final = {"training_flops": 1.0, "training_seconds": 1.05}  # seconds of equal work differ by a few percent
 
 
 class Point(NamedTuple):
@@ -191,7 +191,7 @@ def _tables(shown: Sequence[Tradeoff], guessing: frozenset[str]) -> Iterator[Tab
     for budget in (*(x for x in _BUDGETS if x < dearest), np.inf):
         line = ["any cost" if np.isinf(budget) else f"at most {budget:g}×"]
         for one, front in zip(shown, fronts, strict=True):
-            within = [point for point in front if one.price(point, kind) <= budget * _SLACK]
+            within = [point for point in front if one.price(point, kind) <= budget * _SLACK[kind]]
             best = [f"{one.name(p)}: {cell_of(p.row).text} % for {one.price(p, kind):.2g}×" for p in within[-1:]]
             line += best or ["none"]
         lines.append([*map(Cell, line)])
