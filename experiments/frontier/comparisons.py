@@ -1,0 +1,65 @@
+"""`python experiments/frontier/comparisons.py` prints the planned comparisons, then all others.
+
+Worst-case accuracy of each symmetric network minus that of the standard one under the same training, paired over seeds
+and images.
+"""
+
+from pathlib import Path
+
+from symmetry_robustness.reporting.aggregate import Seeds, compare
+from symmetry_robustness.reporting.frame import grouped
+from symmetry_robustness.reporting.load import find_runs
+from symmetry_robustness.reporting.statistics import Difference, holm
+from symmetry_robustness.reporting.table_formats import Cell, Table, markdown
+from symmetry_robustness.reporting.tradeoff import defence
+from symmetry_robustness.results.names import epsilon_name
+
+STANDARD = "standard_4layer"
+SYMMETRIC = ("parallel_rotation_4layer_matched", "parallel_rotation_scale_4layer_matched", "invariant_4layer")
+PLANNED = (("CrossEntropy", 1 / 255), ("PGDTraining", 4 / 255))
+EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+
+
+def main() -> None:
+    """One table for the questions of the plan, one for whatever else was run."""
+    runs, problems = find_runs([Path(__file__).parent / "runs"])
+    assert not problems, problems
+    trained = {
+        key: {run.seed: run.evaluations["test"] for run in same}
+        for key, same in grouped(runs, lambda run: (run.name, defence(run.training))).items()
+    }
+    rows = []
+    for training, epsilon in PLANNED:
+        found = [difference(trained, network, training, epsilon) for network in SYMMETRIC]
+        adjusted = holm([one.p_value for one in found])
+        for network, one, p_value in zip(SYMMETRIC, found, adjusted, strict=True):
+            rows.append([training, epsilon_name(epsilon), network, points(one), str(one.seeds), f"{p_value:.2g}"])
+    columns = ["training", "ε", "network", "minus standard, points", "seeds", "p (Holm over three)"]
+    show("Planned comparisons", columns, rows)
+    trainings = dict.fromkeys(training for _, training in trained)
+    rows = [
+        [training, network, *(points(difference(trained, network, training, epsilon)) for epsilon in EPSILONS)]
+        for training in trainings
+        for network in SYMMETRIC
+    ]
+    show("All differences", ["training", "network", *(f"ε = {epsilon_name(one)}" for one in EPSILONS)], rows)
+
+
+def difference(trained: dict[tuple[str, str], Seeds], network: str, training: str, epsilon: float) -> Difference:
+    """Of the seeds that both networks have."""
+    pair = (trained.get((name, training), {}) for name in (network, STANDARD))
+    return compare(*pair, "worst_case_accuracy", epsilon=epsilon)
+
+
+def points(one: Difference) -> str:
+    """With its 95 % interval."""
+    return f"{100 * one.value:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]" if one.seeds else "not run"
+
+
+def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    print(markdown(Table(title, columns, [[*map(Cell, row)] for row in rows])))
+
+
+if __name__ == "__main__":
+    main()
