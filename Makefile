@@ -7,7 +7,7 @@ PEERS := $(VENV)/.peers
 EXPERIMENTS := $(patsubst %/README.md,%,$(wildcard experiments/*/README.md))
 DATA ?= data
 # Tests wait for other processes a third of the time: with one worker more than processors, these do not idle.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal --numprocesses $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal --numprocesses $(shell expr $$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 RESULTS := outputs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
 .DEFAULT_GOAL := help
