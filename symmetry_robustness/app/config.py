@@ -107,7 +107,7 @@ def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None 
     choices = HydraConfig.get().runtime.choices if choices is None else choices
     config = config.copy()
     if "model" in config:
-        _require_one_objective(choices)
+        _require_its_defence(choices)
         title = _take_title(config.model, choices)
         config.title = config.title or ("" if config.name else title)
         config.name = config.name or _network_name(choices)
@@ -137,11 +137,16 @@ def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None 
     return config
 
 
-def _require_one_objective(choices: typing.Mapping[str, Any]) -> None:
-    """Refuse an objective beside a defence that is another one, of which Hydra would drop the defence."""
-    objective, defence = choices["objective"], choices.get("defence")
-    if objective != defence and (config_directory() / "objective" / f"{defence}.yaml").is_file():
-        raise UserError(f"objective={objective}: defence={defence} chooses an objective, too; give one of them")
+def _require_its_defence(choices: typing.Mapping[str, Any]) -> None:
+    """Refuse a choice beside a defence (one, not several) that makes another one, which Hydra would drop."""
+    defence = choices.get("defence")
+    path = config_directory() / "defence" / f"{defence}.yaml"
+    defaults = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    for entry in (isinstance(defaults, dict) and defaults.get("defaults")) or ():
+        for key, own in entry.items() if isinstance(entry, dict) else ():
+            group = str(key).removeprefix("override /")
+            if isinstance(own, str) and choices.get(group, own) != own:
+                raise UserError(f"{group}={choices[group]}: defence={defence} chooses {group}={own}; give one of them")
 
 
 def check_classes(config: DictConfig) -> None:

@@ -5,6 +5,7 @@ from hydra import compose, initialize_config_dir
 
 from symmetry_robustness import load_config
 from symmetry_robustness.app.config import config_directory, finalize_config
+from symmetry_robustness.app.schema import register_schemas
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.runs.directory import config_hash, first_difference
 
@@ -39,6 +40,7 @@ def test_a_title_can_be_chosen_and_decides_no_result(overrides: list[str], title
 
 
 def test_a_network_derived_from_another_does_not_go_by_its_title() -> None:
+    register_schemas()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         config = compose("train", ["model=standard"])
     mine = finalize_config(config, {"model": "mine", "experiment": "none"})  # as of a file that begins with standard
@@ -46,6 +48,7 @@ def test_a_network_derived_from_another_does_not_go_by_its_title() -> None:
 
 
 def test_a_title_that_stands_alone_is_refused() -> None:
+    register_schemas()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         config = compose("train", ["model=standard", "~model.title", "+model.title=Mine"])
     with pytest.raises(UserError, match=r"model\.title=Mine must stand .*title: \{mine: Mine\}"):

@@ -29,6 +29,7 @@ AT_COMPOSITION = {
     "unknown data set": (["train", "data=cifar11"], "cifar11"),
     "unknown experiment": (["train", "experiment=first_lite"], "first_lite"),
     "two objectives": (["train", "defence=trades", "objective=mart"], "objective=mart: defence=trades"),
+    "two augmentations": (["train", "defence=rotation", "augmentation=crop_flip"], "augmentation=crop_flip: defence="),
     "unknown setting": (["train", "epochs=3"], "epochs"),
     "unknown model setting": (["train", "+model.widht=3"], "model.widht"),
     "unknown attack setting": (["train", "+robustness.attacks.pgd.step=3"], "robustness.attacks.pgd.step"),
