@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from symmetry_robustness.reporting.comparability import differing, name_difference, readable
+from symmetry_robustness.reporting.comparability import differing, name_differences, readable
 from symmetry_robustness.reporting.evaluation import Evaluation
 from symmetry_robustness.reporting.frame import NUMBER, grouped, records, settings_key, split
 from symmetry_robustness.reporting.load import Run
@@ -69,6 +69,7 @@ class Summary(NamedTuple):
         guessing: settings of the networks whose accuracy without attack is that of guessing.
         measures: settings of the measures that were made, by name; of several the first.
         elsewhere: settings of the networks whose trainings are not known here.
+        trained: all that decides the weights of a network, by its settings.
     """
 
     results: pd.DataFrame
@@ -77,6 +78,7 @@ class Summary(NamedTuple):
     guessing: frozenset[str]
     measures: dict[str, Any]
     elsewhere: frozenset[str]
+    trained: Mapping[str, Mapping[str, Any]]
 
     @property
     def trained_elsewhere(self) -> str:
@@ -121,7 +123,7 @@ def summarize(frame: pd.DataFrame, runs: Sequence[Run]) -> Summary:
     declared = [evaluation.measures for run in runs for evaluation in run.evaluations.values()]
     measures = {name: settings for found in reversed(declared) for name, settings in found.items()}
     elsewhere = frozenset(key for key, training in trained.items() if "trainer" not in training)
-    return Summary(results, comparisons, _groups(results, runs, trained), guessing, measures, elsewhere)
+    return Summary(results, comparisons, _groups(results, runs, trained), guessing, measures, elsewhere, trained)
 
 
 def _add_intervals(results: pd.DataFrame, deviation: NDArray[np.float64]) -> None:
@@ -194,13 +196,13 @@ def run_titles(runs: Sequence[Run]) -> dict[str, str]:
     titles = network_titles(runs)
     found: dict[str, str] = {}
     for name, same in grouped(runs, lambda run: run.name).items():
-        names = differing([run.training for run in same])
-        found |= {run.place: _with_difference(titles[name], run.training, names) for run in same}
+        differences = name_differences([run.training for run in same])
+        found |= {run.place: _with(titles[name], text) for run, text in zip(same, differences, strict=True)}
     return found
 
 
-def _with_difference(title: str, training: Mapping[str, Any], names: Sequence[str]) -> str:
-    return f"{title} ({name_difference(training, names)})" if names else title
+def _with(title: str, difference: str) -> str:
+    return f"{title} ({difference})" if difference else title
 
 
 def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], runs: Sequence[Run]) -> list[str]:
@@ -209,9 +211,9 @@ def _labels(results: pd.DataFrame, trained: Mapping[str, dict[str, Any]], runs: 
     texts: dict[tuple[str, str], str] = {}
     for group, found in split(results.drop_duplicates(["comparison_group", "settings"]), "comparison_group").items():
         for network, same in split(found, "network").items():
-            names = differing([trained[key] for key in same["settings"]])
-            for key in same["settings"]:
-                texts[group, key] = _with_difference(titles[network], trained[key], names)
+            differences = name_differences([trained[key] for key in same["settings"]])
+            for key, difference in zip(same["settings"], differences, strict=True):
+                texts[group, key] = _with(titles[network], difference)
     return [texts[pair] for pair in zip(results["comparison_group"], results["settings"], strict=True)]
 
 

@@ -95,19 +95,48 @@ def differing(several: Sequence[Settings]) -> list[str]:
             names += [f"{name}.{one}" for one in dict.fromkeys(["_target_"] * (len(kinds) > 1) + inner)]
         elif any(one.get(name, names) != several[0].get(name, names) for one in several):
             names.append(name)
+            alike: dict[str, list[Settings]] = {}  # objects of which the value in words tells no difference
+            for value in values if is_object else ():
+                if isinstance(value, Mapping) and value:
+                    alike.setdefault(plain(value), []).append({name: value})
+            names += dict.fromkeys(inner for kind in alike.values() for inner in differing(kind))
     return names
 
 
-def name_difference(settings: Settings, names: Sequence[str]) -> str:
-    """The given settings with their values, as in `optimizer.lr=0.01, trainer.max_epochs=3`; no more than three.
+def name_differences(several: Sequence[Settings]) -> list[str]:
+    """Of each the settings in which several differ, as in `optimizer.lr=0.01, trainer.max_epochs=3`; empty if in none.
 
-    Settings that are null or missing are left out where others are named.
+    No more than three are named, and none that is null or missing where others are named, unless two that differ would
+    read alike: these name all.
+
+    Examples:
+        >>> name_differences([{"lr": 1, "decay": None}, {"lr": 2}, {"lr": 2, "decay": 3}])
+        ['lr=1', 'lr=2', 'lr=2, decay=3']
+        >>> name_differences([{"lr": 1, "decay": None}, {"lr": 1}, {"lr": 2}])
+        ['lr=1, decay=null', 'lr=1, decay=unset', 'lr=2']
     """
+    names = differing(several)
+    texts = [_name_difference(one, names) for one in several]
+    owners: dict[str, list[Settings]] = {}
+    for text, one in zip(texts, several, strict=True):
+        if one not in owners.setdefault(text, []):
+            owners[text].append(one)
+    return [
+        text if len(owners[text]) == 1 else _name_difference(one, names, whole=True)
+        for text, one in zip(texts, several, strict=True)
+    ]
+
+
+def _name_difference(settings: Settings, names: Sequence[str], *, whole: bool = False) -> str:
     words = {
         f"{name.removesuffix('._target_')}={plain(value)}": value for name in names for value in [_at(settings, name)]
     }
-    told = [word for word, value in words.items() if value not in (None, _UNSET)] or [*words]
-    return ", ".join(told if len(told) <= 3 else [*told[:3], f"{len(told) - 3} more"])
+    unsaid: tuple[Any, ...]
+    for unsaid in ((None, _UNSET), (_UNSET,), ()):
+        told = [word for word, value in words.items() if whole or value not in unsaid]
+        if told:
+            break
+    return ", ".join(told if len(told) <= 3 or whole else [*told[:3], f"{len(told) - 3} more"])
 
 
 def _at(settings: Settings, name: str) -> Any:

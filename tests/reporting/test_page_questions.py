@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from symmetry_robustness.reporting.comparability import readable
+from symmetry_robustness.reporting.comparability import name_differences, readable
 from symmetry_robustness.reporting.frame import frame_of
 from symmetry_robustness.reporting.load import read_metrics
 from symmetry_robustness.reporting.page.page import percent
@@ -267,6 +267,59 @@ def test_networks_under_several_trainings_are_named_and_compared_by_their_traini
     assert [other.label for title, other, *_ in found["over"] if "standard" in title] == [
         "standard (objective=PGDTraining)"
     ]
+
+
+PGD_TRAINING = {"_target_": "symmetry_robustness.objectives.PGDTraining", "steps": 10}
+CROSS_ENTROPY = {"_target_": "symmetry_robustness.objectives.CrossEntropy", "smoothing": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("networks", "expected"),
+    [
+        pytest.param(
+            {"standard": [{}, PGD_TRAINING], "invariant": [PGD_TRAINING]},
+            "standard (objective=PGDTraining)",
+            id="the leader has one training",
+        ),
+        pytest.param(
+            {"standard": [{}, PGD_TRAINING], "invariant": [PGD_TRAINING, PGD_TRAINING | {"steps": 7}]},
+            "standard (objective=PGDTraining)",
+            id="the leader has other trainings",
+        ),
+        pytest.param(
+            {"standard_4layer": [{}, PGD_TRAINING], "standard": [{}], "invariant_4layer": [PGD_TRAINING]},
+            "standard_4layer (objective=PGDTraining)",
+            id="a larger standard network has one training, too",
+        ),
+    ],
+)
+def test_a_leader_is_compared_with_the_standard_network_trained_most_alike(
+    tmp_path: Path, networks: dict[str, list[dict[str, object]]], expected: str
+) -> None:
+    for name, objectives in networks.items():
+        for number, objective in enumerate(objectives):
+            strength = 9 - number if name.startswith("invariant") else 1 + number
+            report = make_report(draw_broken_at(60, 0, strength=strength))
+            make_run(tmp_path / name / str(number), report, name=name, config={"objective": objective or CROSS_ENTROPY})
+    summary, _ = summary_of(tmp_path)
+    questions, order = asked(tmp_path)
+    found = answers(questions[order[0]], summary)[0][-1]
+    assert found["best"].network.startswith("invariant")
+    assert [other.label for title, other, *_ in found["over"] if "standard" in title] == [expected]
+
+
+def test_different_trainings_have_different_labels() -> None:
+    def crop(padding: int) -> dict[str, object]:
+        return {"_target_": "Augmentations", "crop_flip": {"_target_": "RandomCropFlip", "padding": padding}}
+
+    data = [{"data": {"augmentation": augmentation}} for augmentation in (None, crop(2), crop(4))]
+    assert name_differences(data) == [
+        "data.augmentation=null",
+        "data.augmentation=crop_flip, data.augmentation.crop_flip.padding=2",
+        "data.augmentation=crop_flip, data.augmentation.crop_flip.padding=4",
+    ]
+    many = [dict.fromkeys("abcd", 1), dict.fromkeys("abc", 1) | {"d": 2}, dict.fromkeys("abc", 2) | {"d": 2}]
+    assert len({*name_differences(many)}) == 3
 
 
 def test_details_of_a_run(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 """The questions that a page answers: which network is most robust on some data, under an attack, at an ε."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from symmetry_robustness.reporting.aggregate import ATTACKED, ComparisonGroup, Summary, may_lead, set_aside
-from symmetry_robustness.reporting.comparability import describe_attack, told_apart
+from symmetry_robustness.reporting.comparability import describe_attack, differing, told_apart
 from symmetry_robustness.reporting.evaluation import FINAL
 from symmetry_robustness.reporting.frame import records, split
 from symmetry_robustness.reporting.statistics import LEVEL
@@ -126,7 +126,7 @@ def answers(question: Question, summary: Summary) -> list[list[dict[str, Any]]]:
         tests.setdefault((test.measure, *_place(test)), {})[test.other_settings] = test
     return [
         [
-            answer(list(rows.values()), tests.get((first.measure, *_place(first)), {}), summary.guessing)
+            answer(list(rows.values()), tests.get((first.measure, *_place(first)), {}), summary)
             for rows in attack.points.values()
             for first in [next(iter(rows.values()))]
         ]
@@ -134,21 +134,22 @@ def answers(question: Question, summary: Summary) -> list[list[dict[str, Any]]]:
     ]
 
 
-def answer(rows: Sequence[Any], tests: dict[str, Any], guessing: Collection[str]) -> dict[str, Any]:
+def answer(rows: Sequence[Any], tests: dict[str, Any], summary: Summary) -> dict[str, Any]:
     """The leader among networks at one strength of one attack, beside the next one and the standard one.
 
     Args:
         rows: of the networks there.
         tests: network to its comparison with the leader.
-        guessing: networks that are at chance without attack.
+        summary: says which networks are at chance without attack, and how they were trained.
 
     Returns:
         `best`, a row; `verdict`: "best" (it beats every other), "chance" (it may lead by chance), "single" (it beats
         every other, but one training each was compared), "untested", "equal" or "nobody"; `over`: others with their
         tests; `aside`: rows that may not lead, whatever their number, by the reason.
     """
+    guessing = summary.guessing
     best, *others = may_lead(rows, guessing)
-    standard = _standard(best, rows)
+    standard = _standard(best, rows, summary.trained)
     over = [("Ahead of the next", other) for other in others[:1]]
     if others and others[0] is standard:
         over = [("Ahead of the next, the standard network", standard)]
@@ -165,15 +166,18 @@ def answer(rows: Sequence[Any], tests: dict[str, Any], guessing: Collection[str]
     }
 
 
-def _standard(best: Any, rows: Sequence[Any]) -> Any:
-    """The standard network of a leader's size, trained as the leader if there is such a one; else the leader itself."""
+def _standard(best: Any, rows: Sequence[Any], trained: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The standard network of a leader's size, of several the one trained most alike; else the leader itself."""
     size = next((part for part in ("_4layer", "_matched") if part in best.network), "")
     names = (f"standard{size}", "standard")
     if best.network in names:
         return best
-    rows = [row for name in names for row in rows if row.network == name]
-    alike = [row for row in rows if row.label.partition(" (")[2] == best.label.partition(" (")[2]]
-    return next(iter(alike or rows), best)
+    candidates = next((found for name in names if (found := [row for row in rows if row.network == name])), [best])
+
+    def differences(row: Any) -> int:
+        return len(differing([{**trained[one.settings], "model": None} for one in (best, row)]))
+
+    return min(candidates, key=differences) if len(candidates) > 1 else candidates[0]
 
 
 def _verdict(best: Any, others: Sequence[Any], tests: Sequence[Any]) -> str:
