@@ -125,17 +125,17 @@ def test_a_budget_of_operations_is_kept(tmp_path: Path) -> None:
     summary, runs = read(make(tmp_path))
     last = tradeoffs(summary, runs)[-1]
     flops = last.standard.costs["training_flops"]
-    plain, dearer = (
+    plain, alike, dearer = (
         last.standard._replace(
             network=name,
             costs=last.standard.costs | {"training_flops": flops._replace(value=cost)},
             row=last.standard.row._replace(value=value),
         )
-        for name, cost, value in (("standard", 1.0, 0.1), ("dearer", 2.04, 0.9))
+        for name, cost, value in (("standard", 1.0, 0.1), ("alike", 1 + 1e-15, 0.2), ("dearer", 2.04, 0.9))
     )
-    answers, _ = tradeoff_tables([replace(last, points=[plain, dearer])], summary.guessing).tables
+    answers, _ = tradeoff_tables([replace(last, points=[plain, alike, dearer])], summary.guessing).tables
     said = [row[-1].text.partition(":")[0] for row in answers.rows]
-    assert said == ["standard", "standard", "standard", "dearer"]  # for at most 1, 1.5, 2 times the cost, and any
+    assert said == ["alike", "alike", "alike", "dearer"]  # for at most 1, 1.5, 2 times the cost, and any
 
 
 def test_epsilons_at_which_other_networks_were_attacked_stand_in_one_figure(tmp_path: Path) -> None:
