@@ -1,9 +1,10 @@
-"""`python experiments/frontier/comparisons.py` prints the planned comparisons, then all others.
+"""`python experiments/frontier/comparisons.py [RUNS]` prints the planned comparisons, then all others.
 
 Worst-case accuracy of each symmetric network minus that of the standard one under the same training, paired over seeds
 and images.
 """
 
+import sys
 from pathlib import Path
 
 from symmetry_robustness.reporting.aggregate import Seeds, compare
@@ -22,8 +23,11 @@ EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
 def main() -> None:
     """One table for the questions of the plan, one for whatever else was run."""
-    runs, problems = find_runs([Path(__file__).parent / "runs"])
-    assert not problems, problems
+    runs, problems = find_runs(map(Path, sys.argv[1:] or [Path(__file__).parent / "runs"]))
+    for problem in problems:
+        print(f"left out: {problem}")
+    failed = [run.place for run in runs if run.evaluations["test"].status == "failed"]
+    print(f"{len(runs)} runs; a soundness check failed in {', '.join(failed) or 'none'}\n")
     trained = {
         key: {run.seed: run.evaluations["test"] for run in same}
         for key, same in grouped(runs, lambda run: (run.name, defence(run.training))).items()
@@ -52,8 +56,12 @@ def difference(trained: dict[tuple[str, str], Seeds], network: str, training: st
 
 
 def points(one: Difference) -> str:
-    """With its 95 % interval."""
-    return f"{100 * one.value:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]" if one.seeds else "not run"
+    """With its 95 % interval, which needs images on which the networks differ."""
+    if not one.seeds:
+        return "not run"
+    if one.low == one.high:
+        return "0 (alike on every image)"
+    return f"{100 * one.value:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
 
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
