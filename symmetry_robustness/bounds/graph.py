@@ -1,5 +1,6 @@
 """A network as a list of operations whose bounds are known, traced from what it computes on a few images."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -188,6 +189,15 @@ def _reshape(builder: _Builder, target: Any, x: Variable, sizes: Sequence[int]) 
 
 def _same(builder: _Builder, target: Any, x: Variable, *args: Any, dtype: Any = None, **kwargs: Any) -> Variable | None:
     return x if dtype in (None, torch.float32, torch.float64) else None
+
+
+def _restrided(
+    builder: _Builder, target: Any, x: Variable, sizes: Sequence[int], strides: Sequence[int], *offset: int
+) -> Variable | None:
+    """A mean of channels-last maps, which torch ends with other strides for the same numbers."""
+    long = [stride for size, stride in zip(x.shape, strides[1:], strict=True) if size > 1]
+    same = [*sizes] == [_TRACED, *x.shape] and strides[0] == math.prod(x.shape) and not any(offset)
+    return x if same and long in ([], [1]) else None
 
 
 def _placed(builder: _Builder, target: Any, x: Variable, *args: Any, **kwargs: Any) -> Variable | None:
@@ -388,6 +398,7 @@ def _positive(dims: Sequence[int], x: Variable) -> list[int]:
 _GROUPS: Final[Sequence[tuple[str, Callable[..., Any]]]] = (
     ("view _unsafe_view reshape view_copy", _reshape),
     ("clone alias detach contiguous lift_fresh _to_copy", _same),
+    ("as_strided_", _restrided),
     ("permute transpose slice unsqueeze squeeze select flip roll pixel_shuffle pixel_unshuffle narrow", _placed),
     ("split split_with_sizes unbind chunk", _pieces),
     ("avg_pool2d _adaptive_avg_pool2d upsample_bilinear2d upsample_nearest2d", _averaged),

@@ -9,11 +9,12 @@ from symmetry_robustness.errors import UserError
 from .networks import MADE, SIZE, make, pictures
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("name", MADE)
-def test_a_traced_network_has_the_logits_of_the_network(name: str) -> None:
+def test_a_traced_network_has_the_logits_of_the_network(name: str, memory_format: torch.memory_format) -> None:
     network, images = make(name), pictures(7)
     expected = network.double()(images.double())
-    graph = trace(network.float(), images)
+    graph = trace(network.float().to(memory_format=memory_format), images)
     assert (values_at(graph, images) - expected).abs().max() < 1e-12 * expected.abs().max()
 
 
