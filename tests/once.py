@@ -1,6 +1,5 @@
 """Work that several tests need, done once although the workers of pytest-xdist share no memory."""
 
-import fcntl
 import functools
 import os
 from collections.abc import Callable
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+
+from symmetry_robustness.files import locked
 
 Result = TypeVar("Result")
 
@@ -23,12 +24,9 @@ def once_for_all_workers(make: Callable[..., Result]) -> Callable[..., Result]:
     def made(*key: Any) -> Result:
         name = "-".join(map(str, (make.__module__, make.__qualname__, *key)))
         path = Path(os.environ["SYMMETRY_ROBUSTNESS_CACHE"]) / f"{name}.pt"
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                whole = path.with_suffix(".part")
-                torch.save(make(*key), whole)
-                whole.rename(path)
+        with locked(path.with_suffix(".lock"), wait=lambda: None):
+            if not path.exists():  # whole, since nobody reads it before the lock is free
+                torch.save(make(*key), path)
         result: Result = torch.load(path, weights_only=False)
         return result
 
