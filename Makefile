@@ -44,7 +44,7 @@ test-seeds: $(READY)  ## repeat the tests of soundness checks with networks, ima
 	SYMROB_SEEDS=3 $(PYTEST) tests/robustness/test_soundness.py
 
 test-cluster: $(READY)  ## run sweeps on a Slurm of two nodes that is started here (Debian's packages)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster
+	$(PYTEST) tests/cluster
 
 check: $(READY)  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .

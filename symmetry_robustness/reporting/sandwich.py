@@ -135,9 +135,8 @@ def _cell(value: object) -> Cell:
 def sandwich_figures(found: Sequence[Sandwich], notes: list[str]) -> style.Drawn:
     """A figure for each data set and norm, with a panel for each network."""
     for about, several in grouped((one for one in found if len(one.images)), lambda one: one.about).items():
-        if len(several) > _PANELS:
-            notes.append(f"sandwich: {len(several) - _PANELS} of {len(several)} networks are not drawn")
-        yield f"sandwich-{several[0].norm}", sandwich_figure(several[:_PANELS], about)
+        shown = style.first_of({one.network: one for one in several}, _PANELS, "sandwich", notes)
+        yield f"sandwich-{several[0].norm}", sandwich_figure([*shown.values()], about)
 
 
 @style.printed

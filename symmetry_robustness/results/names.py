@@ -72,19 +72,24 @@ def measure_key(measure: str, array: str, headline: str | None = None) -> str:
 def measure_title(name: str, measures: Settings) -> str:
     """Title of a measure or of its mean, by the protocol's settings of the measures, which may state one.
 
-    A title that several measures have is told apart by their norms.
+    A title that several measures have is told apart by their norms. Without one the measure's name stands for it, and
+    a norm at its end is written as in titles.
 
     Examples:
         >>> measure_title("symmetry.turn.error", {}), measure_title("removal", {"removal": {"title": "tolerance"}})
         ('symmetry turn error', 'tolerance')
         >>> measure_title("blur_entropy.entropy", {"blur_entropy": {"means": ["entropy"]}})
         'blur entropy'
+        >>> measure_title("distance_linf", {"distance_linf": {"norm": "linf"}})
+        'distance ℓ∞'
     """
     measure, _, array = name.partition(".")
     settings = measures.get(measure, {})
     title, norm = settings.get("title"), settings.get("norm", "")
     if title and sum(other.get("title") == title for other in measures.values()) > 1:
         title = f"{title} {NORM_TITLES.get(norm, norm)}"
+    if not title and norm and measure.endswith(f"_{norm}"):
+        title = f"{measure.removesuffix(norm)}{NORM_TITLES.get(norm, norm)}"
     title, array = ((text or "").replace("_", " ").replace(".", " ") for text in (title or measure, array))
     # An array that is called as the end of its measure adds nothing, unless another one is the measure's value.
     once = f" {title}".endswith(f" {array}") and "value" not in (settings.get("means") or ["value"])

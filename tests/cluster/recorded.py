@@ -21,6 +21,7 @@ class SGD(torch.optim.SGD):
         momentum: as in SGD.
         record: beginning of the file's name.
         pace: seconds added to each step.
+        gate: file without which no step ends; None for none.
         end: how the first step of the last rank ends, "raise" or "kill"; None for well.
     """
 
@@ -31,12 +32,14 @@ class SGD(torch.optim.SGD):
         momentum: float,
         record: str,
         pace: float = 0,
+        gate: str | None = None,
         end: str | None = None,
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum)
         self._record = Path(f"{record}-{os.environ['SLURM_PROCID']}")
         last = int(os.environ["SLURM_PROCID"]) == int(os.environ["SLURM_NTASKS"]) - 1
         self._pace, self._end = pace, end if last else None
+        self._gate = None if gate is None else Path(gate)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = super().step(closure)
@@ -49,4 +52,6 @@ class SGD(torch.optim.SGD):
         with self._record.open("a") as file:
             file.write(f"{os.environ.get('SLURM_RESTART_COUNT', '0')} {digest}\n")
         time.sleep(self._pace)
+        while self._gate is not None and not self._gate.exists():
+            time.sleep(0.1)
         return loss

@@ -129,11 +129,12 @@ def test_preempted_in_the_middle_of_an_epoch(sweep: Sweep, tmp_path: Path) -> No
 
 
 def test_controller_that_is_away_for_a_while(sweep: Sweep, tmp_path: Path) -> None:
-    process = sweep.start("seed=0,1", "optimizer.pace=1")
+    words = ["seed=0,1", f"optimizer.gate={tmp_path / 'gate'}"]
+    process = sweep.start(*words)
     wait_until(lambda: ranks(sweep))
     sweep.cluster.stop_controller()
     try:
-        status, output = ended(sweep.start("seed=0,1", "optimizer.pace=1"))
+        status, output = ended(sweep.start(*words))
         assert status == 2, output
         assert output.splitlines()[-1] == "error: Slurm does not answer (squeue); try again later"
         status, output = ended(Sweep(sweep.cluster, tmp_path / "other").start("seed=0"))
@@ -141,6 +142,7 @@ def test_controller_that_is_away_for_a_while(sweep: Sweep, tmp_path: Path) -> No
         assert output.splitlines()[-1].startswith("error: Slurm does not answer"), output
     finally:
         sweep.cluster.start_controller()
+    (tmp_path / "gate").touch()
     status, output = ended(process)
     assert status == 0, output
     assert "Slurm does not answer; waiting for it" in output
@@ -187,8 +189,8 @@ def test_what_waits_is_cancelled_if_a_failure_is_to_stop_the_sweep(sweep: Sweep)
     assert line.endswith(f" did not end well; not run: {cancelled}")
 
 
-def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
-    words = ["seed=0,1", "optimizer.pace=2"]
+def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep, tmp_path: Path) -> None:
+    words = ["seed=0,1", f"optimizer.gate={tmp_path / 'gate'}"]
     status, output = ended(sweep.start(*words, "--detach"))
     assert status == 0, output
     array = number(sweep.runs(0)[0]).split("_")[0]
@@ -205,6 +207,7 @@ def test_submitted_by_a_process_that_does_not_wait(sweep: Sweep) -> None:
     status, output = ended(follower)
     assert (status, "go on without this process" in output) == (130, True), output
 
+    (tmp_path / "gate").touch()
     wait_until(lambda: sweep.statuses() == ["done", "done"])
     for words in (["collect"], ["report", "--output", str(sweep.directory / "report")]):
         status, output = ended(sweep.run(*words, str(sweep.directory)))

@@ -9,6 +9,7 @@ import pytest
 from symmetry_robustness.corruption_names import BENCHMARK, SEVERITIES
 from symmetry_robustness.reporting.aggregate import Summary, summarize
 from symmetry_robustness.reporting.comparability import shown_data
+from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.reporting.figures.from_runs import (
     corruption_figures,
     network_names,
@@ -125,7 +126,14 @@ def test_more_networks_than_can_be_told_apart_are_left_out_aloud(tmp_path: Path)
     assert shown == set(area.index[2:])
     assert notes == [f"test, full depth: the {NETWORKS} most robust of {NETWORKS + 2} networks are drawn"]
     _, others = drawn_runs(tmp_path)
-    assert others == ["examples and measures: the first 4 of 9 networks are drawn"]
+    assert others == ["examples and measures: 4 of 9 networks are drawn"]
+
+
+def test_each_architecture_is_drawn_before_any_is_drawn_twice() -> None:
+    titles = ["flat", "flat (a=1)", "flat (a=2)", "deep", "wide (a=2)", "wide (a=1)"]
+    notes: list[str] = []
+    assert [*style.first_of(dict.fromkeys(titles), 4, "maps", notes)] == ["flat", "flat (a=1)", "deep", "wide (a=2)"]
+    assert notes == ["maps: 4 of 6 networks are drawn"]
 
 
 def test_views_and_corruptions(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def curve_panels(charts: Sequence[Chart]) -> Figure:
                 line = style.Line(line.positions, *np.maximum(line[1:], _FLOOR))
             style.draw_line(panel, line, looks[label], label, **steps)
         panel.set(xlabel=style.fitted(chart.xlabel, 2.0), ylabel=chart.ylabel)
+        panel.locator_params(axis="x", nbins=4)  # numbers below 0.001 are wide
     style.legend_below(figure, panels.flat)
     return figure
 

@@ -78,11 +78,11 @@ def view_figures(summary: Summary, notes: list[str]) -> Drawn:
         rows = summary.results[summary.results["view"].str.startswith(f"{kind}_")].copy()
         rows["at"] = rows["view"].str.removeprefix(f"{kind}_").astype(float)
         for found in split(rows, "comparison_group").values():
-            networks = first_of(split(found, "settings"), NETWORKS, f"views, {kind}", notes)
             lines = {
                 shown_network(str(one["label"].iloc[0])): style.line_of(one.sort_values("at"), "at")
-                for one in networks.values()
+                for one in split(found, "settings").values()
             }
+            lines = first_of(lines, NETWORKS, f"views, {kind}", notes)
             title = f"{shown_data(str(found['data'].iloc[0]))}; bands: 95 % over {style.intervals_over(found)}"
             step = 90.0 if kind == "rotation" else None
             yield f"views-{kind}", curve_grid({"": {"": lines}}, x_label=x_label, title=title, x_step=step)

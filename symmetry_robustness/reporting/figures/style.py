@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
@@ -225,7 +226,18 @@ def line_of(rows: "pd.DataFrame", over: str) -> Line:
 
 
 def first_of(found: Mapping[str, T], most: int, what: str, notes: list[str]) -> dict[str, T]:
-    """The first `most` networks, and a note if there are more."""
-    if len(found) > most:
-        notes.append(f"{what}: the first {most} of {len(found)} networks are drawn")
-    return dict(list(found.items())[:most])
+    """At most `most` networks, by their titles, and a note if there are more.
+
+    Where the same architecture was trained in several ways, each architecture has one before any has two.
+    """
+    if len(found) <= most:
+        return dict(found)
+    notes.append(f"{what}: {most} of {len(found)} networks are drawn")
+    trainings: Counter[str] = Counter()
+    turns = {}
+    for title in found:
+        architecture = title.partition(" (")[0]
+        turns[title] = trainings[architecture]
+        trainings[architecture] += 1
+    chosen = sorted(found, key=turns.__getitem__)[:most]
+    return {title: one for title, one in found.items() if title in chosen}
