@@ -1,4 +1,4 @@
-"""What the robustness callback adds to the time of training, against the budget it is given.
+"""Time that the robustness callback adds to a training, against the budget it is given.
 
 The same training with and without the callback, each in a process of its own; validation and the evaluation at
 the end are left out on both sides.

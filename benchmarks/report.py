@@ -1,4 +1,4 @@
-"""What `symrob report` costs with many runs, and how soon its page can be used.
+"""Cost of `symrob report` with many runs, and how soon its page can be used.
 
 The run directories are made up, of realistic size: real configurations, 200 epochs of metrics, 1,000 images under two
 attacks at 15 epsilons, eight adversarial examples. The command runs in a process of its own; the page is opened from

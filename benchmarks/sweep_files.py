@@ -1,4 +1,4 @@
-"""What a sweep costs the file system and the one who plans, watches and collects it; docs/scaling.md has the model.
+"""Cost of a sweep to the file system and to the one who plans, watches and collects it; docs/scaling.md has the model.
 
 Everything runs on files alone, in a temporary directory; TMPDIR chooses the file system. Processor seconds are told,
 because those of the clock on a shared machine say little; on a network file system the operations cost more than they.
@@ -118,7 +118,7 @@ def sweep_rows(sweep: Path) -> list[dict[str, float | str]]:
 
 
 def leave_signs(directory: Path, index: int) -> None:
-    """What jobs leave: two thirds are done, as many run as nodes are there, some have failed, the rest wait."""
+    """Files that jobs leave: two thirds are done, as many run as nodes are there, some have failed, the rest wait."""
     now = time.time()
     progress: dict[str, Any] = {
         "phase": "training", "epoch": 3, "max_epochs": 200, "step": 1100, "steps": 70000, "images_per_second": 2000.0,

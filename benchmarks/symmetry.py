@@ -1,4 +1,4 @@
-"""What rotation layers cost: against plain convolutions of the same expanded widths, and to build.
+"""Cost of rotation layers: against plain convolutions of the same expanded widths, and to build.
 
 Both networks take turns, so that a busy machine slows both; medians, and CPU seconds where the device is a CPU.
 The first build finds neither our cache nor that of escnn; each build has a process of its own.

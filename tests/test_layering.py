@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "symmetry_robustness"
 # Modules that every part may import.
 LEAVES = {"corruption_names", "errors", "features", "files", "orbits", "precision", "resampling", "rng", "settings"}
-# What each part may import of the others.
+# The other parts that each part may import.
 ALLOWED = {
     "layers": set(),
     "models": {"layers"},

@@ -55,7 +55,7 @@ CHOICES: dict[str, Callable[[], None]] = {
 
 @pytest.fixture(params=CHOICES)
 def chosen(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a user may have chosen before."""
+    """Settings that a user may have chosen before."""
     before = precisions()
     CHOICES[request.param]()
     yield

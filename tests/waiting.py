@@ -8,7 +8,7 @@ Found = TypeVar("Found")
 
 
 def wait_until(condition: Callable[[], Found], seconds: float = 400) -> Found:
-    """What the condition says as soon as that is true."""
+    """The condition's value as soon as that is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end

@@ -95,7 +95,7 @@ def train(network: nn.Module, seed: int) -> nn.Module:
 
 
 def measure(network: nn.Module, count: int, symmetry: EquivarianceError) -> Arrays:
-    """What `robustness=symmetry` measures, on upright test shapes."""
+    """Results of `robustness=symmetry` on upright test shapes."""
     images, labels = shapes(count, 12)
     return symmetry.compute(MeasureInputs(network, images, labels, np.arange(count)))
 

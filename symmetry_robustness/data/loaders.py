@@ -19,7 +19,7 @@ class Split:
     """Images that belong together, as rows of a larger tensor rather than as copies.
 
     Args:
-        name: What tables and loggers call it.
+        name: Its name in tables and loggers.
         images: uint8 (M, 3, H, W), the tensor of all splits of the same file.
         labels: int64 (M,).
         indices: int64 (N,), the rows of this split in ascending order.

@@ -237,7 +237,7 @@ class ImageDataModule(LightningDataModule, ABC):
             split: Which images; where there are several test sets, their images one set after the other.
             size: How many; None means all.
             seed: Of the choice.
-            setting: What the user calls the size.
+            setting: Name of the size in the configuration.
 
         Returns:
             Images float32 in [0, 1] (N, 3, H, W), labels int64 (N,), and their indices int64 (N,), ascending: rows of

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks` does with the rows that a part has measured."""
+"""Uses that `python -m benchmarks` makes of the rows that a part has measured."""
 
 import importlib
 import json
@@ -75,7 +75,7 @@ def test_the_arithmetic_of_a_training_step_is_that_of_its_convolutions(
     count = benchmarks("peak").count
     assert count(lambda: layer(images).sum().backward()) == 2 * forward
     assert count(lambda: layer(images.requires_grad_()).sum().backward()) == 3 * forward
-    # What an attack does: the gradient of the images alone, by autograd.grad.
+    # As an attack does: the gradient of the images alone, by autograd.grad.
     assert count(lambda: torch.autograd.grad(layer.requires_grad_(False)(images).sum(), images)) == 2 * forward
 
 

@@ -57,7 +57,7 @@ class LocalSlurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What to add to the environment of Slurm's commands; ranks find each other on the loopback interface."""
+        """Environment of Slurm's commands; ranks find each other on the loopback interface."""
         return {
             "SLURM_CONF": str(self.directory / "slurm.conf"),
             "PATH": _PATH,

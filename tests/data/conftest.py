@@ -34,7 +34,7 @@ def batch(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def record_checksums(directory: Path) -> None:
-    """What the downloader leaves beside the files."""
+    """Files that the downloader leaves beside the data."""
     files = [path for path in directory.iterdir() if path.name != CHECKSUMS]
     content = {"sha256": {path.name: digest(path, "sha256") for path in files}}
     (directory / CHECKSUMS).write_text(json.dumps(content))

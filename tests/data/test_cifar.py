@@ -1,4 +1,4 @@
-"""What a user sees of CIFAR: the checks of its files, the splits, and the memory it takes."""
+"""CIFAR as a user sees it: the checks of its files, the splits, and the memory it takes."""
 
 from pathlib import Path
 

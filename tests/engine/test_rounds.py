@@ -138,7 +138,7 @@ def test_the_host_asks_at_most_once_in_eight_passes(
     with counted_transfers() as found:
         engine.find_minimal_epsilon(*attacked, keep=range(5))
     assert counting.passes >= 8
-    # What is left unread at the end, and the count of gradients that are not finite, are asked for once.
+    # The results left unread at the end, and the count of gradients that are not finite, are asked for once.
     assert len(found) - once <= counting.passes / 8 + 1, found
 
 

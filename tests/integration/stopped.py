@@ -17,7 +17,7 @@ from symmetry_robustness.training import Classifier, callback
 from symmetry_robustness.training.checkpoints import CheckpointFiles, EpochCheckpoint
 from tests.fork_server import running
 
-# What is called there, in one process, so many times.
+# The method that is called there, in one process, so many times.
 PLACES: dict[str, tuple[Any, str]] = {
     "batch": (Classifier, "training_step"),
     "validation": (Classifier, "validation_step"),

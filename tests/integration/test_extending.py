@@ -20,7 +20,7 @@ from tests import fork_server
 
 pytestmark = pytest.mark.slow
 DOCUMENT = Path(__file__).parents[2] / "docs" / "extending.md"
-# What the test adds to the document's commands, so that they take seconds.
+# Settings that the test adds to the document's commands, so that they take seconds.
 SMALL = {
     "train": "data.train_size=64 data.validation_size=32 model.trunk=[pool,8] trainer.max_epochs=1 "
     "callback.num_images=8 callback.final_num_images=8 robustness.clever=null "

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one clear line that names it, exit status 2, no traceback, nothing half-written."""
+"""A user's mistakes: one clear line that names it, exit status 2, no traceback, nothing half-written."""
 
 import os
 import signal

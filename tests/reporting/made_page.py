@@ -80,7 +80,7 @@ def summary_of(*paths: Path) -> tuple[Summary, list[Run]]:
 
 
 def data_of(file: Path) -> dict[str, Any]:
-    """What the script of a page has."""
+    """The data of a page's script."""
     found = re.search('<script type="application/json" id="data">(.*?)</script>', file.read_text(), re.DOTALL)
     assert found
     content: dict[str, Any] = json.loads(found[1])

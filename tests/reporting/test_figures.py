@@ -1,4 +1,4 @@
-"""What the figures show, and that each can be printed: nothing too small, cut off, covered or told by colour alone."""
+"""Contents of figures, and that each can be printed: nothing too small, cut off, covered or told by colour alone."""
 
 from collections.abc import Callable
 from itertools import pairwise

@@ -18,7 +18,7 @@ from .made import EPSILONS, draw_broken_at, make_report, make_run
 from .made_page import HOSTILE, IMAGES, NETWORKS, SEEDS, broken_at, make_sweep, write, write_runs
 
 RANKING, RUNS = "Networks, best first", "Results by run"
-# What has the focus: its name and how it shows it.
+# The element that has the focus: its name and how it shows it.
 FOCUSED = """(({ activeElement: element }) =>
     [element.getAttribute("aria-label") ?? element.innerText, getComputedStyle(element).outlineStyle])(document)"""
 LINES = "[...document.querySelectorAll('.plot')].map((p) => p.data.filter((t) => t.name))"
@@ -356,7 +356,7 @@ def test_one_training_each_on_another_copy_says_so(desktop: BrowserContext, tmp_
 
 
 def test_a_thousand_runs(browser: Browser, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What it costs is printed; benchmarks/report.py measures it on run directories."""
+    """Its cost is printed; benchmarks/report.py measures it on run directories."""
     runs, _ = find_runs([file.parent / "runs"])
     many = []
     for number in range(1000):

@@ -1,4 +1,4 @@
-"""What the page says follows from the runs."""
+"""Statements of the page follow from the runs."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What is averaged, what is told apart, and which network is called the best."""
+"""Averages, how settings are told apart, and which network is called the best."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What is measured leaves no trace, is kept, and is the same for all processes of a job."""
+"""Measurements leave no trace, are kept, and are the same for all processes of a job."""
 
 import copy
 import json
@@ -238,7 +238,7 @@ def test_stated_settings_are_not_measured(cache: Path, monkeypatch: pytest.Monke
 
 
 def test_a_job_keeps_its_settings(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What provenance says counts, also where a measurement would say something else; a second start adds nothing."""
+    """Settings in provenance count, also where a measurement would differ; a second start adds nothing."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config, datamodule, classifier = job()
     create_run(config, tmp_path / "run", ["symrob", "train"])

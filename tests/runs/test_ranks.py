@@ -1,4 +1,4 @@
-"""What the first rank knows of the others."""
+"""The first rank's knowledge of the others."""
 
 import os
 import signal

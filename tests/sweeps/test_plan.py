@@ -1,4 +1,4 @@
-"""What makes two jobs the same job, and a sweep the same sweep."""
+"""Identity of jobs and sweeps: which two are the same."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What is said of a job follows from its files, whatever stands in them."""
+"""The state of a job follows from its files, whatever stands in them."""
 
 import contextlib
 import getpass

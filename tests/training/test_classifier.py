@@ -1,4 +1,4 @@
-"""What is logged of an epoch, and how often filters are expanded in one."""
+"""Metrics logged of an epoch, and how often filters are expanded in one."""
 
 import copy
 import functools

@@ -88,7 +88,7 @@ def server() -> Iterator[WandbServer]:
 
 
 def rows(directory: Path) -> list[dict[str, object]]:
-    """What the only offline run below a directory tells of the loss."""
+    """Losses in the only offline run below a directory."""
     ((run, content),) = offline_runs(directory).items()
     assert run == "abcd1234"
     return [row for row in history(content) if "train/loss" in row]
@@ -139,7 +139,7 @@ def test_a_server_lost_in_the_middle_costs_a_line_and_a_bounded_wait(
     (directory,) = (tmp_path / "wandb").glob("run-*")
     assert "incomplete" in line
     assert job.seconds < 20  # one of them is the time to upload that is granted here, instead of twenty
-    # What the line says brings the run to a server that is there again.
+    # The line's command brings the run to a server that is there again.
     assert line.endswith(f"wandb sync --include-online {directory}")
     again = WandbServer()
     assert "abcd1234" in sync("--include-online", str(directory), server=again)
@@ -217,7 +217,7 @@ def test_a_job_resumed_offline_is_one_run_and_one_command_uploads_it(server: Wan
 
 
 def sync(*words: str, server: WandbServer) -> str:
-    """What `wandb sync` says."""
+    """Output of `wandb sync`."""
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", *words],
         env=os.environ | KEY | {"WANDB_BASE_URL": server.url, "WANDB_MODE": "online", "WANDB_ERROR_REPORTING": "false"},

@@ -16,7 +16,7 @@ _BLOCK, _HEADER = 32768, 7  # of LevelDB's log format, which `.wandb` files foll
 
 @dataclass
 class TrackedRun:
-    """What the server was told of a run."""
+    """Messages about one run."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     history: dict[int, dict[str, Any]] = field(default_factory=dict)

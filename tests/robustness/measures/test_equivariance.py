@@ -97,7 +97,7 @@ def test_angles_and_scales_come_with_their_floor(square: Tensor) -> None:
     assert found["rotation.error.logits"].shape == (6, 2)
     assert found["scale.floor.logits"].shape == (6, 1)
     assert found["disc.correct"].shape == (6,)
-    # What is exact stays exact on the disc, and there the floor is rounding.
+    # Exact equivariance stays exact on the disc, and there the floor is rounding.
     np.testing.assert_allclose(found["rotation.error.0"][:, 0], 0, atol=1e-6)
     np.testing.assert_allclose(found["rotation.floor.0"][:, 0], 0, atol=1e-6)
     assert found["rotation.consistent"][:, 0].all()

@@ -124,7 +124,7 @@ def test_scalars_are_means_over_images_with_their_standard_error(report: Robustn
 
 
 class Partial:
-    """What does not apply to every image, or is broken on purpose."""
+    """Values that do not apply to every image, or are broken on purpose."""
 
     images = None
 

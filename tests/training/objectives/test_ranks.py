@@ -44,7 +44,7 @@ FLOAT_ERROR = 1e-9  # 1e-12 was seen; 0.1 with means over each rank's own part i
 
 
 class Step(nn.Module):
-    """What a rank computes: DDP must be called to add up the gradients of ranks."""
+    """Losses of one rank: DDP must be called to add up the gradients of ranks."""
 
     def __init__(self, network: nn.Module, objective: Any) -> None:
         super().__init__()
