@@ -1,5 +1,7 @@
 """Runs a Hydra application: a user's mistake ends with one line, a failed job does not stop the next."""
 
+import argparse
+import importlib
 import os
 import socket
 import sys
@@ -59,7 +61,7 @@ def run_hydra(
     for name in ("hydra.run.dir", "hydra.sweep.dir"):
         if f"{name}=" in argv:
             raise UserError(f"{name} is empty; name a directory, or leave it out")
-    parser = Parser(f"symrob {app}", parents=[get_args_parser()], add_help=False)
+    parser = Parser(f"symrob {app}", parents=[hydra_parser()], add_help=False)
     if plan:
         parser.add_argument(DETACH, action="store_true")  # never left to Hydra, see `app/train.py`
     parser.parse_args(argv)
@@ -69,6 +71,7 @@ def run_hydra(
             raise UserError(f"{word} names no setting; write SETTING=VALUE")
     register_schemas()
     sys.argv = [f"symrob-{app}", *argv]
+    importlib.import_module("hydra.main").get_args_parser = hydra_parser  # type: ignore[attr-defined]
     statuses: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=app)
@@ -83,6 +86,22 @@ def run_hydra(
 
     task()
     return next((status for status in statuses if status), 0)
+
+
+def hydra_parser() -> argparse.ArgumentParser:
+    """Hydra's own parser.
+
+    Hydra 1.3 gives one option a help that is no text until it is printed, and Python 3.14 refuses such an option.
+    """
+    argparse.ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
+    try:
+        parser = get_args_parser()
+    finally:
+        del argparse.ArgumentParser._check_help  # type: ignore[attr-defined]
+    for action in parser._actions:
+        if "--shell-completion" in action.option_strings:
+            action.help = "Install or uninstall the completion of words in a shell"
+    return parser
 
 
 def _check_places() -> None:

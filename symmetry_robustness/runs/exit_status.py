@@ -143,7 +143,7 @@ def _composition_message(error: BaseException) -> str | None:
         return message
     if not isinstance(error, HydraException | OmegaConfBaseException):
         text = next((text for start, text in _HYDRA_MESSAGES.items() if str(error).startswith(start)), None)
-        places = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+        places = [dict(frame.f_locals) for frame, _ in traceback.walk_tb(error.__traceback__)]
         words = next((place["override"].input_line for place in reversed(places) if "override" in place), None)
         return f"{words}: {text}" if text and words else text
     detail = f" ({_without_key(inner)})" if isinstance(inner, OmegaConfBaseException) else ""
@@ -171,7 +171,7 @@ def _override_message(error: BaseException) -> str | None:
 
     Hydra advises to append such keys, and fails with an AssertionError below a node that is null.
     """
-    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = [dict(frame.f_locals) for frame, _ in traceback.walk_tb(error.__traceback__)]
     frame = next((f for f in frames if {"cfg", "override"} <= f.keys()), None)
     if frame is None:
         return None

@@ -1,3 +1,4 @@
+import argparse
 import signal
 import subprocess
 import sys
@@ -5,6 +6,7 @@ import sys
 import pytest
 
 from symmetry_robustness.app import cli
+from symmetry_robustness.app.hydra_main import hydra_parser
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +38,12 @@ def test_wrong_arguments_are_one_line(words: str, named: str, capsys: pytest.Cap
     assert line.startswith("error: ")
     assert named in line
     assert f"`symrob {words.split()[0]} --help`" in line
+
+
+def test_every_option_of_hydra_has_a_text_as_its_help() -> None:
+    """Python 3.14 refuses options with another help; Hydra's own is made when it is printed."""
+    assert all(isinstance(action.help, str) for action in hydra_parser()._actions)
+    assert "_check_help" not in vars(argparse.ArgumentParser)
 
 
 REFUSED = [
