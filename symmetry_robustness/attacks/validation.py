@@ -181,7 +181,8 @@ def check_norm(attack: str, norm: str, known: Sequence[str]) -> None:
         UserError: names those it knows.
     """
     if norm not in known:
-        raise UserError(f"attack {attack} does not work in norm {norm}; use {' or '.join(known)}, or PGD")
+        norms = " or ".join(known)
+        raise UserError(f"attack {attack} does not work in norm {norm}; choose norm {norms}, or another attack")
 
 
 def device_of(network: nn.Module, images: Tensor) -> torch.device:

@@ -80,6 +80,8 @@ def measure_title(name: str, measures: Settings) -> str:
         ('symmetry turn error', 'tolerance')
         >>> measure_title("blur_entropy.entropy", {"blur_entropy": {"means": ["entropy"]}})
         'blur entropy'
+        >>> measure_title("blur_entropy.entropy", {"blur_entropy": {"headline": "spread"}})
+        'blur entropy entropy'
         >>> measure_title("distance_linf", {"distance_linf": {"norm": "linf"}})
         'distance ℓ∞'
     """
@@ -91,8 +93,9 @@ def measure_title(name: str, measures: Settings) -> str:
     if not title and norm and measure.endswith(f"_{norm}"):
         title = f"{measure.removesuffix(norm)}{NORM_TITLES.get(norm, norm)}"
     title, array = ((text or "").replace("_", " ").replace(".", " ") for text in (title or measure, array))
-    # An array that is called as the end of its measure adds nothing, unless another one is the measure's value.
-    once = f" {title}".endswith(f" {array}") and "value" not in (settings.get("means") or ["value"])
+    # An array that is called as the end of its measure adds nothing, unless another one stands for the measure.
+    others = settings.get("headline", array) != array or "value" in (settings.get("means") or ())
+    once = f" {title}".endswith(f" {array}") and not others
     return title if once or not array else f"{title} {array}"
 
 

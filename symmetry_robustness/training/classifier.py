@@ -70,7 +70,8 @@ class Classifier(pl.LightningModule):
     """Trains a network to classify images.
 
     Logged: train/{loss,accuracy} and validation/{loss,accuracy} per epoch, test/{loss,accuracy} per test set
-    (test/{name}/… where it is not called test); counts, not means, are reduced over ranks.
+    (test/{name}/… where it is not called test); counts, not means, are reduced over ranks. The loss of train is the
+    objective's, elsewhere it is the cross-entropy. An objective may add metrics, train/{name}.
 
     Args:
         network: images (B, 3, H, W) in [0, 1] to logits (B, num_classes).
@@ -160,7 +161,9 @@ class Classifier(pl.LightningModule):
     on_train_epoch_start = on_validation_epoch_start = on_validation_epoch_end = on_test_epoch_start = _begin_loop
 
     def on_train_epoch_end(self) -> None:
-        """End a training with a loss that is not finite, before a checkpoint is written."""
+        """Log the objective's own metrics; end a training whose loss is not finite before a checkpoint is written."""
+        for name, value in getattr(self.objective, "epoch_metrics", dict)().items():
+            self.log(f"train/{name}", float(value), sync_dist=True)
         for name in ("train", "validation"):
             loss = self.trainer.callback_metrics.get(f"{name}/loss")
             if loss is not None:

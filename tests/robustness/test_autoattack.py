@@ -70,7 +70,7 @@ def test_settings_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize("name", ["autoattack", "autoattack_rand", "strong"])
 def test_norms_that_an_attack_does_not_know_are_refused_before_anything_runs(name: str) -> None:
-    with pytest.raises(Exception, match="does not work in norm l1; use linf or l2"):
+    with pytest.raises(Exception, match="does not work in norm l1; choose norm linf or l2"):
         version(name, "norm=l1")
 
 

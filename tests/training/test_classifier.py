@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from symmetry_robustness.layers import expansion_cache as kept
 from symmetry_robustness.layers.rotation import RotationConv
 from symmetry_robustness.training.classifier import Classifier, Meter
-from symmetry_robustness.training.objectives import CleanAndFGSM, CrossEntropy
+from symmetry_robustness.training.objectives import AdversarialWeightPerturbation, CleanAndFGSM, CrossEntropy
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
@@ -108,6 +109,37 @@ def test_an_objective_may_update_the_weights_twice_on_a_batch_and_hears_of_epoch
         optimizer.step()
     for trained, expected in zip(network.parameters(), by_hand.parameters(), strict=True):
         assert torch.equal(trained, expected)
+
+
+class Penalised:
+    """Cross-entropy plus the mean square of the logits, which says how large that was over an epoch."""
+
+    def __init__(self) -> None:
+        self.penalties: list[float] = []
+        self.epochs: list[list[float]] = []
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = network(images)
+        penalty = logits.square().mean()
+        self.penalties.append(penalty.item())
+        return functional.cross_entropy(logits, labels) + penalty, logits
+
+    def epoch_metrics(self) -> dict[str, float]:
+        self.epochs.append(self.penalties)
+        self.penalties = []
+        return {"penalty": sum(self.epochs[-1]) / len(self.epochs[-1])}
+
+
+def test_an_objective_adds_metrics_of_its_own_also_within_another() -> None:
+    network, objective = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)), Penalised()
+    sgd = functools.partial(torch.optim.SGD, lr=0.5)
+    around = AdversarialWeightPerturbation(objective, gamma=0)
+    classifier = Classifier(network, around, sgd, num_classes=4, test_names=["test"])
+    trainer = quiet_trainer()
+    batches = DataLoader(TensorDataset(torch.rand(16, 3, 8, 8), torch.randint(4, (16,))), batch_size=8)
+    trainer.fit(classifier, batches, batches)
+    assert [len(epoch) for epoch in objective.epochs] == [2, 2]
+    assert math.isclose(trainer.callback_metrics["train/penalty"], sum(objective.epochs[1]) / 2, rel_tol=1e-6)
 
 
 def test_filters_are_expanded_once_per_update_of_the_weights() -> None:

@@ -34,6 +34,8 @@ class Objective(Protocol):
     - `check_network(network)`, called before anything is written, which raises a UserError for a network that the
       objective cannot train.
     - `set_epoch(epoch)`, called before each batch, also after a run was resumed in the middle of an epoch.
+    - `epoch_metrics()`, called after the last batch of an epoch: numbers by name, such as the mean of a penalty over
+      the epoch, which are logged as train/{name}, their mean over ranks.
     - `update(network, step)`, called for each batch in place of `step()`, which calls the objective and goes backward
       and lets the optimiser step. It may call `step` several times and change weights in place before and after it.
       It is refused where batches are accumulated, since only the last of them ends with a step.
