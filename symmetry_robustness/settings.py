@@ -87,7 +87,7 @@ def _taken(value: Any, hint: Any) -> Any:
 
 
 def _kind(hint: Any) -> str:
-    """Name in words of a type's values."""
+    """The kind of values that a type has, in words."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, InitVar):
         return _kind(hint.type)

@@ -13,7 +13,7 @@ from symmetry_robustness.errors import UserError
 class ComputeConfig:
     """Layout and computation of tensors, beyond the Trainer's own settings.
 
-    What is left open is measured on a few steps of the network when a job starts, as is the number of threads where
+    Settings left open are measured on a few steps of the network when a job starts, as is the number of threads where
     OMP_NUM_THREADS is not set.
     """
 

@@ -80,7 +80,7 @@ def _check_space(archive: Archive, root: Path) -> int:
         with urllib.request.urlopen(request, timeout=60) as response:
             size = int(response.headers.get("Content-Length") or 0)
     except urllib.error.HTTPError as error:
-        with error:  # is the answer, too, which would stay open
+        with error:  # the error is the server's answer, which would stay open
             raise UserError(f"{archive.url} answers {error.code} {error.reason}; use another --url") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{archive.url} cannot be reached ({error}); try again later or use another --url") from error

@@ -34,6 +34,7 @@ class Sandwich:
         about: data, split and norm.
         norm: of the lengths.
         network: name, with the marks of its checks.
+        architecture: name of the network, however it was trained.
         method: of the certificates.
         estimator: title of the measure that estimates.
         images: that are classified correctly, with `certified` radius, `estimate` of the lower bound, NaN where there
@@ -43,6 +44,7 @@ class Sandwich:
     about: str
     norm: str
     network: str
+    architecture: str
     method: str
     estimator: str
     images: pd.DataFrame
@@ -72,14 +74,14 @@ def sandwiches(runs: Sequence[Run]) -> list[Sandwich]:
         (one, run)
         for run in runs
         for evaluation in run.evaluations.values()
-        for one in _of(evaluation, f"{titles[run.place]}, seed {run.seed}{flag(evaluation.status)}")
+        for one in _of(evaluation, f"{titles[run.place]}, seed {run.seed}{flag(evaluation.status)}", run.name)
     ]
     names, places = [one.network for one, _ in found], [run.place for _, run in found]
     names = told_apart(names, places, within=[one.about for one, _ in found])
     return [replace(one, network=name) for (one, _), name in zip(found, names, strict=True)]
 
 
-def _of(evaluation: Evaluation, network: str) -> Iterator[Sandwich]:
+def _of(evaluation: Evaluation, network: str, architecture: str) -> Iterator[Sandwich]:
     measures = evaluation.measures
     if not any(settings.get("proven") for settings in measures.values()):
         return
@@ -106,6 +108,7 @@ def _of(evaluation: Evaluation, network: str) -> Iterator[Sandwich]:
             about=f"{evaluation.data_title}, {evaluation.split} images, {NORM_TITLES.get(str(norm), norm)}",
             norm=str(norm),
             network=network,
+            architecture=architecture,
             method=", ".join(sorted(set(arrays["method"].tolist()))) if "method" in arrays else "",
             estimator=measure_title(estimated[0], measures) if estimated else "estimate",
             images=images[images.index.isin(report.indices[report.clean_correct])],
@@ -135,7 +138,8 @@ def _cell(value: object) -> Cell:
 def sandwich_figures(found: Sequence[Sandwich], notes: list[str]) -> style.Drawn:
     """A figure for each data set and norm, with a panel for each network."""
     for about, several in grouped((one for one in found if len(one.images)), lambda one: one.about).items():
-        shown = style.first_of({one.network: one for one in several}, _PANELS, "sandwich", notes)
+        architectures = {place: one.architecture for place, one in enumerate(several)}
+        shown = style.first_of(dict(enumerate(several)), architectures, _PANELS, "sandwich", notes)
         yield f"sandwich-{several[0].norm}", sandwich_figure([*shown.values()], about)
 
 

@@ -148,13 +148,14 @@ def _leader_tables(summary: Summary) -> Iterator[Table]:
     for key, found in split(summary.comparisons, "comparison_group").items():
         group = summary.groups[key]
         closest = found["value"].fillna(np.inf).groupby([found[name] for name in COLUMN], dropna=False, sort=False)
-        lines = [[*map(Cell, _leader_texts(row))] for row in records(found.loc[closest.idxmin()])]
+        rows = records(found.loc[closest.idxmin()])
+        lines = [[*map(Cell, _leader_texts(row, summary.measures))] for row in rows]
         columns = ("under", "ε", "leads", "before", "by", "adjusted p", "beats all others", "test")
         yield Table(f"Who leads, {title_of(group)}", columns, lines, _notes(group)[1:], fixed=4)
 
 
-def _leader_texts(row: Any) -> list[str]:
-    what = (row.attack or row.measure).replace("_", " ")
+def _leader_texts(row: Any, measures: Mapping[str, Any]) -> list[str]:
+    what = row.attack.replace("_", " ") or measure_title(row.measure, measures)
     epsilon = "" if np.isnan(row.epsilon) else epsilon_name(row.epsilon)
     if np.isnan(row.value):
         return [what, epsilon, row.label, row.other, "", "", "no", row.test]

@@ -69,7 +69,7 @@ EXPLANATIONS: Final[Mapping[str, str]] = {
     "softmax_outputs": "The network returns logits, not probabilities, which saturate and hide its gradients.",
     "optimization_in_forward": "The network takes no gradients of its own; one that adapts to its input needs more.",
     "batch_independent": "An image's logits do not depend on the images beside it.",
-    "inside_ball": "What an attack returns lies in its ball and in the bounds; what seeks short changes finds some.",
+    "inside_ball": "The images of an attack lie in its ball and in the bounds; what seeks short changes finds some.",
     "finite_logits": "Logits of clean images are finite.",
     "finite_gradients": "Input gradients are finite; an attack cannot follow others.",
     "zero_gradients": "Input gradients are not exactly zero; zeros mean that something hides them.",

@@ -90,12 +90,12 @@ def measure_title(name: str, measures: Settings) -> str:
     title, norm = settings.get("title"), settings.get("norm", "")
     if title and sum(other.get("title") == title for other in measures.values()) > 1:
         title = f"{title} {NORM_TITLES.get(norm, norm)}"
-    if not title and norm and measure.endswith(f"_{norm}"):
-        title = f"{measure.removesuffix(norm)}{NORM_TITLES.get(norm, norm)}"
     title, array = ((text or "").replace("_", " ").replace(".", " ") for text in (title or measure, array))
     # An array that is called as the end of its measure adds nothing, unless another one stands for the measure.
     others = settings.get("headline", array) != array or "value" in (settings.get("means") or ())
     once = f" {title}".endswith(f" {array}") and not others
+    if not settings.get("title") and isinstance(norm, str) and f" {title}".endswith(f" {norm}"):
+        title = f"{title.removesuffix(norm)}{NORM_TITLES.get(norm, norm)}"
     return title if once or not array else f"{title} {array}"
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from symmetry_robustness.errors import UserError
 from symmetry_robustness.results.checks import Check, merge_checks
 from symmetry_robustness.results.detection import statistic
-from symmetry_robustness.results.names import WORST_CASE, measure_key, metric_key
+from symmetry_robustness.results.names import WORST_CASE, measure_key, measure_title, metric_key
 from symmetry_robustness.results.plots import Panel, Plot, plots_from_plain
 from symmetry_robustness.results.report_files import damaged, read_report, write_report
 
@@ -200,7 +200,7 @@ class RobustnessReport:
     def headlines(self) -> dict[str, str]:
         """Titles by name of the measures with a headline; the name is the key of its mean in summaries."""
         summary, measures = self.summary(), {name: self._measure_settings(name) for name in self.measures}
-        return {n: settings.get("title") or n for n, settings in measures.items() if n in summary}
+        return {name: measure_title(name, measures) for name in measures if name in summary}
 
     def summary(self) -> dict[str, float]:
         """Flat scalars: clean accuracy, robust accuracy by attack and epsilon, worst case, means of measures."""

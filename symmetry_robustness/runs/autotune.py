@@ -355,7 +355,7 @@ def training_steps(classifier: Classifier, shape: Sequence[int], device: torch.d
 
         def learn() -> None:
             with torch.autocast(device.type, dtype, enabled=low), frozen_weights(object()):
-                loss, _ = objective(network, images, labels)
+                loss = objective(network, images, labels)[0]
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

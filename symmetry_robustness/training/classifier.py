@@ -1,7 +1,7 @@
 """The LightningModule: one network, one objective, an optimiser and a schedule."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, cast
 
 import pytorch_lightning as pl
 import torch
@@ -16,11 +16,12 @@ from symmetry_robustness.errors import UserError
 from symmetry_robustness.layers.expansion_cache import frozen_weights
 from symmetry_robustness.precision import float32
 from symmetry_robustness.training.objectives import Objective
-from symmetry_robustness.training.objectives.base import check_result, run_update
+from symmetry_robustness.training.objectives.base import check_result, run_update, term_names
 from symmetry_robustness.training.schedules import MakeSchedule, drive
 
 Batch = tuple[Tensor, Tensor]
 _CHECK_EVERY = 50  # batches; reading the loss waits for the device
+_NO_TERMS: Final[Mapping[str, Tensor]] = {}
 
 
 class MeanLoss(Metric):
@@ -48,17 +49,20 @@ class MeanLoss(Metric):
 
 
 class Meter(nn.Module):
-    """Mean loss and accuracy over an epoch, from sums that ranks can add up."""
+    """Mean loss, terms of the loss and accuracy over an epoch, from sums that ranks can add up."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, terms: Iterable[str] = ()) -> None:
         super().__init__()
         self.loss = MeanLoss()
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.terms = nn.ModuleDict({_meter_key(term): MeanLoss() for term in terms})
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss (), logits (B, K), labels (B,)."""
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor, terms: Mapping[str, Tensor] = _NO_TERMS) -> None:
+        """Add a batch: its mean loss (), logits (B, K), labels (B,), and means of the terms, () each."""
         self.loss.update(loss, len(labels))
         self.accuracy.update(logits, labels)
+        for term, value in terms.items():
+            cast(MeanLoss, self.terms[_meter_key(term)]).update(value.detach(), len(labels))
 
 
 def _meter_key(name: str) -> str:
@@ -71,7 +75,7 @@ class Classifier(pl.LightningModule):
 
     Logged: train/{loss,accuracy} and validation/{loss,accuracy} per epoch, test/{loss,accuracy} per test set
     (test/{name}/… where it is not called test); counts, not means, are reduced over ranks. The loss of train is the
-    objective's, elsewhere it is the cross-entropy. An objective may add metrics, train/{name}.
+    objective's, elsewhere it is the cross-entropy. Terms that the objective names are logged as train/{name}.
 
     Args:
         network: images (B, 3, H, W) in [0, 1] to logits (B, num_classes).
@@ -106,8 +110,9 @@ class Classifier(pl.LightningModule):
         self.num_classes, self.test_names = num_classes, test_names
         self.config = None if config is None else OmegaConf.to_yaml(config)
         self._begin_loop()
-        names = ["train", "validation", *(self._test_key(name) for name in test_names)]
-        self.meters = nn.ModuleDict({_meter_key(name): Meter(num_classes) for name in names})
+        names = ["validation", *(self._test_key(name) for name in test_names)]
+        meters = {"train": Meter(num_classes, term_names(objective))} | {name: Meter(num_classes) for name in names}
+        self.meters = nn.ModuleDict({_meter_key(name): meter for name, meter in meters.items()})
 
     def _test_key(self, name: str) -> str:
         return "test" if name == "test" else f"test/{name}"
@@ -132,10 +137,10 @@ class Classifier(pl.LightningModule):
             set_epoch(self.current_epoch)
         with frozen_weights(self._period()):
             found = self.objective(self.network, images.contiguous(memory_format=self.memory_format), labels)
-        loss, logits = check_result(self.objective, found, len(labels), self.num_classes)
+        loss, logits, terms = check_result(self.objective, found, len(labels), self.num_classes)
         if batch_index % _CHECK_EVERY == 0:
             self._check_finite(loss, f"training loss in batch {batch_index}")
-        self._update("train", loss.detach(), logits.detach(), labels)
+        self._update("train", loss.detach(), logits.detach(), labels, terms)
         return loss if self.trainer.world_size == 1 else loss * self._weight(len(labels))
 
     def optimizer_step(
@@ -161,9 +166,7 @@ class Classifier(pl.LightningModule):
     on_train_epoch_start = on_validation_epoch_start = on_validation_epoch_end = on_test_epoch_start = _begin_loop
 
     def on_train_epoch_end(self) -> None:
-        """Log the objective's own metrics; end a training whose loss is not finite before a checkpoint is written."""
-        for name, value in getattr(self.objective, "epoch_metrics", dict)().items():
-            self.log(f"train/{name}", float(value), sync_dist=True)
+        """End a training with a loss that is not finite, before a checkpoint is written."""
         for name in ("train", "validation"):
             loss = self.trainer.callback_metrics.get(f"{name}/loss")
             if loss is not None:
@@ -191,14 +194,18 @@ class Classifier(pl.LightningModule):
             logits = self(batch[0])
         self._update(name, F.cross_entropy(logits, batch[1]), logits, batch[1])
 
-    def _update(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def _update(
+        self, name: str, loss: Tensor, logits: Tensor, labels: Tensor, terms: Mapping[str, Tensor] = _NO_TERMS
+    ) -> None:
         meter = cast(Meter, self.meters[_meter_key(name)])
-        meter.update(loss, logits, labels)
+        meter.update(loss, logits, labels, terms)
         if name in self._logged:  # Lightning holds the meters, and takes milliseconds to be told of them again
             return
         self._logged.add(name)
         common: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
         self.log(f"{name}/loss", meter.loss, **common)
+        for term in terms:
+            self.log(f"{name}/{term}", cast(MeanLoss, meter.terms[_meter_key(term)]), **common)
         self.log(f"{name}/accuracy", meter.accuracy, prog_bar=True, **common)
 
     def configure_optimizers(self) -> Any:

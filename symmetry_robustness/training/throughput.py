@@ -128,7 +128,7 @@ def count_step_flops(network: nn.Module, objective: Objective, images: Tensor, l
     devices = [images.device] if images.device.type == "cuda" else []
 
     def step() -> None:
-        loss, _ = objective(network, images, labels)
+        loss = objective(network, images, labels)[0]
         loss.backward()  # type: ignore[no-untyped-call]
 
     counter: Any = FlopCounterMode(display=False)

@@ -46,6 +46,26 @@ def test_every_option_of_hydra_has_a_text_as_its_help() -> None:
     assert "_check_help" not in vars(argparse.ArgumentParser)
 
 
+def test_commands_start_where_argparse_reads_every_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As that of Python 3.14 does when an option is added."""
+    container, add = argparse._ActionsContainer, argparse._ActionsContainer.add_argument
+
+    def check(self: argparse.ArgumentParser, action: argparse.Action) -> None:
+        assert action.help is None or "%" not in action.help or self
+
+    def add_checked(self: argparse.ArgumentParser, *words: str, **settings: object) -> argparse.Action:
+        action = add(self, *words, **settings)
+        self._check_help(action)
+        return action
+
+    monkeypatch.setattr(container, "_check_help", check, raising=False)
+    monkeypatch.setattr(container, "add_argument", add_checked)
+    assert cli.main(["train", "--cfg", "job"]) == 0
+    assert "optimizer:" in capsys.readouterr().out
+
+
 REFUSED = [
     "seed=-1",
     "trainer.max_epochs=0",

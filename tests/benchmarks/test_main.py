@@ -1,4 +1,4 @@
-"""Uses that `python -m benchmarks` makes of the rows that a part has measured."""
+"""`python -m benchmarks` prints and keeps the rows that a part has measured."""
 
 import importlib
 import json

@@ -174,6 +174,7 @@ def test_an_attack_that_minimises_the_norm_is_called_once_for_each_image(
 def test_an_objective(folder: Path) -> None:
     follow("An objective", folder)
     assert "focal.FocalLoss" in (folder / "runs/focal/config.yaml").read_text()
+    assert "train/cross_entropy" in (folder / "runs/focal/metrics.csv").read_text()
 
 
 def test_every_section_is_followed() -> None:

@@ -130,10 +130,18 @@ def test_more_networks_than_can_be_told_apart_are_left_out_aloud(tmp_path: Path)
 
 
 def test_each_architecture_is_drawn_before_any_is_drawn_twice() -> None:
-    titles = ["flat", "flat (a=1)", "flat (a=2)", "deep", "wide (a=2)", "wide (a=1)"]
+    found = {
+        "flat": "flat",
+        "flat (8)": "flat",
+        "Gabor (8)": "8",
+        "Gabor (16)": "16",
+        "flat (9)": "flat",
+        "deep": "deep",
+    }
     notes: list[str] = []
-    assert [*style.first_of(dict.fromkeys(titles), 4, "maps", notes)] == ["flat", "flat (a=1)", "deep", "wide (a=2)"]
-    assert notes == ["maps: 4 of 6 networks are drawn"]
+    shown = style.first_of(found, found, 5, "maps", notes)
+    assert [*shown] == ["flat", "flat (8)", "Gabor (8)", "Gabor (16)", "deep"]
+    assert notes == ["maps: 5 of 6 networks are drawn"]
 
 
 def test_views_and_corruptions(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 import copy
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -112,34 +112,39 @@ def test_an_objective_may_update_the_weights_twice_on_a_batch_and_hears_of_epoch
 
 
 class Penalised:
-    """Cross-entropy plus the mean square of the logits, which says how large that was over an epoch."""
+    """Cross-entropy plus the mean square of the logits."""
+
+    terms = ("penalty",)
 
     def __init__(self) -> None:
-        self.penalties: list[float] = []
-        self.epochs: list[list[float]] = []
+        self.returned: list[tuple[float, int]] = []
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         logits = network(images)
         penalty = logits.square().mean()
-        self.penalties.append(penalty.item())
-        return functional.cross_entropy(logits, labels) + penalty, logits
-
-    def epoch_metrics(self) -> dict[str, float]:
-        self.epochs.append(self.penalties)
-        self.penalties = []
-        return {"penalty": sum(self.epochs[-1]) / len(self.epochs[-1])}
+        self.returned.append((penalty.item(), len(images)))
+        return functional.cross_entropy(logits, labels) + penalty, logits, {"penalty": penalty}
 
 
-def test_an_objective_adds_metrics_of_its_own_also_within_another() -> None:
+@pytest.mark.parametrize("gamma", [None, 0.0, 0.1])
+def test_terms_of_the_loss_are_logged_as_means_over_images(gamma: float | None) -> None:
+    """Within AWP, which computes the loss twice, they are those at the moved weights."""
     network, objective = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)), Penalised()
+    around = objective if gamma is None else AdversarialWeightPerturbation(objective, gamma=gamma)
     sgd = functools.partial(torch.optim.SGD, lr=0.5)
-    around = AdversarialWeightPerturbation(objective, gamma=0)
     classifier = Classifier(network, around, sgd, num_classes=4, test_names=["test"])
-    trainer = quiet_trainer()
-    batches = DataLoader(TensorDataset(torch.rand(16, 3, 8, 8), torch.randint(4, (16,))), batch_size=8)
-    trainer.fit(classifier, batches, batches)
-    assert [len(epoch) for epoch in objective.epochs] == [2, 2]
-    assert math.isclose(trainer.callback_metrics["train/penalty"], sum(objective.epochs[1]) / 2, rel_tol=1e-6)
+    batches = DataLoader(TensorDataset(torch.rand(20, 3, 8, 8), torch.randint(4, (20,))), batch_size=8)
+    found: list[float] = []
+
+    class Reading(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            found.append(trainer.callback_metrics["train/penalty"].item())
+
+    quiet_trainer(callbacks=[Reading()]).fit(classifier, batches, batches)
+    kept = objective.returned[1::2] if gamma else objective.returned
+    assert [size for _, size in kept] == [8, 8, 4] * 2
+    expected = [sum(value * size for value, size in epoch) / 20 for epoch in (kept[:3], kept[3:])]
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_filters_are_expanded_once_per_update_of_the_weights() -> None:

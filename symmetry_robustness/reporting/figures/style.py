@@ -59,6 +59,7 @@ Figures = dict[str, Figure]
 Drawn = Iterator[tuple[str, Figure]]
 Drawing = ParamSpec("Drawing")
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Line(NamedTuple):
@@ -225,19 +226,17 @@ def line_of(rows: "pd.DataFrame", over: str) -> Line:
     return Line(positions, values, low, high)
 
 
-def first_of(found: Mapping[str, T], most: int, what: str, notes: list[str]) -> dict[str, T]:
-    """At most `most` networks, by their titles, and a note if there are more.
-
-    Where the same architecture was trained in several ways, each architecture has one before any has two.
-    """
+def first_of(
+    found: Mapping[K, T], architectures: Mapping[K, str], most: int, what: str, notes: list[str]
+) -> dict[K, T]:
+    """At most `most` networks, of each architecture one before any has two, and a note if there are more."""
     if len(found) <= most:
         return dict(found)
     notes.append(f"{what}: {most} of {len(found)} networks are drawn")
-    trainings: Counter[str] = Counter()
+    drawn: Counter[str] = Counter()
     turns = {}
-    for title in found:
-        architecture = title.partition(" (")[0]
-        turns[title] = trainings[architecture]
-        trainings[architecture] += 1
+    for network in found:
+        turns[network] = drawn[architectures[network]]
+        drawn[architectures[network]] += 1
     chosen = sorted(found, key=turns.__getitem__)[:most]
-    return {title: one for title, one in found.items() if title in chosen}
+    return {network: one for network, one in found.items() if network in chosen}

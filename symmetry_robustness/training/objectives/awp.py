@@ -13,6 +13,7 @@ from symmetry_robustness.training.objectives.base import (
     Mode,
     Objective,
     Passes,
+    Result,
     add_passes,
     check_weight,
     crafting,
@@ -64,6 +65,11 @@ class AdversarialWeightPerturbation(Wrapper):
         return add_passes(own, self.around.loss_passes if isinstance(self.around, AdversarialObjective) else own)
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """Those of the objective, at the moved weights."""
+        return getattr(self.around, "terms", ())
+
+    @property
     def second_derivatives(self) -> Mode | None:
         """Those of the objective."""
         return getattr(self.around, "second_derivatives", None)
@@ -78,14 +84,14 @@ class AdversarialWeightPerturbation(Wrapper):
         self._epoch = epoch
         super().set_epoch(epoch)
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> Result:
         """Return the objective's loss and logits at the moved weights."""
         around = self.around
         if not self.gamma or (self._epoch is not None and self._epoch < self.start_epoch):
             return around(network, images, labels)
         attacked = around.attacked(network, images, labels) if isinstance(around, AdversarialObjective) else None
 
-        def loss() -> tuple[Tensor, Tensor]:
+        def loss() -> Result:
             if attacked is None:
                 return around(network, images, labels)
             assert isinstance(around, AdversarialObjective)

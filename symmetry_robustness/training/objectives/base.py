@@ -2,7 +2,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, Protocol
 
 import torch
@@ -16,6 +16,8 @@ from symmetry_robustness.errors import UserError
 Mode = Literal["training", "evaluation"]
 # Forward and backward passes of a batch through the network; the backward pass of a gradient counts as two.
 Passes = tuple[int, int]
+# Loss (), logits (B, K), and the terms of the loss, () each, of an objective that names them.
+Result = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Mapping[str, Tensor]]
 
 
 class Objective(Protocol):
@@ -26,6 +28,9 @@ class Objective(Protocol):
     can batch norms that share statistics over ranks in training mode. `reads_layers` says whether features inside the
     network are read, which compiled networks do not show.
 
+    An objective may name in `terms` parts of its loss, such as a penalty. It returns them behind the logits, and their
+    means over the images of an epoch are logged as train/{name}.
+
     An objective that trains against attacks may state `defends`, the threat that the network is to withstand, or None.
     Training images are then watched for catastrophic overfitting.
 
@@ -34,8 +39,6 @@ class Objective(Protocol):
     - `check_network(network)`, called before anything is written, which raises a UserError for a network that the
       objective cannot train.
     - `set_epoch(epoch)`, called before each batch, also after a run was resumed in the middle of an epoch.
-    - `epoch_metrics()`, called after the last batch of an epoch: numbers by name, such as the mean of a penalty over
-      the epoch, which are logged as train/{name}, their mean over ranks.
     - `update(network, step)`, called for each batch in place of `step()`, which calls the objective and goes backward
       and lets the optimiser step. It may call `step` several times and change weights in place before and after it.
       It is refused where batches are accumulated, since only the last of them ends with a step.
@@ -44,10 +47,11 @@ class Objective(Protocol):
       module instead, equally on all ranks.
     """
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> Result:
         """Return loss () and logits (B, K) of images (B, C, H, W) in [0, 1] with labels (B,).
 
-        The logits are those of the clean images; where only attacked ones are trained on, those of the attacked.
+        The logits are those of the clean images; where only attacked ones are trained on, those of the attacked. If the
+        objective names terms, a mapping follows from their names to means over the images, () each.
         """
         ...
 
@@ -70,7 +74,7 @@ class AdversarialObjective(ABC):
         """Attacked images (B, C, H, W), which no gradient flows through."""
 
     @abstractmethod
-    def loss(self, network: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, network: nn.Module, images: Tensor, attacked: Tensor, labels: Tensor) -> Result:
         """Loss () and logits (B, K) of images and their attacked copies, both (B, C, H, W), with labels (B,)."""
 
     @property
@@ -78,7 +82,7 @@ class AdversarialObjective(ABC):
         """Those of both parts."""
         return add_passes(self.attack_passes, self.loss_passes)
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> Result:
         """Return loss and logits."""
         return self.loss(network, images, self.attacked(network, images, labels), labels)
 
@@ -103,27 +107,62 @@ def run_update(objective: Objective, network: nn.Module, step: Callable[[], obje
         update(network, step)
 
 
-def check_result(objective: Objective, found: object, images: int, classes: int) -> tuple[Tensor, Tensor]:
-    """The loss () and the logits (B, K) that an objective has returned for a number of images and of classes.
+def term_names(objective: Objective) -> tuple[str, ...]:
+    """Names of the terms that an objective returns beside its loss.
+
+    Raises:
+        UserError: they are no names, or a training calls something else so.
+    """
+    terms = getattr(objective, "terms", ())
+    if not isinstance(terms, tuple | list) or not all(isinstance(term, str) and term.isidentifier() for term in terms):
+        raise UserError(
+            f"terms of objective {type(objective).__name__} must be names, as in ('penalty',), got {terms!r}"
+        )
+    if taken := {"loss", "accuracy"}.intersection(terms):
+        raise UserError(
+            f"objective {type(objective).__name__} calls a term {taken.pop()}, as every training calls a metric of its "
+            "own; choose another name"
+        )
+    return tuple(terms)
+
+
+def check_result(
+    objective: Objective, found: object, images: int, classes: int
+) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+    """Loss (), logits (B, K) and terms, () each, that an objective has returned for numbers of images and classes.
 
     Raises:
         UserError: it has returned something else, or a loss without gradient.
     """
-    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Tensor) for part in found):
+    terms: object = {}
+    if isinstance(found, tuple) and len(found) == 3:
+        *found, terms = found
+    names = sorted(term_names(objective))
+    if not isinstance(terms, Mapping) or sorted(map(str, terms)) != names or not all(map(_is_number, terms.values())):
+        returned = sorted(map(str, terms)) if isinstance(terms, Mapping) else type(terms).__name__
+        raise UserError(
+            f"objective {type(objective).__name__} names in `terms` {names} and returned {returned} behind the logits; "
+            "return a dict with a tensor () for each that it names"
+        )
+    if isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(part, Tensor) for part in found):
         loss, logits = found
         if loss.ndim == 0 and logits.shape == (images, classes):
             if loss.requires_grad:
-                return loss, logits
+                return loss, logits, terms
             raise UserError(
                 f"objective {type(objective).__name__} returned a loss without gradient; do not detach it, and leave "
                 "the network weights that require one"
             )
-    parts = found if isinstance(found, tuple) else (found,)
+    parts = found if isinstance(found, tuple | list) else (found,)
     shapes = [f"a tensor {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__ for part in parts]
     raise UserError(
         f"objective {type(objective).__name__} returned {' and '.join(shapes) or 'nothing'} for {images} images; "
         f"return a pair: the loss () and the logits ({images}, {classes}) of the clean images"
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Objectives around another one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,11 +56,6 @@ class Wrapper:
         """Tell the objective within the epoch."""
         if tell := getattr(self.around, "set_epoch", None):
             tell(epoch)
-
-    def epoch_metrics(self) -> Mapping[str, float]:
-        """Those of the objective within."""
-        found: Mapping[str, float] = getattr(self.around, "epoch_metrics", dict)()
-        return found
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the objective within, if it has one."""

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ from symmetry_robustness.training.objectives import (
     OrbitConsistency,
     PGDTraining,
 )
-from symmetry_robustness.training.objectives.base import check_result, run_update
+from symmetry_robustness.training.objectives.base import check_result, run_update, term_names
 
 from .networks import CLASSES, Counter, batch, smooth_network
 
@@ -303,6 +304,37 @@ def test_without_an_attack_the_loss_is_torch_s() -> None:
 def test_what_is_no_loss_with_logits_is_refused(found: object, named: str) -> None:
     with pytest.raises(UserError, match=rf"objective CrossEntropy returned {named} for 4 images; return a pair"):
         check_result(CrossEntropy(), found, 4, 3)
+
+
+class Termed(CrossEntropy):
+    terms: Any = ("penalty",)
+
+
+@pytest.mark.parametrize("terms", [{}, {"other": torch.zeros(())}, {"penalty": 0.5}, {"penalty": torch.zeros(4)}, None])
+def test_terms_that_are_not_the_named_ones_are_refused(terms: object) -> None:
+    found = torch.zeros((), requires_grad=True), torch.zeros(4, 3)
+    assert check_result(Termed(), (*found, {"penalty": torch.ones(())}), 4, 3)[2] == {"penalty": 1}
+    named = r"Termed names in `terms` \['penalty'\] and returned .* behind the logits; return a dict"
+    with pytest.raises(UserError, match=named):
+        check_result(Termed(), (*found, terms), 4, 3)
+    with pytest.raises(UserError, match=r"CrossEntropy names in `terms` \[\] and returned \['penalty'\]"):
+        check_result(CrossEntropy(), (*found, {"penalty": torch.ones(())}), 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [
+        ("penalty", r"must be names, as in \('penalty',\), got 'penalty'"),
+        (("a b",), "must be names"),
+        (7, "must be names"),
+        (("loss",), "calls a term loss, as every training calls a metric of its own"),
+    ],
+)
+def test_terms_that_cannot_be_logged_are_refused(terms: object, told: str) -> None:
+    objective = Termed()
+    objective.__dict__["terms"] = terms
+    with pytest.raises(UserError, match=told):
+        term_names(objective)
 
 
 def test_a_loss_without_gradient_is_refused() -> None:
