@@ -163,6 +163,7 @@ def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
             if shown.any():
                 panel.plot(places[shown], values[shown], marker, markersize=3, linestyle="", color=color, label=label)
         panel.set(yscale="log", title=style.fitted(style.shown_network(one.network), 2.0))
+        panel.minorticks_off()  # over several decades most of the time went into them
         panel.grid(True)
     style.label_last(panels, "image, by distance")
     panels[0, 0].set_ylabel("length of a perturbation")
