@@ -1,18 +1,19 @@
-"""`python experiments/frontier/comparisons.py [RUNS]` prints the planned comparisons, then all others.
+"""`python experiments/frontier/comparisons.py [RUNS]` prints worst-case accuracies and prices, then comparisons.
 
-Worst-case accuracy of each symmetric network minus that of the standard one under the same training, paired over seeds
-and images.
+These are the worst-case accuracy of each symmetric network minus that of the standard one under the same training,
+paired over seeds and images: the planned ones first, then all.
 """
 
+import math
 import sys
 from pathlib import Path
 
-from symmetry_robustness.reporting.aggregate import Seeds, compare
-from symmetry_robustness.reporting.frame import grouped
-from symmetry_robustness.reporting.load import find_runs
+from symmetry_robustness.reporting.aggregate import Seeds, compare, summarize
+from symmetry_robustness.reporting.frame import frame_of, grouped
+from symmetry_robustness.reporting.load import Run, find_runs
 from symmetry_robustness.reporting.statistics import Difference, holm
 from symmetry_robustness.reporting.table_formats import Cell, Table, markdown
-from symmetry_robustness.reporting.tradeoff import defence
+from symmetry_robustness.reporting.tradeoff import defence, tradeoffs
 from symmetry_robustness.results.names import epsilon_name
 
 STANDARD = "standard_4layer"
@@ -28,6 +29,7 @@ def main() -> None:
         print(f"left out: {problem}")
     failed = [run.place for run in runs if run.evaluations["test"].status == "failed"]
     print(f"{len(runs)} runs; a soundness check failed in {', '.join(failed) or 'none'}\n")
+    show_prices(runs)
     trained = {
         key: {run.seed: run.evaluations["test"] for run in same}
         for key, same in grouped(runs, lambda run: (run.name, defence(run.training))).items()
@@ -47,6 +49,24 @@ def main() -> None:
         for network in SYMMETRIC
     ]
     show("All differences", ["training", "network", *(f"ε = {epsilon_name(one)}" for one in EPSILONS)], rows)
+
+
+def show_prices(runs: list[Run]) -> None:
+    """Price of each pair in FLOPs and its worst-case accuracy, mean of the seeds: standard first, then the others."""
+    cells: dict[str, dict[str, dict[str, str]]] = {}
+    for found in tradeoffs(summarize(frame_of(runs, []), runs), runs):
+        if any(math.isclose(found.epsilon, epsilon, rel_tol=1e-6) for epsilon in EPSILONS):
+            for point in found.points:
+                columns = cells.setdefault(point.defence, {})
+                price, accuracy = found.price(point, "training_flops"), 100 * point.row.value
+                columns.setdefault("x standard, FLOPs", {})[point.row.network] = f"{price:.3g}"
+                columns.setdefault(f"ε = {epsilon_name(found.epsilon)}", {})[point.row.network] = f"{accuracy:.0f}"
+    columns = [*next(iter(cells.values()))]
+    rows = [
+        [training, *(" / ".join(found[column].get(name, "–") for name in (STANDARD, *SYMMETRIC)) for column in columns)]
+        for training, found in sorted(cells.items())
+    ]
+    show("Prices and worst-case accuracies in %", ["training", *columns], rows)
 
 
 def difference(trained: dict[tuple[str, str], Seeds], network: str, training: str, epsilon: float) -> Difference:
