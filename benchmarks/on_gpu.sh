@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Facts that only a GPU can show: that it gives what the CPU gives, how fast it is beside other ways, and trained networks.
+# Facts that only a GPU shows: that it gives what the CPU gives, how fast it is beside other ways, and trained networks.
 #   benchmarks/on_gpu.sh OUTPUT [tests] [ratios] [networks]        all three steps by default, each goes on after the last
 # PYTHON: with the package and pytest installed (.venv/bin/python); DATA: folder with CIFAR-10, without it embedded data
 # are attacked and nothing is trained; COPY=other if DATA are not the official files; RATIOS: which parts of the benchmark;

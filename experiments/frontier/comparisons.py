@@ -57,14 +57,14 @@ def show_prices(runs: list[Run]) -> None:
     for found in tradeoffs(summarize(frame_of(runs, []), runs), runs):
         if any(math.isclose(found.epsilon, epsilon, rel_tol=1e-6) for epsilon in EPSILONS):
             for point in found.points:
-                columns = cells.setdefault(point.defence, {})
+                row = cells.setdefault(point.defence, {})
                 price, accuracy = found.price(point, "training_flops"), 100 * point.row.value
-                columns.setdefault("x standard, FLOPs", {})[point.row.network] = f"{price:.3g}"
-                columns.setdefault(f"ε = {epsilon_name(found.epsilon)}", {})[point.row.network] = f"{accuracy:.0f}"
+                row.setdefault("x standard, FLOPs", {})[point.row.network] = f"{price:.3g}"
+                row.setdefault(f"ε = {epsilon_name(found.epsilon)}", {})[point.row.network] = f"{accuracy:.0f}"
     columns = [*next(iter(cells.values()))]
     rows = [
-        [training, *(" / ".join(found[column].get(name, "–") for name in (STANDARD, *SYMMETRIC)) for column in columns)]
-        for training, found in sorted(cells.items())
+        [training, *(" / ".join(row[column].get(name, "–") for name in (STANDARD, *SYMMETRIC)) for column in columns)]
+        for training, row in sorted(cells.items())
     ]
     show("Prices and worst-case accuracies in %", ["training", *columns], rows)
 

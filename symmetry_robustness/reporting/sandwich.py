@@ -138,8 +138,8 @@ def _cell(value: object) -> Cell:
 def sandwich_figures(found: Sequence[Sandwich], notes: list[str]) -> style.Drawn:
     """A figure for each data set and norm, with a panel for each network."""
     for about, several in grouped((one for one in found if len(one.images)), lambda one: one.about).items():
-        architectures = {place: one.architecture for place, one in enumerate(several)}
-        shown = style.first_of(dict(enumerate(several)), architectures, _PANELS, "sandwich", notes)
+        architectures = [one.architecture for one in several]
+        shown = style.first_of(dict(enumerate(several)), architectures.__getitem__, _PANELS, "sandwich", notes)
         yield f"sandwich-{several[0].norm}", sandwich_figure([*shown.values()], about)
 
 
@@ -163,7 +163,7 @@ def sandwich_figure(networks: Sequence[Sandwich], about: str) -> Figure:
             if shown.any():
                 panel.plot(places[shown], values[shown], marker, markersize=3, linestyle="", color=color, label=label)
         panel.set(yscale="log", title=style.fitted(style.shown_network(one.network), 2.0))
-        panel.minorticks_off()  # over several decades most of the time went into them
+        panel.minorticks_off()  # over several decades they took up to half of the time
         panel.grid(True)
     style.label_last(panels, "image, by distance")
     panels[0, 0].set_ylabel("length of a perturbation")

@@ -192,11 +192,9 @@ class Classifier(pl.LightningModule):
     def _measure(self, name: str, batch: Batch) -> None:
         with frozen_weights(self._period()):
             logits = self(batch[0])
-        self._update(name, F.cross_entropy(logits, batch[1]), logits, batch[1])
+        self._update(name, F.cross_entropy(logits, batch[1]), logits, batch[1], _NO_TERMS)
 
-    def _update(
-        self, name: str, loss: Tensor, logits: Tensor, labels: Tensor, terms: Mapping[str, Tensor] = _NO_TERMS
-    ) -> None:
+    def _update(self, name: str, loss: Tensor, logits: Tensor, labels: Tensor, terms: Mapping[str, Tensor]) -> None:
         meter = cast(Meter, self.meters[_meter_key(name)])
         meter.update(loss, logits, labels, terms)
         if name in self._logged:  # Lightning holds the meters, and takes milliseconds to be told of them again

@@ -139,7 +139,7 @@ def test_each_architecture_is_drawn_before_any_is_drawn_twice() -> None:
         "deep": "deep",
     }
     notes: list[str] = []
-    shown = style.first_of(found, found, 5, "maps", notes)
+    shown = style.first_of(found, found.__getitem__, 5, "maps", notes)
     assert [*shown] == ["flat", "flat (8)", "Gabor (8)", "Gabor (16)", "deep"]
     assert notes == ["maps: 5 of 6 networks are drawn"]
 

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -79,7 +79,7 @@ def view_figures(summary: Summary, notes: list[str]) -> Drawn:
         rows["at"] = rows["view"].str.removeprefix(f"{kind}_").astype(float)
         for found in split(rows, "comparison_group").values():
             networks = split(found, "settings")
-            shown = first_of(networks, _architectures(networks), NETWORKS, f"views, {kind}", notes)
+            shown = first_of(networks, _architecture_in(networks), NETWORKS, f"views, {kind}", notes)
             lines = {
                 shown_network(str(one["label"].iloc[0])): style.line_of(one.sort_values("at"), "at")
                 for one in shown.values()
@@ -96,7 +96,7 @@ def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
     rows = summary.results[summary.results["view"].isin(CORRUPTED)]
     for found in split(rows, "comparison_group").values():
         networks, maps = split(found, "settings"), {}
-        for one in first_of(networks, _architectures(networks), _MAPS, "corruptions", notes).values():
+        for one in first_of(networks, _architecture_in(networks), _MAPS, "corruptions", notes).values():
             errors = 1 - one.set_index("view")["value"].reindex(CORRUPTED).to_numpy(np.float64)
             name = f"{shown_network(str(one['label'].iloc[0]))}\nmean {100 * np.nanmean(errors):.1f} %"
             maps[name] = errors.reshape(-1, len(SEVERITIES))
@@ -104,9 +104,9 @@ def corruption_figures(summary: Summary, notes: list[str]) -> Drawn:
         yield "corruptions", heat_maps(maps, names, [*map(str, SEVERITIES)], label="error (%)", x_label="severity")
 
 
-def _architectures(networks: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """Name of each network, of which there may be several that were trained in different ways."""
-    return {settings: str(rows["network"].iloc[0]) for settings, rows in networks.items()}
+def _architecture_in(networks: Mapping[str, pd.DataFrame]) -> Callable[[str], str]:
+    """Name of the network with some settings, of which there may be several that were trained in different ways."""
+    return lambda settings: str(networks[settings]["network"].iloc[0])
 
 
 def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str]) -> Drawn:
@@ -115,11 +115,11 @@ def run_figures(runs: Sequence[Run], names: Mapping[str, str], notes: list[str])
     # Reports of another checkpoint that was moved out of its run have no name there.
     networks = grouped(by_seed, lambda run: names.get(settings_key(run, _LAST)) or shown_network(run.name))
     first = {name: several[0] for name, several in networks.items() if several[0].evaluations}
-    architectures = {name: several[0].name for name, several in networks.items()}
-    yield from epoch_figures(networks, architectures, notes)
-    yield from lower_bound_figures(first, architectures, notes)
-    yield from measure_comparisons(first, architectures, notes)
-    for name, run in first_of(first, architectures, _PICTURED, "examples and measures", notes).items():
+    yield from epoch_figures(networks, notes)
+    yield from lower_bound_figures(first, notes)
+    yield from measure_comparisons(first, notes)
+    shown = first_of(first, lambda name: first[name].name, _PICTURED, "examples and measures", notes)
+    for name, run in shown.items():
         yield from picture_figures(name, run)
 
 
@@ -136,7 +136,7 @@ def picture_figures(name: str, run: Run) -> Drawn:
             yield f"{measure}-{evaluation.protocol}-{name}", figure
 
 
-def epoch_figures(networks: Networks, architectures: Mapping[str, str], notes: list[str]) -> Drawn:
+def epoch_figures(networks: Networks, notes: list[str]) -> Drawn:
     """Accuracy without attack and under the worst of the attacks after the epochs that were evaluated."""
     groups: dict[tuple[str, ...], dict[str, list[pd.DataFrame]]] = {}
     for name, several in networks.items():
@@ -145,7 +145,7 @@ def epoch_figures(networks: Networks, architectures: Mapping[str, str], notes: l
             if len(epochs) > 1:
                 groups.setdefault(about, {}).setdefault(name, []).append(epochs)
     for (data, part, _, *titles), found in groups.items():
-        shown = first_of(found, architectures, NETWORKS, "robustness over epochs", notes)
+        shown = first_of(found, lambda name: networks[name][0].name, NETWORKS, "robustness over epochs", notes)
         panels = {title: {name: _mean_epochs(runs, title) for name, runs in shown.items()} for title in titles}
         title = f"{data}, {part} images during training; bands: 95 % over seeds and images"
         yield "epochs", curve_grid({"": panels}, x_label="epoch", title=title)
@@ -177,7 +177,7 @@ def _mean_epochs(several: Sequence[pd.DataFrame], title: str) -> Line:
     return Line(mean.index.to_numpy(np.float64) + 1, mean.to_numpy(np.float64), low, high)
 
 
-def lower_bound_figures(first: Mapping[str, Run], architectures: Mapping[str, str], notes: list[str]) -> Drawn:
+def lower_bound_figures(first: Mapping[str, Run], notes: list[str]) -> Drawn:
     """Measures that bound distances from below beside the distance at which the same image was broken."""
     groups: dict[str, tuple[str, str, str, dict[str, Pairs]]] = {}
     for name, run in first.items():
@@ -189,7 +189,7 @@ def lower_bound_figures(first: Mapping[str, Run], architectures: Mapping[str, st
                     about = (title, measure_title(title, bounding.measures), norm, dict[str, Pairs]())
                     groups.setdefault(digest(bounding.measures[measure]), about)[3].setdefault(name, pairs)
     for stem, title, norm, found in groups.values():
-        shown = first_of(found, architectures, _PANELS, title, notes)
+        shown = first_of(found, lambda name: first[name].name, _PANELS, title, notes)
         axes = {"estimate": f"{title} ({NORM_TITLES.get(norm, norm)})"}
         axes["distance"] = f"minimal distance found ({NORM_TITLES.get(norm, norm)})"
         yield f"{stem}-{norm}", estimate_against_distance(shown, **axes)
@@ -230,7 +230,7 @@ def _distances(evaluation: Evaluation, norm: str) -> pd.DataFrame | None:
     return pd.DataFrame({"distance": by_image(distance, numbers), "saturated": by_image(saturated, numbers)})
 
 
-def measure_comparisons(first: Mapping[str, Run], architectures: Mapping[str, str], notes: list[str]) -> Drawn:
+def measure_comparisons(first: Mapping[str, Run], notes: list[str]) -> Drawn:
     """Figures of measures that hold several networks, the first seed of each."""
     groups: dict[str, dict[str, Evaluation]] = {}
     for name, run in first.items():
@@ -238,7 +238,7 @@ def measure_comparisons(first: Mapping[str, Run], architectures: Mapping[str, st
             if evaluation.means:
                 groups.setdefault(evaluation.comparison_group, {}).setdefault(name, evaluation)
     for found in groups.values():
-        shown = first_of(found, architectures, NETWORKS, "measures", notes)
+        shown = first_of(found, lambda name: first[name].name, NETWORKS, "measures", notes)
         reports = {name: evaluation.whole() for name, evaluation in shown.items()}
         for name, figure in comparison_figures(reports).items():
             yield f"{name}-{next(iter(shown.values())).protocol}", figure

@@ -47,7 +47,7 @@ def estimate_against_distance(networks: Mapping[str, Pairs], *, estimate: str, d
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_locator(NullLocator())  # over several decades most of the time went into them
+            axis.set_minor_locator(NullLocator())  # over several decades they took up to half of the time
     style.label_last(panels, distance)
     for panel in panels[:, 0]:
         panel.set_ylabel(estimate)

@@ -227,7 +227,7 @@ def line_of(rows: "pd.DataFrame", over: str) -> Line:
 
 
 def first_of(
-    found: Mapping[K, T], architectures: Mapping[K, str], most: int, what: str, notes: list[str]
+    found: Mapping[K, T], architecture: Callable[[K], str], most: int, what: str, notes: list[str]
 ) -> dict[K, T]:
     """At most `most` networks, of each architecture one before any has two, and a note if there are more."""
     if len(found) <= most:
@@ -236,7 +236,7 @@ def first_of(
     drawn: Counter[str] = Counter()
     turns = {}
     for network in found:
-        turns[network] = drawn[architectures[network]]
-        drawn[architectures[network]] += 1
+        turns[network] = drawn[architecture(network)]
+        drawn[architecture(network)] += 1
     chosen = sorted(found, key=turns.__getitem__)[:most]
     return {network: one for network, one in found.items() if network in chosen}

@@ -136,15 +136,15 @@ def check_result(
     """
     terms: object = {}
     if isinstance(found, tuple) and len(found) == 3:
-        *found, terms = found
-    names = sorted(term_names(objective))
+        terms, found = found[2], found[:2]
+    names = sorted(getattr(objective, "terms", ()))
     if not isinstance(terms, Mapping) or sorted(map(str, terms)) != names or not all(map(_is_number, terms.values())):
         returned = sorted(map(str, terms)) if isinstance(terms, Mapping) else type(terms).__name__
         raise UserError(
             f"objective {type(objective).__name__} names in `terms` {names} and returned {returned} behind the logits; "
             "return a dict with a tensor () for each that it names"
         )
-    if isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(part, Tensor) for part in found):
+    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Tensor) for part in found):
         loss, logits = found
         if loss.ndim == 0 and logits.shape == (images, classes):
             if loss.requires_grad:
@@ -153,7 +153,7 @@ def check_result(
                 f"objective {type(objective).__name__} returned a loss without gradient; do not detach it, and leave "
                 "the network weights that require one"
             )
-    parts = found if isinstance(found, tuple | list) else (found,)
+    parts = found if isinstance(found, tuple) else (found,)
     shapes = [f"a tensor {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__ for part in parts]
     raise UserError(
         f"objective {type(objective).__name__} returned {' and '.join(shapes) or 'nothing'} for {images} images; "
