@@ -9,7 +9,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Final, Literal
+
+from symmetry_robustness.errors import UserError
 
 # As any of these a damaged or missing archive (zip, npz) surfaces, depending on the byte.
 DAMAGED_ARCHIVE = (
@@ -17,7 +19,22 @@ DAMAGED_ARCHIVE = (
     MemoryError,  # a header may state any size
 )
 
+_REMEDIES: Final = {
+    "checkpoint": "give a .ckpt of a run directory's checkpoints/",
+    "weights": "give the file of a network's state dict (.pt, .pth or .safetensors)",
+}
+
 Content = bytes | memoryview | str | Callable[[IO[bytes]], object]
+
+
+def require_file(kind: Literal["checkpoint", "weights"], path: Path) -> None:
+    """Refuse a file of weights that is not there.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"{kind} {path} is no file; {_REMEDIES[kind]}")
 
 
 def replace_file(path: Path, content: Content, *, durable: bool = False) -> None:

@@ -30,6 +30,7 @@ _NO_LIST = {"list_type", "sequence_str", "tuple_type"}  # of pydantic's errors
 _USUAL_PARTS = {"model/branch": "multiscale", "model/trunk": "plain"}  # which names and titles do not mention
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 _OF_NETWORKS = ("weights", "weights_prefix", "mean", "std", "training_seed", "title", "group")  # of symrob evaluate
+_SPLITS = ("train", "validation", "test")
 _RESERVED = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -117,6 +118,7 @@ def resolve_config(config: DictConfig, choices: typing.Mapping[str, Any] | None 
                 del config["averaging"]
     else:
         config.protocol = choices["robustness"]
+        _check_evaluation(config)
         _require_one_subject(config)
         config.name = config.name or config.protocol
     try:
@@ -197,6 +199,22 @@ def _replace_converted(node: Any, given: Any, checked: Any) -> None:
             _replace_converted(node._get_node(key), given[key], checked[key])
         elif type(given[key]) is not type(checked[key]):
             node[key] = checked[key]
+
+
+def _check_evaluation(config: DictConfig) -> None:
+    """Refuse values that only `symrob evaluate` has.
+
+    Raises:
+        UserError: an unknown split, shards of no image, or nothing to evaluate.
+    """
+    if config.split not in _SPLITS:
+        raise UserError(f"split must be train, validation or test, got {config.split!r}; test is the default")
+    if not config.robustness:
+        raise UserError("robustness=none leaves nothing to evaluate; choose robustness=quick, paper or strong")
+    if config.shard_size is not None and config.shard_size < 1:
+        raise UserError(
+            f"shard_size must be at least 1 image, got {config.shard_size}; leave it out for a suitable one"
+        )
 
 
 def _require_one_subject(config: DictConfig) -> None:

@@ -43,7 +43,6 @@ from symmetry_robustness.runs.provenance import own_code, package_digest
 from symmetry_robustness.runs.settings import check_outputs
 
 TUNED: Final = "compute.json"  # beside the shards
-_SPLITS: Final = ("train", "validation", "test")
 _CHECKED: Final = 8  # images on which a network shows what it returns
 _PATIENCE_S: Final = 60.0  # with the first process, which says how the network is computed
 
@@ -66,7 +65,6 @@ def evaluate(config: DictConfig, command: Sequence[str] = ()) -> RobustnessRepor
         UserError: a file that is no checkpoint, a network that cannot be built, data that do not fit, or an existing
             report of other settings.
     """
-    _check(config)
     worker, device = find_worker(), find_device(config.accelerator)
     subject: Subject = NetworkSubject(config, command) if config.network else CheckpointSubject(config)
     protocol = instantiate(config.robustness, _convert_="all")
@@ -107,22 +105,6 @@ def evaluate(config: DictConfig, command: Sequence[str] = ()) -> RobustnessRepor
             save_figure(figure, path.parent / f"{path.stem}-{title}")
         _show(report, path)
     return report
-
-
-def _check(config: DictConfig) -> None:
-    """Refuse settings that only this command has.
-
-    Raises:
-        UserError: an unknown split, or nothing to evaluate.
-    """
-    if config.split not in _SPLITS:
-        raise UserError(f"split must be train, validation or test, got {config.split!r}")
-    if not config.robustness:
-        raise UserError("robustness=none leaves nothing to evaluate; choose robustness=quick, paper or strong")
-    if config.shard_size is not None and config.shard_size < 1:
-        raise UserError(
-            f"shard_size must be at least 1 image, got {config.shard_size}; leave it out for a suitable one"
-        )
 
 
 class _Images(NamedTuple):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from yaml import AliasToken, YAMLError, scan
 
 from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.files import require_file
 from symmetry_robustness.layers.export import export
 from symmetry_robustness.models.build import build_network_from_untrusted
 
@@ -75,8 +76,7 @@ def load_network(checkpoint: Path | str, trusted: Sequence[str] = ()) -> nn.Modu
 
 
 def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} is no file; give a .ckpt of a run directory's checkpoints/")
+    require_file("checkpoint", path)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from symmetry_robustness.errors import UserError, one_line
+from symmetry_robustness.files import require_file
 
 # Where programs keep the state dict among other things.
 _NESTED: Final = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
@@ -30,8 +31,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing or damaged, or holds something else or several state dicts.
     """
-    if not path.is_file():
-        raise UserError(f"weights {path} is no file; give the state dict of a network, as {SAVE} writes it")
+    require_file("weights", path)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -23,6 +23,8 @@ from .commands import symrob
 SHAPES = ("test_size", "drawing_seed", "pose")
 SQUARE = "_target_:symmetry_robustness.attacks.LibraryAttack,name:Square"
 
+A_FILE = f"checkpoint={__file__}"  # that is there: the other mistake is told
+
 # Refused while the configuration is composed and checked: (words, what the line must name).
 AT_COMPOSITION = {
     "unknown model": (["train", "model=standart"], "standart"),
@@ -48,10 +50,10 @@ AT_COMPOSITION = {
     "interpolation to nowhere": (["train", "data.seed=${seeed}"], "seeed"),
     "no checkpoint": (["evaluate"], "checkpoint"),
     "checkpoint that is not there": (["evaluate", "checkpoint=nothing.ckpt"], "nothing.ckpt"),
-    "unknown protocol": (["evaluate", "checkpoint=x", "robustness=quik"], "quik"),
-    "evaluation of no split": (["evaluate", "checkpoint=x", "split=tests"], "tests"),
-    "report named as a path": (["evaluate", "checkpoint=x", "name=../x"], "../x"),
-    "evaluation of nothing": (["evaluate", "checkpoint=x", "robustness=none"], "robustness=none"),
+    "unknown protocol": (["evaluate", A_FILE, "robustness=quik"], "quik"),
+    "evaluation of no split": (["evaluate", A_FILE, "split=tests"], "tests"),
+    "report named as a path": (["evaluate", A_FILE, "name=../x"], "../x"),
+    "evaluation of nothing": (["evaluate", A_FILE, "robustness=none"], "robustness=none"),
     "unknown norm": (["train", "robustness.norm=l7"], "robustness.norm"),
     "seed out of range": (["train", "seed=-1"], "-1"),
     "no epochs at all": (["train", "trainer.max_epochs=0"], "trainer.max_epochs"),
@@ -62,7 +64,7 @@ AT_COMPOSITION = {
     "report into a folder without a name": (["report", ".", "--output", ""], "is empty"),
     "status of a folder without a name": (["status", ""], "is empty"),
     "layer in place of an attack": (
-        ["evaluate", "checkpoint=x", "+robustness.attacks.a={_target_:torch.nn.Linear,in_features:3,out_features:3}"],
+        ["evaluate", A_FILE, "+robustness.attacks.a={_target_:torch.nn.Linear,in_features:3,out_features:3}"],
         "must take (network, images, labels, threat",
     ),
     "negative epsilon": (["train", "robustness.epsilons=[-0.1]"], "-0.1"),
@@ -74,7 +76,7 @@ AT_COMPOSITION = {
     "epsilons alike": (["train", "robustness.epsilons=[0.03137,8/255]"], "four digits"),
     "no steps": (["train", "robustness.attacks.pgd.steps=0"], "steps"),
     "unknown setting of a library attack": (["train", f"+robustness.attacks.square={{{SQUARE},queries:5}}"], "queries"),
-    "the same in an evaluation": (["evaluate", "checkpoint=x", f"+robustness.attacks.s={{{SQUARE},size:5}}"], "size"),
+    "the same in an evaluation": (["evaluate", A_FILE, f"+robustness.attacks.s={{{SQUARE},size:5}}"], "size"),
     "metric that is never logged": (["train", "checkpoint.monitor=validation/acuracy"], "validation/acuracy"),
     "share that is none": (["train", "callback.max_share_of_epoch=0"], "callback.max_share_of_epoch"),
     "more at least than at most": (["train", "callback.min_images=300"], "callback.min_images=300"),
@@ -133,7 +135,7 @@ AT_COMPOSITION = {
     "no number in a sweep": (["train", "-m", "seed=nan,0", "hydra.sweep.dir=sweep"], "seed=nan"),
     "empty range of a sweep": (["train", "-m", "seed=range(0,0)"], "no jobs"),
     "choice for a place of its own": (
-        ["evaluate", "checkpoint=x", "robustness=clean", "attack@robustness.attacks.b=fgsm"],
+        ["evaluate", A_FILE, "robustness=clean", "attack@robustness.attacks.b=fgsm"],
         "write +attack@robustness.attacks.b=fgsm",
     ),
     "the same beside others": (
@@ -144,17 +146,17 @@ AT_COMPOSITION = {
         ["train", "objective._target_=builtins.object"],
         "it takes no settings",
     ),
-    "group of another command": (["evaluate", "checkpoint=x", "model=standard"], "has no such group"),
-    "setting of another command": (["evaluate", "checkpoint=x", "callback.num_images=3"], "callback"),
-    "setting of the checkpoint's data": (["evaluate", "checkpoint=x", "data.root=x"], "write +data.root=x"),
+    "group of another command": (["evaluate", A_FILE, "model=standard"], "has no such group"),
+    "setting of another command": (["evaluate", A_FILE, "callback.num_images=3"], "callback"),
+    "setting of the checkpoint's data": (["evaluate", A_FILE, "data.root=x"], "write +data.root=x"),
     "misspelled checkpoint": (["evaluate", "chekpoint=x"], "did you mean checkpoint?"),
-    "report named as the folder above": (["evaluate", "checkpoint=x", "name=.."], "name=.."),
+    "report named as the folder above": (["evaluate", A_FILE, "name=.."], "name=.."),
     "attack named as another number": (
-        ["evaluate", "checkpoint=x", "+robustness.attacks.worst_case={_target_:symmetry_robustness.attacks.PGD}"],
+        ["evaluate", A_FILE, "+robustness.attacks.worst_case={_target_:symmetry_robustness.attacks.PGD}"],
         "'worst_case' cannot name an attack",
     ),
-    "number of images in words": (["evaluate", "checkpoint=x", "num_images=all"], "num_images"),
-    "evaluation on no known device": (["evaluate", "checkpoint=x", "accelerator=tpu"], "accelerator"),
+    "number of images in words": (["evaluate", A_FILE, "num_images=all"], "num_images"),
+    "evaluation on no known device": (["evaluate", A_FILE, "accelerator=tpu"], "accelerator"),
     "data that fill the memory": (["train", "data.validation_size=999999999"], "data.validation_size"),
     "negative seed of the data": (["train", "data.seed=-1"], "data.seed"),
     "batch of nothing": (["train", "data.batch_size=0"], "data.batch_size"),
