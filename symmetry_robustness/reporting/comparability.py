@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from symmetry_robustness.results.names import NORM_TITLES, SOUND, protocol_settings
+from symmetry_robustness.results.names import NORM_TITLES, RECONSTRUCTIONS, SOUND, class_title, protocol_settings
 
 Settings = Mapping[str, Any]
 
@@ -165,11 +165,11 @@ def plain(value: object) -> str:
         inner = ", ".join(
             f"{key}={plain(entry)}" for key, entry in value.items() if key not in ("_target_", "_partial_")
         )
-        text = f"{plain(value.get('_target_', ''))}({inner})"
+        text = f"{class_title(value)}({inner})"
     elif isinstance(value, list | tuple):
         text = ",".join(map(plain, value))
     elif isinstance(value, str) and value.startswith(("symmetry_robustness.", "torch.")):
-        text = value.rpartition(".")[2]
+        text = class_title({"_target_": value})
     else:
         text = "null" if value is None else str(value)
     return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 1]}…"
@@ -238,7 +238,7 @@ def describe_protocol(settings: Settings) -> str:
 
 
 def describe_attack(name: str, settings: Settings = MappingProxyType({})) -> str:
-    """An attack by its name, number of steps and restarts.
+    """An attack by its name, number of steps and restarts, and whether it is a reconstruction.
 
     Examples:
         >>> describe_attack("pgd", {"steps": 40, "restarts": 2})
@@ -247,4 +247,5 @@ def describe_attack(name: str, settings: Settings = MappingProxyType({})) -> str
     steps, restarts = settings.get("steps"), settings.get("restarts", 1)
     title = name.replace("_", " ")
     title = title.upper() if title in ("fgsm", "pgd") else title
-    return f"{title}{f'-{steps}' if steps else ''}{f' × {restarts}' if restarts > 1 else ''}"
+    rebuilt = " (reconstruction)" if settings.get("class") in RECONSTRUCTIONS else ""
+    return f"{title}{f'-{steps}' if steps else ''}{f' × {restarts}' if restarts > 1 else ''}{rebuilt}"

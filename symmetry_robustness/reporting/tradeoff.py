@@ -12,13 +12,13 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from symmetry_robustness.reporting.aggregate import ComparisonGroup, Summary, may_lead, network_titles
-from symmetry_robustness.reporting.comparability import readable
+from symmetry_robustness.reporting.comparability import name_differences, readable
 from symmetry_robustness.reporting.figures import style
 from symmetry_robustness.reporting.frame import COSTS, grouped, records, settings_key, split
 from symmetry_robustness.reporting.load import Run
 from symmetry_robustness.reporting.table_formats import Cell, Table, TableSet, flag
 from symmetry_robustness.reporting.tables import cell_of, title_of
-from symmetry_robustness.results.names import epsilon_name
+from symmetry_robustness.results.names import class_title, epsilon_name
 
 QUESTION: Final = "Most robust for at most x times the cost of standard training"
 _BUDGETS: Final = (1, 1.5, 2, 3, 5, 10, 20)
@@ -76,7 +76,7 @@ class Tradeoff:
     @property
     def standard(self) -> Point:
         """The plain network under cross-entropy alone, whose cost is 1; the nearest to it where there is none."""
-        plain = [point for point in self.points if point.defence == _PLAIN]
+        plain = [point for point in self.points if point.defence.partition(" (")[0] == _PLAIN]
         plain = plain or [point for point in self.points if sum(point.passes) == 2] or [*self.points]
         named = [point for point in plain if point.row.network.startswith("standard")] or plain
         return min(named, key=lambda point: point.costs[self.kinds[0]].value)
@@ -109,11 +109,12 @@ def tradeoffs(summary: Summary, runs: Sequence[Run]) -> list[Tradeoff]:
     found = []
     for key, rows in split(summary.results, "comparison_group").items():
         attacked = rows[rows["measure"] == "worst_case_accuracy"]
+        named = _defences({key: trained[key][0].training for key in rows["settings"].unique() if key in trained})
         if attacked.empty:
             attacked = rows[rows["measure"] == "robust_accuracy"]
         for epsilon in sorted(attacked["epsilon"].unique().tolist()):
             points = [
-                Point(titles[row.network], defence(trained[row.settings][0].training), costs[row.settings], row)
+                Point(titles[row.network], named[row.settings], costs[row.settings], row)
                 for row in records(attacked[attacked["epsilon"] == epsilon].drop_duplicates("settings"))
                 if row.settings in trained and not _COSTS.keys().isdisjoint(costs.get(row.settings, ()))
             ]
@@ -135,12 +136,24 @@ def defence(training: Mapping[str, Any]) -> str:
         'NFGSM + crop flip + cutout'
     """
     objective = training.get("objective") or {}
-    name = str(objective.get("_target_", "training")).rpartition(".")[2]
+    name = class_title(objective) or "training"
     if isinstance(within := objective.get("around"), Mapping):
-        name += f" around {str(within.get('_target_')).rpartition('.')[2]}"
+        name += f" around {class_title(within)}"
     augmentation = (training.get("data") or {}).get("augmentation") or {}
     parts = [str(one).replace("_", " ") for one in augmentation if one != "_target_"]
     return " + ".join([name, *parts, *(["averaged weights"] if training.get("averaging") else [])])
+
+
+def _defences(trainings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Defence of each training; with the settings in which trainings differ that have the same one.
+
+    Those of the network are left out: it stands beside the defence.
+    """
+    found: dict[str, str] = {}
+    for name, keys in grouped(trainings, lambda key: defence(trainings[key])).items():
+        differences = name_differences([{**trainings[key], "model": None} for key in keys])
+        found |= {key: f"{name} ({text})" if text else name for key, text in zip(keys, differences, strict=True)}
+    return found
 
 
 def tradeoff_tables(found: Sequence[Tradeoff], guessing: frozenset[str]) -> TableSet:

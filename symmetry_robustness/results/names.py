@@ -23,6 +23,11 @@ SOUND: Final[Settings] = {
 # Settings of a protocol that change no number: those of checks, and how a measure is shown.
 _CHECKING: Final = ("checks", "expected_clean_accuracy")
 _SHOWING: Final = ("title", "plots", "means", "headline", "lower_bound", "upper_bound", "proven", "statistics")
+# Classes whose sources state an idea without its formula or settings, so that what runs here is a reconstruction.
+RECONSTRUCTIONS: Final = frozenset({
+    *("AdaptiveFeatures", "AttributionGuided", "JSIGR", "JointSpace", "LearnFromPast", "OrbitConsistency"),
+    *("InSubspace", "OrbitAveraged", "OrbitInconsistency"),
+})  # fmt: skip
 _PAPER: Final[Settings] = {
     "attacks.fgsm.class": "FGSM",
     "attacks.pgd.class": "PGD",
@@ -46,6 +51,21 @@ SAME_AS: Final[Mapping[str, str]] = {
     "released_parallel": "released_standard",
     "released_cascaded": "released_standard",
 }
+
+
+def class_title(settings: Settings) -> str:
+    """Class of an object as reports name it, by its `_target_` or `class`.
+
+    Examples:
+        >>> class_title({"_target_": "symmetry_robustness.training.objectives.NFGSM"})
+        'NFGSM'
+        >>> class_title({"class": "OrbitAveraged", "steps": 40})
+        'OrbitAveraged (reconstruction)'
+    """
+    name = str(settings.get("_target_", settings.get("class", ""))).rpartition(".")[2]
+    # The other method of `JointSpace` is published.
+    rebuilt = name in RECONSTRUCTIONS and settings.get("method") != "interpolated"
+    return f"{name} (reconstruction)" if rebuilt else name
 
 
 def metric_key(attack: str, norm: str, epsilon: float) -> str:
@@ -96,7 +116,8 @@ def measure_title(name: str, measures: Settings) -> str:
     once = f" {title}".endswith(f" {array}") and not others
     if not settings.get("title") and isinstance(norm, str) and f" {title}".endswith(f" {norm}"):
         title = f"{title.removesuffix(norm)}{NORM_TITLES.get(norm, norm)}"
-    return title if once or not array else f"{title} {array}"
+    rebuilt = (settings.get("detector") or {}).get("class") in RECONSTRUCTIONS
+    return (title if once or not array else f"{title} {array}") + " (reconstruction)" * rebuilt
 
 
 def epsilon_name(epsilon: float) -> str:

@@ -1,5 +1,6 @@
 """The price of robustness in a report, read off runs whose costs and accuracies are made by hand."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from playwright.sync_api import Browser
 
 from symmetry_robustness.reporting.aggregate import Summary, summarize
@@ -110,6 +112,25 @@ def test_the_figure_has_a_mark_for_each_training_in_each_panel(tmp_path: Path) -
     (steps,) = [line for line in panels[len(EPSILONS) - 1].get_lines() if line.get_label() == "Pareto front"]
     assert steps.get_xdata()[:3] == pytest.approx([1, 2, 12])
     assert steps.get_ydata()[:3] == pytest.approx([0.095, 0.295, 0.495])
+
+
+def test_trainings_that_differ_in_a_setting_alone_are_told_apart(tmp_path: Path) -> None:
+    make(tmp_path)
+    for seed in range(SEEDS):
+        config = tmp_path / f"standard-NFGSM-{seed}" / "config.yaml"
+        other = tmp_path / f"wider-{seed}"
+        shutil.copytree(config.parent, other)
+        for path, epsilon in ((config, 4), (other / "config.yaml", 8)):
+            settings = OmegaConf.load(path)
+            settings.objective.epsilon = f"{epsilon}/255"
+            OmegaConf.save(settings, path)
+    summary, runs = read(tmp_path)
+    last = tradeoffs(summary, runs)[-1]
+    names = [point.defence for point in last.points]
+    assert len({(point.network, point.defence) for point in last.points}) == len(TRAININGS) + 1
+    assert "NFGSM (objective.epsilon=4/255)" in names
+    assert "NFGSM (objective.epsilon=8/255)" in names
+    assert names.count("TRADES") == 2  # of two networks, which no difference need tell apart
 
 
 def test_augmented_training_of_the_same_cost_is_not_the_standard(tmp_path: Path) -> None:
