@@ -85,17 +85,26 @@ def training_cost(
         labels: (B,).
 
     Returns:
-        `flops` of one image's forward pass; `step_flops` of a step on one rank's images, and `training_flops` of all;
-        `forward_passes` and `backward_passes` of a step, if the objective states them; `epochs`; `training_seconds`
-        and `images_per_second` of all ranks together; `peak_memory` of one rank, in bytes.
+        `flops` of one image's forward pass; `step_flops` of a step of the last epoch on one rank's images, and
+        `training_flops` of all steps; `forward_passes` and `backward_passes` of a step of the last epoch, if the
+        objective states them; `epochs`; `training_seconds` and `images_per_second` of all ranks together;
+        `peak_memory` of one rank, in bytes.
     """
     (monitor,) = (callback for callback in trainer.callbacks if isinstance(callback, ThroughputMonitor))  # type: ignore[attr-defined]
-    step = count_step_flops(network, objective, images, labels)
-    passes = getattr(objective, "passes", None)
+    objective = copy.deepcopy(objective)
+    steps: list[int] = []
+    counted: dict[tuple[int, int] | None, int] = {}  # an objective that changes with the epochs changes its passes
+    for epoch in range(max(trainer.current_epoch, 1)):
+        if set_epoch := getattr(objective, "set_epoch", None):
+            set_epoch(epoch)
+        passes = getattr(objective, "passes", None)
+        if passes not in counted:
+            counted[passes] = count_step_flops(network, objective, images, labels)
+        steps.append(counted[passes])
     return {
         "flops": count_flops(network, tuple(images.shape[1:])),
-        "step_flops": step,
-        "training_flops": round(step / len(labels) * monitor.images),
+        "step_flops": steps[-1],
+        "training_flops": round(sum(steps) / len(steps) / len(labels) * monitor.images),
         **(dict(zip(("forward_passes", "backward_passes"), passes, strict=True)) if passes else {}),
         "epochs": trainer.current_epoch,
         "training_seconds": monitor.seconds,

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from symmetry_robustness import build_network, load_config
 from symmetry_robustness.training import Classifier, CrossEntropy
-from symmetry_robustness.training.objectives import PGDTraining
+from symmetry_robustness.training.objectives import AdversarialWeightPerturbation, Objective, PGDTraining
 from symmetry_robustness.training.throughput import ThroughputMonitor, count_flops, count_step_flops, training_cost
 
 from .slow_motion import Clock, Ticks
@@ -47,11 +47,13 @@ class Made(pl.LightningDataModule):
     val_dataloader = train_dataloader
 
 
-def fit(directory: Path, epochs: int, checkpoint: Path | None = None) -> dict[str, float]:
+def fit(
+    directory: Path, epochs: int, checkpoint: Path | None = None, objective: Objective | None = None
+) -> dict[str, float]:
     clock = Clock()
     counted = ThroughputMonitor(clock)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
-    module = Classifier(network, CrossEntropy(), torch.optim.Adam, num_classes=2, test_names=["test"])
+    module = Classifier(network, objective or CrossEntropy(), torch.optim.Adam, num_classes=2, test_names=["test"])
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -66,6 +68,15 @@ def fit(directory: Path, epochs: int, checkpoint: Path | None = None) -> dict[st
     trainer.save_checkpoint(directory / "last.ckpt")
     assert counted.images_per_second == pytest.approx(40 / 75)  # of the last epoch
     return training_cost(trainer, network, module.objective, torch.rand(16, *SHAPE), torch.arange(16) % 2)
+
+
+def test_epochs_of_an_objective_count_as_what_they_are(tmp_path: Path) -> None:
+    """Weights are moved from the second of three epochs on, which takes one more forward and backward pass."""
+    plain = fit(tmp_path / "plain", 3)
+    moved = fit(tmp_path / "moved", 3, objective=AdversarialWeightPerturbation(CrossEntropy(), start_epoch=1))
+    assert (moved["forward_passes"], moved["backward_passes"]) == (2, 2)
+    assert moved["step_flops"] == 2 * plain["step_flops"] > 0
+    assert moved["training_flops"] == pytest.approx(plain["training_flops"] * 5 / 3, abs=1)
 
 
 def test_only_training_counts(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class AdversarialWeightPerturbation(Wrapper):
     def passes(self) -> Passes:
         """Those of the objective, and of its loss once more for the step; before `start_epoch` the former alone."""
         own: Passes = self.around.passes  # type: ignore[attr-defined]
-        if not self.gamma:
+        if not self._moves():
             return own
         return add_passes(own, self.around.loss_passes if isinstance(self.around, AdversarialObjective) else own)
 
@@ -87,7 +87,7 @@ class AdversarialWeightPerturbation(Wrapper):
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> Result:
         """Return the objective's loss and logits at the moved weights."""
         around = self.around
-        if not self.gamma or (self._epoch is not None and self._epoch < self.start_epoch):
+        if not self._moves():
             return around(network, images, labels)
         attacked = around.attacked(network, images, labels) if isinstance(around, AdversarialObjective) else None
 
@@ -102,6 +102,10 @@ class AdversarialWeightPerturbation(Wrapper):
             offsets = self.offsets(network, loss()[0], len(images))
         with replaced(network, {parameter: parameter + offset for parameter, offset in offsets.items()}):
             return loss()
+
+    def _moves(self) -> bool:
+        """Whether weights are moved in this epoch."""
+        return bool(self.gamma) and (self._epoch is None or self._epoch >= self.start_epoch)
 
     def offsets(self, network: nn.Module, loss: Tensor, images: int) -> dict[nn.Parameter, Tensor]:
         """Movement of each parameter with more than one axis along its gradient, of gamma times its length.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from symmetry_robustness import build_network, load_config
 from symmetry_robustness.training import CrossEntropy, Objective
 from symmetry_robustness.training.objectives import Curvature, GradAlign, InputGradient, Jacobian
 
@@ -82,6 +83,19 @@ def test_the_jacobian_is_exact_with_all_projections() -> None:
     network, (images, labels) = linear_network(), batch()
     expected = network[1].weight.square().sum() / 2
     torch.testing.assert_close(penalty(Jacobian(1.0, CLASSES), network, images, labels), expected)
+
+
+def test_the_jacobian_of_an_invariant_network_has_one_norm_on_an_orbit() -> None:
+    invariant, plain = (
+        build_network(load_config("train", [f"model={name}"])).double().eval()
+        for name in ("invariant_4layer", "standard_4layer")
+    )
+    images, labels = torch.rand(2, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 1])
+    turned = images.rot90(1, (2, 3))
+    exact = Jacobian(1.0, 10)
+    found = [penalty(exact, network, x, labels).detach() for network in (invariant, plain) for x in (images, turned)]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=0.0)
+    assert abs(found[3] / found[2] - 1) > 1e-4
 
 
 @pytest.mark.parametrize("projections", [1, 2])

@@ -31,7 +31,11 @@ def test_without_an_attack_or_weight_the_boosted_cross_entropy_is_left() -> None
     network, (images, labels) = linear_network(), batch()
     expected = boosted_cross_entropy(network(images), labels).mean()
     assert torch.equal(MART(0)(network, images, labels)[0], expected)
-    assert MART(0.1, beta=0.0)(network, images, labels)[0] > expected
+    seen: list[torch.Tensor] = []
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    loss, _ = MART(0.1, beta=0.0)(network, images, labels)
+    assert loss > expected
+    torch.testing.assert_close(loss, boosted_cross_entropy(network(seen[-1]), labels).mean())
 
 
 def test_the_divergence_is_weighted_by_what_the_clean_prediction_lacks() -> None:

@@ -52,6 +52,14 @@ def test_a_linear_network_loses_epsilon_times_the_l1_norm(objective: Objective) 
     torch.testing.assert_close(loss, F.softplus(-worst).mean())
 
 
+def test_without_noise_n_fgsm_is_fgsm() -> None:
+    network, (images, labels) = Recording(smooth_network()).eval(), batch()
+    variable = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(network.network(variable), labels), variable)
+    NFGSM(EPSILON, noise=0.0, crafted_in="evaluation")(network, images, labels)
+    torch.testing.assert_close(network.seen, (images + EPSILON * gradient.sign()).clamp(0, 1))
+
+
 def test_in_the_l2_ball_it_loses_epsilon_times_the_l2_norm() -> None:
     network, (images, labels) = linear_network(2), batch()
     labels = labels % 2
