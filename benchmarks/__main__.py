@@ -19,7 +19,7 @@ from symmetry_robustness.reporting.table_formats import Cell, Table, markdown
 from symmetry_robustness.runs.provenance import code_version, environment
 
 ATTACKING = ("sweep", "clever", "ensemble", "autoattack", "cost")  # these attack one network, which may be chosen
-PARTS = ("training", "symmetry", "callback", "sweep_files", "report", *ATTACKING)
+PARTS = ("training", "objectives", "symmetry", "callback", "sweep_files", "report", *ATTACKING)
 
 
 def table(title: str, rows: list[dict[str, float | str]]) -> str:

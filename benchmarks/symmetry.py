@@ -65,10 +65,10 @@ def seconds(work: Callable[[], object], device: str) -> float:
     return clock() - start
 
 
-def ratio(ours: Callable[[], object], reference: Callable[[], object], device: str) -> float:
+def ratio(ours: Callable[[], object], reference: Callable[[], object], device: str, rounds: int = ROUNDS) -> float:
     """Median of ours over median of the reference, measured in turns."""
     times: tuple[list[float], list[float]] = ([], [])
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for work, found in zip((ours, reference), times, strict=True):
             duration = seconds(work, device)
             if number:  # the first is the warm-up
