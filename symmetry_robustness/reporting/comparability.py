@@ -21,6 +21,7 @@ _TEST_ONLY = ("corruptions", "severities", "test_transform", "test_size")
 _TRAINING_ONLY = ("batch_size", "train_size", "validation_size", "augmentation")
 # A data set's settings that go without saying; others stand beside its name.
 _USUAL: Settings = {"copy": "official", "severities": [1, 2, 3, 4, 5], "pose": "any", "drawing_seed": 0}
+_KNOWN = ("symmetry_robustness.", "torch.")  # packages whose classes need no module beside their names
 _UNSET = "unset"
 _LENGTH = 48  # characters of a value that is named in a table
 
@@ -165,10 +166,11 @@ def plain(value: object) -> str:
         inner = ", ".join(
             f"{key}={plain(entry)}" for key, entry in value.items() if key not in ("_target_", "_partial_")
         )
-        text = f"{class_title(value)}({inner})"
+        target = str(value.get("_target_", ""))
+        text = f"{class_title(value) if target.startswith(_KNOWN) else target}({inner})"
     elif isinstance(value, list | tuple):
         text = ",".join(map(plain, value))
-    elif isinstance(value, str) and value.startswith(("symmetry_robustness.", "torch.")):
+    elif isinstance(value, str) and value.startswith(_KNOWN):
         text = class_title({"_target_": value})
     else:
         text = "null" if value is None else str(value)
