@@ -93,14 +93,15 @@ def training_cost(
     (monitor,) = (callback for callback in trainer.callbacks if isinstance(callback, ThroughputMonitor))  # type: ignore[attr-defined]
     objective = copy.deepcopy(objective)
     steps: list[int] = []
-    counted: dict[tuple[int, int] | None, int] = {}  # an objective that changes with the epochs changes its passes
+    counted: dict[tuple[int, ...], int] = {}  # an objective that changes with the epochs changes its passes
     for epoch in range(max(trainer.current_epoch, 1)):
         if set_epoch := getattr(objective, "set_epoch", None):
             set_epoch(epoch)
         passes = getattr(objective, "passes", None)
-        if passes not in counted:
-            counted[passes] = count_step_flops(network, objective, images, labels)
-        steps.append(counted[passes])
+        key = tuple(passes or ())
+        if key not in counted:
+            counted[key] = count_step_flops(network, objective, images, labels)
+        steps.append(counted[key])
     return {
         "flops": count_flops(network, tuple(images.shape[1:])),
         "step_flops": steps[-1],
