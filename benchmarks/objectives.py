@@ -41,13 +41,9 @@ def passes_alone(objective: AdversarialObjective, network: nn.Module, images: Te
             logits = network(variable)
             if number < backward:
                 torch.autograd.grad(logits.sum(), variable)
-        forward, backward = objective.loss_passes
         network.train().requires_grad_(True).zero_grad()
-        for number in range(forward):
-            with torch.set_grad_enabled(number < backward):
-                logits = network(images)
-            if number < backward:
-                logits.sum().backward()
+        for _ in range(objective.loss_passes[0]):  # of these losses as many forward as backward passes
+            network(images).sum().backward()
 
     return work
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from symmetry_robustness.results.names import NORM_TITLES, RECONSTRUCTIONS, SOUND, class_title, protocol_settings
+from symmetry_robustness.results.names import NORM_TITLES, SOUND, class_title, protocol_settings, reconstruction
 
 Settings = Mapping[str, Any]
 
@@ -249,5 +249,4 @@ def describe_attack(name: str, settings: Settings = MappingProxyType({})) -> str
     steps, restarts = settings.get("steps"), settings.get("restarts", 1)
     title = name.replace("_", " ")
     title = title.upper() if title in ("fgsm", "pgd") else title
-    rebuilt = " (reconstruction)" if settings.get("class") in RECONSTRUCTIONS else ""
-    return f"{title}{f'-{steps}' if steps else ''}{f' × {restarts}' if restarts > 1 else ''}{rebuilt}"
+    return f"{title}{f'-{steps}' if steps else ''}{f' × {restarts}' if restarts > 1 else ''}{reconstruction(settings)}"

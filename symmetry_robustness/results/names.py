@@ -62,10 +62,23 @@ def class_title(settings: Settings) -> str:
         >>> class_title({"class": "OrbitAveraged", "steps": 40})
         'OrbitAveraged (reconstruction)'
     """
-    name = str(settings.get("_target_", settings.get("class", ""))).rpartition(".")[2]
+    return _class_name(settings) + reconstruction(settings)
+
+
+def reconstruction(settings: Settings) -> str:
+    """Text behind the name of an object whose class is a reconstruction, by its settings; else nothing.
+
+    Examples:
+        >>> reconstruction({"class": "OrbitAveraged"}), reconstruction({"class": "PGD"})
+        (' (reconstruction)', '')
+    """
     # The other method of `JointSpace` is published.
-    rebuilt = name in RECONSTRUCTIONS and settings.get("method") != "interpolated"
-    return f"{name} (reconstruction)" if rebuilt else name
+    rebuilt = _class_name(settings) in RECONSTRUCTIONS and settings.get("method") != "interpolated"
+    return " (reconstruction)" if rebuilt else ""
+
+
+def _class_name(settings: Settings) -> str:
+    return str(settings.get("_target_", settings.get("class", ""))).rpartition(".")[2]
 
 
 def metric_key(attack: str, norm: str, epsilon: float) -> str:
@@ -116,8 +129,7 @@ def measure_title(name: str, measures: Settings) -> str:
     once = f" {title}".endswith(f" {array}") and not others
     if not settings.get("title") and isinstance(norm, str) and f" {title}".endswith(f" {norm}"):
         title = f"{title.removesuffix(norm)}{NORM_TITLES.get(norm, norm)}"
-    rebuilt = (settings.get("detector") or {}).get("class") in RECONSTRUCTIONS
-    return (title if once or not array else f"{title} {array}") + " (reconstruction)" * rebuilt
+    return (title if once or not array else f"{title} {array}") + reconstruction(settings.get("detector") or {})
 
 
 def epsilon_name(epsilon: float) -> str:
