@@ -24,6 +24,7 @@ from symmetry_robustness.results.report import Estimate
 
 _INTERVALS = "Mean and 95 % interval: over seeds and images, with one seed over images, as the column says."
 _BEST = "Bold: better than every other in a paired test over several seeds (5 % for each column, after Holm)."
+_BELOW_0 = "By less than 0: the mean over all seeds leads, but not the one over the seeds that both networks have."
 _FLOPS = (
     "FLOPs: multiplications and additions of convolutions and matrix products, per image of one forward pass, in "
     "training of all steps with their attacks. Seconds without evaluations; memory until the end of the first epoch."
@@ -151,7 +152,8 @@ def _leader_tables(summary: Summary) -> Iterator[Table]:
         rows = records(found.loc[closest.idxmin()])
         lines = [[*map(Cell, _leader_texts(row, summary.measures))] for row in rows]
         columns = ("under", "ε", "leads", "before", "by", "adjusted p", "beats all others", "test")
-        yield Table(f"Who leads, {title_of(group)}", columns, lines, _notes(group)[1:], fixed=4)
+        notes = [*_notes(group)[1:], *([_BELOW_0] if any(row.value < 0 for row in rows) else [])]
+        yield Table(f"Who leads, {title_of(group)}", columns, lines, notes, fixed=4)
 
 
 def _leader_texts(row: Any, measures: Mapping[str, Any]) -> list[str]:

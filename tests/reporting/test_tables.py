@@ -203,6 +203,20 @@ def test_networks_that_could_not_be_compared_have_no_margin(tmp_path: Path) -> N
     assert {(row[4].text, row[6].text, row[7].text) for row in table.rows} == {("", "no", "no seed in common")}
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_margin_below_0_is_explained(tmp_path: Path, seeds: int) -> None:
+    shares = {"steady": [0.5, 0.5, 0.5][:seeds], "falling": [0.6, 0.6, 0.1]}
+    for name, found in shares.items():
+        for seed, share in enumerate(found):
+            broken = np.where(np.arange(40) < 40 * share, np.inf, EPSILONS[0])
+            make_run(tmp_path / f"{name}{seed}", make_report({"pgd": broken}), name=name, seed=seed)
+    (table,) = sheets_of(tmp_path)["leaders"].tables
+    (line,) = (row for row in table.rows if (row[0].text, row[1].text) == ("worst case accuracy", "8/255"))
+    assert line[2].text == "steady"
+    assert line[4].text.startswith("-10 [" if seeds == 2 else "6.67 [")
+    assert any("By less than 0" in note for note in table.notes) == (seeds == 2)
+
+
 def test_a_sheet_is_written_in_four_forms(made: dict[str, TableSet], tmp_path: Path) -> None:
     sheet = made["accuracy"]
     sheet.write(tmp_path)
