@@ -74,6 +74,7 @@ class Claims:
         sound: protocol that judges soundly.
         claims: all of them.
         copies: of data sets, that count where the data set itself was not measured, by its name.
+        alternatives: trainings that count where they have more of the seeds: settings that differ, by name.
     """
 
     seeds: int
@@ -82,16 +83,18 @@ class Claims:
     sound: str
     claims: Sequence[Claim]
     copies: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    alternatives: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Outcome(NamedTuple):
-    """A claim, what was found under either protocol, the verdict, and why there is none where there is none."""
+    """A claim, what was found under either protocol, the verdict, why there is none, and the alternative training."""
 
     claim: Claim
     released: Difference
     sound: Difference
     verdict: str
     reason: str
+    training: str = ""
 
 
 def claims_file() -> Path:
@@ -131,7 +134,7 @@ def judge_claims(claims: Claims, summary: Summary, runs: Sequence[Run]) -> list[
     A protocol agrees with a value if its interval, over seeds and images, reaches the published number give or take its
     tolerance, and disagrees if it does not; with a comparison if the interval of the difference lies above zero, and
     disagrees if it stays below the least advantage that is one. Too few seeds, too wide an interval or one that allows
-    both decide nothing.
+    both decide nothing. An alternative training counts only where it has more of the seeds that a verdict needs.
 
     Args:
         claims: of `load_claims`.
@@ -139,15 +142,19 @@ def judge_claims(claims: Claims, summary: Summary, runs: Sequence[Run]) -> list[
         runs: that were read.
     """
     trained = {key: flatten(settings) for key, settings in trained_settings(runs).items()}
-    fitting = {key for key, flat in trained.items() if all(flat.get(k) == v for k, v in claims.training.items())}
-    results = summary.results
-    counting = results[
-        results["settings"].isin(fitting) & (results["weights"] == "last.ckpt") & (results["view"] == "")
-    ]
-    rows = grouped(records(counting), lambda row: (row.network, row.measure, row.attack))
-    found = _Found(summary, evaluations_by_group(runs), rows)
-    measured = set(zip(counting["network"], counting["data"], strict=True))
-    return [_judge(_on_measured_data(claim, claims.copies, measured), claims, found) for claim in claims.claims]
+    results, evaluations = summary.results, evaluations_by_group(runs)
+    results = results[(results["weights"] == "last.ckpt") & (results["view"] == "")]
+    outcomes = []  # of each training
+    for name, other in {"": {}, **claims.alternatives}.items():
+        training = {**claims.training, **other}
+        fitting = {key for key, flat in trained.items() if all(flat.get(k) == v for k, v in training.items())}
+        counting = results[results["settings"].isin(fitting)]
+        rows = grouped(records(counting), lambda row: (row.network, row.measure, row.attack))
+        found = _Found(summary, evaluations, rows)
+        measured = set(zip(counting["network"], counting["data"], strict=True))
+        judged = (_judge(_on_measured_data(claim, claims.copies, measured), claims, found) for claim in claims.claims)
+        outcomes.append([outcome._replace(training=name) for outcome in judged])
+    return [max(several, key=lambda one: min(one.sound.seeds, claims.seeds)) for several in zip(*outcomes, strict=True)]
 
 
 def _on_measured_data(claim: Claim, copies: Mapping[str, Sequence[str]], measured: set[tuple[str, str]]) -> Claim:
@@ -266,7 +273,7 @@ def claims_table(outcomes: Sequence[Outcome]) -> TableSet:
         row = asdict(outcome.claim)
         for name, found in (("released", outcome.released), ("sound", outcome.sound)):
             row |= {f"{name}_{part}": getattr(found, part) for part in ("value", "low", "high", "seeds", "images")}
-        rows.append(row | {"verdict": outcome.verdict, "reason": outcome.reason})
+        rows.append(row | {"verdict": outcome.verdict, "reason": outcome.reason, "training": outcome.training})
     tables = [Table(title, columns, lines, [note], fixed=2)] if outcomes else []
     return TableSet("claims", tables, pd.DataFrame(rows))
 
@@ -276,7 +283,8 @@ def _texts(outcome: Outcome) -> list[str]:
     subject = f"{claim.network} over {claim.than}" if claim.than else claim.network
     under = claim.attack or claim.measure.replace("_", " ")
     epsilon = "" if np.isnan(claim.epsilon) else f"{claim.epsilon:g} ({claim.published_epsilon:g})"
-    verdict = f"{outcome.verdict} ({outcome.reason})" if outcome.reason else outcome.verdict
+    remarks = "; ".join(filter(None, (outcome.reason, outcome.training)))
+    verdict = f"{outcome.verdict} ({remarks})" if remarks else outcome.verdict
 
     def text(value: float) -> str:
         return f"{value:,.0f}" if claim.kind == "exact" else f"{100 * value:.4g}"

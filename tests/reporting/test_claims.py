@@ -57,7 +57,8 @@ def write(
 def judge(directory: Path, copies: Mapping[str, Sequence[str]] | None = None, **claim: Any) -> Outcome:
     runs, problems = find_runs([directory])
     assert problems == []
-    claims = Claims(3, 0.05, {"trainer.max_epochs": 200}, "paper", [Claim(**claim)], copies or {})
+    training, shorter = {"trainer.max_epochs": 200}, {"shortened training": {"trainer.max_epochs": 100}}
+    claims = Claims(3, 0.05, training, "paper", [Claim(**claim)], copies or {}, shorter)
     (outcome,) = judge_claims(claims, summarize(frame_of(runs), runs), runs)
     return outcome
 
@@ -175,6 +176,37 @@ def test_every_claim_of_the_file_names_the_scripts_of_its_networks() -> None:
 def test_runs_that_were_trained_otherwise_do_not_count(tmp_path: Path) -> None:
     write(tmp_path, "paper", SOUND, trainer={"max_epochs": 3})
     assert judge(tmp_path, **VALUE).reason == "protocol paper: no run"
+
+
+@pytest.mark.parametrize(
+    ("full", "shortened", "verdict"),
+    [
+        ([], SOUND, "holds (shortened training)"),
+        (SOUND[:2], SOUND, "holds (shortened training)"),
+        (SOUND, SOUND, "holds"),
+        ([0.2, 0.3, 0.4], SOUND, "not measured (protocol paper: the interval is too wide, [4.9, 55.1] %)"),
+        (SOUND[:2], SOUND[:2], "not measured (protocol paper: 2 of 3 seeds)"),
+        ([], SOUND[:1], "not measured (protocol paper: 1 of 3 seeds; shortened training)"),
+    ],
+)
+def test_a_shortened_training_counts_only_where_it_has_more_of_the_seeds(
+    full: list[float], shortened: list[float], verdict: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "full", "paper", full)
+    write(tmp_path / "shortened", "paper", shortened, trainer={"max_epochs": 100})
+    write(tmp_path / "short", "paper", SOUND, trainer={"max_epochs": 3})
+    sheet = claims_table([judge(tmp_path, **VALUE)])
+    assert sheet.tables[0].rows[0][5].text == verdict
+    assert sheet.rows["training"].tolist() == ["shortened training" if "shortened" in verdict else ""]
+
+
+def test_a_comparison_does_not_mix_trainings(tmp_path: Path) -> None:
+    write(tmp_path / "full", "paper", SOUND)
+    write(tmp_path / "shortened", "paper", [0.5, 0.52, 0.51], "cascaded", trainer={"max_epochs": 100})
+    assert judge(tmp_path, **MORE).reason == "protocol paper: no run"
+    write(tmp_path / "both", "paper", SOUND, trainer={"max_epochs": 100})
+    outcome = judge(tmp_path, **MORE)
+    assert (outcome.verdict, outcome.training) == (HOLDS, "shortened training")
 
 
 def test_a_copy_counts_where_the_file_says_so_and_its_row_names_it(tmp_path: Path) -> None:
