@@ -144,6 +144,17 @@ def test_the_first_question_is_where_networks_differ_most_and_not_where_all_are_
     assert question.attacks[0].places[question.first] == "ε = 4/255"
 
 
+def test_networks_that_are_all_nearly_broken_are_asked_about_where_most_stands(tmp_path: Path) -> None:
+    """4 % each at 2/255 with wide intervals; at 4/255 one keeps 0.4 % and the other nothing."""
+    for name, kept in (("standard", 0), ("cascaded", 2)):
+        places = np.where(np.arange(500) < 20, EPSILONS[1], 0.0)
+        places[:kept] = np.inf
+        make_run(tmp_path / name, make_report({"fgsm": places, "pgd": places}), name=name, config=MODEL)
+    questions, order = asked(tmp_path)
+    question = questions[order[0]]
+    assert question.attacks[0].places[question.first] == "ε = 2/255"
+
+
 def save_second(run: Path, report: Any, name: str, epsilons: tuple[float, ...], **settings: Any) -> None:
     """A further evaluation of the same images, at other epsilons, as `symrob evaluate` leaves it."""
     attacked = {

@@ -218,13 +218,18 @@ def _is_stronger(one: Question, other: Question) -> bool:
 
 
 def _telling(attack: Attack, guessing: Collection[str]) -> int:
-    """Number of the strength at which the networks that may lead differ most, compared with their intervals."""
+    """Number of the strength at which the networks that may lead differ most, compared with their intervals.
+
+    Where all of them are nearly broken at every strength it is the one that leaves most.
+    """
 
     def spread(at: float) -> tuple[bool, float]:
         rows = may_lead(list(attack.points[at].values()), guessing)
         values, low, high = np.array([(row.value, row.low, row.high) for row in rows], dtype=float).T
+        if values.max() < _NEARLY_ZERO:
+            return False, float(values.max())
         halves = np.nan_to_num((high - low) / 2, nan=0.01).clip(1e-3)
-        return values.max() >= _NEARLY_ZERO, float(np.mean(((values - values.mean()) / halves) ** 2))
+        return True, float(np.mean(((values - values.mean()) / halves) ** 2))
 
     strengths = list(attack.points)
     return strengths.index(max([at for at in strengths if at] or strengths, key=spread))
